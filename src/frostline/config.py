@@ -13,7 +13,8 @@ from frostline.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from PIL import Image
 
-BATCH = 32  # images a step: what the epochs of strategies/ were measured with
+BATCH = 32  # images a step: what the epochs and rates of strategies/ were measured with
+AUTO_BATCH = "auto"  # strategies/batch_rule.py says which
 AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
 # What a comparison has no use for.
@@ -61,7 +62,7 @@ class Options(TypedDict, total=False):
     min_crop: float | None
     rotate: str
     imbalance: str
-    batch_size: int
+    batch_size: int | str
     device: str
     deterministic: bool
     precision: str
@@ -121,7 +122,8 @@ class Config:
     imbalance
         none, weights, sampler or logit_adjustment.
     batch_size
-        Images a step, over all processes.
+        Images a step, over all processes. auto: 32; on an NVIDIA GPU up to 256 where training keeps 150
+        steps or more, with a learning rate that follows unless it is given (docs/strategies.md).
     device
         What computes: auto (a GPU where torch finds one), cpu, cuda, cuda:1 (a GPU's number) or mps. It is no
         part of what a run is; a run that goes on stays on the device it began on.
@@ -178,7 +180,7 @@ class Config:
     min_crop: float | None = None
     rotate: str = "none"
     imbalance: str = "none"
-    batch_size: int = BATCH
+    batch_size: int | str = AUTO_BATCH
     device: str = "auto"
     deterministic: bool = False
     precision: str = "auto"

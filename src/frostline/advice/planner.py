@@ -116,6 +116,7 @@ def plan(
         val=len(data.part("val")),
         test=len(data.part("test")),
         classes=len(data.classes),
+        kind=devices.current().type,
         random=bool(backbone.source.get("random")),
         commonest=signals.size.per_class[-1] / signals.size.train,
     )

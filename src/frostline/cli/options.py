@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from frostline import strategies
 from frostline.cli.command_context import Verb, stack
-from frostline.config import BATCH, FILE, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
+from frostline.config import AUTO_BATCH, FILE, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
 from frostline.distributed import ray_cluster
 from frostline.errors import FrostlineError, UsageError, did_you_mean
 from frostline.loggers import Loggers, make_loggers, parse_names
@@ -95,6 +95,16 @@ class Workers(click.ParamType[int | str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Return the number, or "auto"."""
         return "auto" if value == "auto" else click.IntRange(0).convert(value, param, ctx)
+
+
+class BatchSizes(click.ParamType[int | str]):
+    """A number from 1, or `auto`."""
+
+    name = "auto|NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or "auto"."""
+        return AUTO_BATCH if value == AUTO_BATCH else click.IntRange(1).convert(value, param, ctx)
 
 
 class LoggerNames(click.ParamType[str]):
@@ -354,7 +364,12 @@ imbalance_option = click.option(
     help="For classes with few images: weight their loss, sample them more often, or adjust logits.",
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(1), default=BATCH, show_default=True, help="Images per step."
+    "--batch-size",
+    type=BatchSizes(),
+    default=AUTO_BATCH,
+    show_default=True,
+    help="Images per step. auto: 32; on an NVIDIA GPU up to 256, with a learning rate that follows unless "
+    "it is given.",
 )
 no_pretrained_option = click.option(
     "--no-pretrained",

@@ -27,6 +27,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import nn
 
 from frostline import metrics
+from frostline.config import AUTO_BATCH
 from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_cache import FeatureCache
@@ -37,7 +38,7 @@ from frostline.models.heads import adapted_for
 from frostline.models.zoo import load_backbone
 from frostline.strategies import parse
 from frostline.system import devices, directories, numerics
-from frostline.training import BATCH, Plan, train
+from frostline.training import Plan, train
 
 FITTED = ("classes_", "result_")  # beside the weights: all that a saved classifier needs
 
@@ -79,7 +80,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         min_crop: float | None = None,
         rotate: str = "none",
         imbalance: str = "none",
-        batch_size: int = BATCH,
+        batch_size: int | str = AUTO_BATCH,
         device: str = "auto",
         deterministic: bool = False,
         precision: str = "auto",

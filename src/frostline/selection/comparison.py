@@ -330,7 +330,7 @@ def _demand_time(request: CompareRequest) -> float:
     floor_s, after_s = request.watch.seconds, ENDING_S
     for network in request.backbones.values():
         each_s = pass_s(network, data, samples, threads)
-        ready = profiling.ready(network, batch=request.config.batch_size, threads=threads, classes=classes)
+        ready = profiling.ready(network, batch=request.batch(len(samples)), threads=threads, classes=classes)
         floor_s += 0.0 if ready else MEASURING * profiling.timing_s(network, threads)
         after_s += each_s * len(samples)
     floor_s += after_s
@@ -352,7 +352,7 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
             backbone,
             images,
             cache=request.cache,
-            batch=config.batch_size,
+            batch=request.batch(len(resampling.pool(data))),
             threads=threads,
             classes=len(data.classes),
         )
@@ -372,7 +372,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
             val=val,
             test=test,
             classes=len(data.classes),
-            batch=request.config.batch_size,
+            batch=request.batch(train, candidate.strategy),
             augment=candidate.augment,
             flip=request.config.flip,
             rotate=request.config.rotate,

@@ -334,7 +334,8 @@ def _repeatable(request: CompareRequest) -> dict[str, Any]:
             if request.config.interpolate_weights is None
             else {"interpolate_weights": request.config.interpolate_weights}
         ),
-        **request.options,
+        **{key: value for key, value in request.options.items() if key != "batch_given"},
+        "batch_size": request.config.batch_size,
     }
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from frostline.config import Config
+from frostline.config import AUTO_BATCH, Config
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
 from frostline.models import Backbone, Preprocessing, weights_digest
@@ -193,12 +193,14 @@ def inherited(
     (changed,) = overridden([parse(own["strategy"])], changes).strategies
     if str(changed) != own["strategy"]:
         wrong += [f"{key}={value}, and it is {own['strategy']}" for key, value in changes.items()]
-    values = {name: own.get(name, getattr(Config, name)) for name in INHERITED}
+    values = {name: own.get(name, getattr(Config, name)) for name in INHERITED}  # of batches, the number
     if str(values["augment"]).startswith("custom "):  # a callable, which no file holds
         values["augment"] = chosen.augment
         if not callable(chosen.augment):
             wrong.append("no function as augment, and it was augmented by one of yours")
     for name, value in values.items():
+        if name == "batch_size" and chosen.batch_size == AUTO_BATCH:
+            continue
         if name in given and getattr(chosen, name) != value:
             wrong.append(f"{name}={getattr(chosen, name)}, and it has {value}")
     if wrong:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from frostline import metrics
-from frostline.config import Config
+from frostline.config import AUTO_BATCH, Config
 from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean
@@ -21,7 +21,16 @@ from frostline.feature_extraction.augmentation import FLIPS, Policy, check_optio
 from frostline.feature_extraction.image_batches import PIXELS, Images, workers_fault
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
-from frostline.strategies import LATER, ResolvedPhase, Strategy, continued, hyperparameters, schedule
+from frostline.strategies import (
+    LATER,
+    BatchSize,
+    ResolvedPhase,
+    Strategy,
+    batch_size,
+    continued,
+    hyperparameters,
+    schedule,
+)
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import digest_of
 from frostline.system import devices
@@ -61,6 +70,7 @@ class TrainRequest:
     progress: Progress = QUIET
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
     parent: Parent | None = None  # the run that this one continues from
+    settled: BatchSize | None = None  # the batch size, where it was chosen before: of a run that goes on
 
     @property
     def custom(self) -> Callable[[Image.Image], Any] | None:
@@ -76,6 +86,17 @@ class TrainRequest:
     def metric(self) -> metrics.Metric:
         """What choices are made by, as `metrics.score` takes it."""
         return metrics.resolved(self.config.metric, self.data.classes, self.config.positive)
+
+    @functools.cached_property
+    def batch(self) -> BatchSize:
+        """Images a step, and how the learning rate follows: as given, or by the rule for this device."""
+        return self.settled or batch_size(
+            self.config.batch_size,
+            self.strategy,
+            images=len(self.data.part("train")),
+            kind=devices.current().type,
+            lr_given=self.parent is not None,
+        )
 
     @property
     def pixels(self) -> str:
@@ -103,7 +124,7 @@ class TrainRequest:
             "augment": self.augment if self.custom is None else _identity(self.custom),
             "flip": config.flip,
             "imbalance": config.imbalance,
-            "batch_size": config.batch_size,
+            "batch_size": self.batch.images,
             "deterministic": config.deterministic,
             "precision": config.precision,
             "views": config.views,
@@ -111,6 +132,7 @@ class TrainRequest:
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
             **({} if self.parent is None else {"parent": self.parent.as_dict()}),
+            **({} if self.batch.lr_factor == 1.0 else {"lr_factor": self.batch.lr_factor}),
             **({} if self.pixels == "reference" else {"pixels": self.pixels}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
@@ -130,7 +152,7 @@ class TrainRequest:
                 self.strategy,
                 cut=self.parent.cut,
                 images=len(self.data.part("train")),
-                batch=self.config.batch_size,
+                batch=self.batch.images,
                 epochs=self.parent.extra_epochs,
                 lr=self.parent.lr,
             )
@@ -138,7 +160,8 @@ class TrainRequest:
             self.strategy,
             stages=len(self.backbone.stages),
             images=len(self.data.part("train")),
-            batch=self.config.batch_size,
+            batch=self.batch.images,
+            lr_factor=self.batch.lr_factor,
         )
 
     @property
@@ -220,8 +243,7 @@ class TrainRequest:
                 f"{self.backbone.name} can't be cut before its head ({' '.join(self.backbone.notes)}), and "
                 f"{self.strategy} needs a cut: use full or scratch."
             )
-        if config.batch_size < 1:
-            wrong.append(f"batch_size must be at least 1, found {config.batch_size}.")
+        wrong += [fault] if (fault := batch_size_fault(config.batch_size)) else []
         if config.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
         wrong += self._wrong_processes()
@@ -273,11 +295,11 @@ class TrainRequest:
         config = self.config
         if process_group.size() > 1 and ":" in config.device:
             return [f"device is {config.device}, and each of several processes has a GPU of its own: cuda."]
-        if process_group.size() == 1 or not self.strategy.trains or config.batch_size < 1:
+        if process_group.size() == 1 or not self.strategy.trains or batch_size_fault(config.batch_size):
             return []
         least = 2 if hyperparameters(self.strategy).bn in ("train", "recalibrate") else 1
         images = len(self.data.part("train"))
-        smallest = images // math.ceil(images / config.batch_size)
+        smallest = images // math.ceil(images / self.batch.images)
         if smallest // process_group.size() >= least:
             return []
         why = " (BatchNorm in training needs two)" if least == 2 else ""
@@ -290,7 +312,7 @@ class TrainRequest:
     def _wrong_patience(self) -> list[str]:
         """Stopping early goes by the metric on val that chooses the weights, epoch by epoch."""
         patience = self.config.patience
-        if patience is None or self.config.batch_size < 1:  # the latter is refused on its own
+        if patience is None or batch_size_fault(self.config.batch_size):  # the latter is refused on its own
             return []
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             return [f"patience must be a whole number of epochs, at least 1; found {patience!r}."]
@@ -335,6 +357,15 @@ class TrainRequest:
                 "and a linear head."
             )
         return wrong
+
+
+def batch_size_fault(value: object) -> str:
+    """Return what is wrong with a batch size, or return ""."""
+    if value == AUTO_BATCH:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return f'batch_size must be "auto" or a whole number of images, found {value!r}.'
+    return "" if value >= 1 else f"batch_size must be at least 1, found {value}."
 
 
 def metric_identity(config: Config, metric: metrics.Metric) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import deadline, devices, timing
 from frostline.system.timing import Stopwatch
-from frostline.training import continuation, ray_training
+from frostline.training import batch_choice, continuation, ray_training
 from frostline.training.continuation import Parent
 from frostline.training.execution import lead, study_of_request, take_part
 from frostline.training.request import TrainRequest
@@ -169,6 +169,7 @@ def train(
             parent=parent,
         )
         request.check()
+        request = batch_choice.settled(request, study)
         for line in _random_weights_lines(request):
             progress.log(line)
         if ray is not None:

@@ -16,6 +16,7 @@ from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
 from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.models.stage_table import count_text
 from frostline.sentences import Closeness, between, percent
+from frostline.strategies import names_rate, parse
 
 RISING = 0.02  # gain of accuracy from twice the images that counts as rising: a choice
 UNSURE = 0.05  # half-width of an interval beyond which a flat curve is inconclusive: a choice
@@ -198,7 +199,16 @@ def advice(planned: Planned, train: str) -> None:
         out.print(f"Note: {note}", highlight=False)
     rows = advised.option(advised.recommended).rows
     more = "" if rows == "auto" else f" --cache {rows}"
+    if advised.hyperparameters.get("batch_lowered"):  # for the memory, which `train` isn't told
+        more += f" --batch-size {advised.hyperparameters['batch']}"
+        if not names_rate(parse(advised.recommended)):
+            more += f" --lr {advised.hyperparameters['lr']:.4g}"
     out.print(f'\n  {train} --strategy "{advised.recommended}"{more}', highlight=False, soft_wrap=True)
+
+
+def _why_batch(settings: dict[str, Any]) -> str:
+    reason = settings.get("batch_reason")
+    return f" ({reason})" if reason else ""
 
 
 def hyperparameters_line(settings: dict[str, Any]) -> str:
@@ -209,7 +219,7 @@ def hyperparameters_line(settings: dict[str, Any]) -> str:
         f"Stages from {settings['cut']} on are trained for {settings['epochs']} epochs: learning rate "
         f"{settings['lr']:g} at the head, × {settings['layer_decay']:g} for each stage below; BatchNorm "
         f"{settings['bn']}, augmentation {settings['augment']}, {settings['size']} px, batch size "
-        f"{settings['batch']}."
+        f"{settings['batch']}{_why_batch(settings)}."
     )
 
 
