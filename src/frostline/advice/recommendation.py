@@ -118,7 +118,12 @@ class Option:
         """Return the option as plain data."""
         values = {key: value for key, value in asdict(self).items() if key != "cost"}
         cost = {key: getattr(self.cost, key) for key in ("seconds", "peak_memory_bytes", "disk_bytes")}
-        return {**values, **cost, "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes}
+        return {
+            **values,
+            **cost,
+            "decides": self.cost.decides,
+            "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes,
+        }
 
 
 @dataclass(frozen=True)
@@ -358,8 +363,8 @@ def described_hyperparameters(name: str, case: Case, batch: BatchSize | None = N
         "augment": case.augment if phases else "none",
         "size": case.signals["input_size"],
         "batch": batch.images,
-        **({"batch_reason": batch.reason} if phases and case.kind is not None else {}),
-        **({"batch_lowered": True} if batch.images < case.batch_size(strategy).images else {}),
+        "batch_reason": batch.reason if phases and batch.auto else None,
+        "batch_lowered": batch.images < case.batch_size(strategy).images,  # for the memory
     }
 
 

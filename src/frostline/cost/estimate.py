@@ -30,6 +30,9 @@ class Cost:
         Seconds by item.
     rows : int
         Features that a run with an empty cache computes and caches.
+    decides : str
+        "decoding" where pictures take longer than what is computed of them, else "network"; the slower of
+        both decides. Empty where no picture is decoded.
     """
 
     seconds: float
@@ -38,6 +41,7 @@ class Cost:
     disk_bytes: int
     parts: dict[str, float]
     rows: int = 0
+    decides: str = ""
 
 
 def predict(
@@ -97,7 +101,8 @@ def predict(
         warm=warm,
         rows=rows,
     )
-    walk = Walk(rates, job).run()
+    steps = Walk(rates, job)
+    walk = steps.run()
     memory = peak(rates, job, walk)
     walk.seconds["fresh memory"] += rates.touch_s * (memory.expected - rates.peaks.base)
     walk.seconds["beside"] = BESIDE * sum(walk.seconds.values())
@@ -109,4 +114,5 @@ def predict(
         disk_bytes=0 if rows == "compute" else round(walk.disk_bytes),
         parts=parts,
         rows=0 if rows == "compute" else walk.rows,
+        decides=rates.pipeline.decides(steps.decode_s, steps.beside_s) if steps.decode_s else "",
     )

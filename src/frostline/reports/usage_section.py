@@ -297,7 +297,7 @@ def repeat(context: ReportContext) -> str:
 
 
 def _batch_size(run: RunContents) -> int | str:
-    """Return the `batch_size` that a run was given; "auto" where the rule chose what its configuration has."""
+    """Return the `batch_size` that a run was given; "auto" where the rule chose it."""
     config, plan = run.config, (run.result or {}).get("numeric_plan")
     batch = plan.get("batch") if isinstance(plan, dict) else None
     images = int(config.get("batch_size", BATCH))

@@ -355,6 +355,7 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
             batch=request.batch(len(resampling.pool(data))),
             threads=threads,
             classes=len(data.classes),
+            workers=config.workers,
         )
 
 

@@ -19,6 +19,12 @@ from frostline.sentences import Closeness, between, percent
 from frostline.strategies import names_rate, parse
 
 RISING = 0.02  # gain of accuracy from twice the images that counts as rising: a choice
+# What decides how long a run takes, where pictures are decoded beside computing.
+DECIDES = {
+    "decoding": "Of its seconds decoding decides: pictures take longer to decode than the network needs for "
+    "them.",
+    "network": "Of its seconds the network decides: pictures are decoded sooner than it needs them.",
+}
 UNSURE = 0.05  # half-width of an interval beyond which a flat curve is inconclusive: a choice
 
 
@@ -191,6 +197,8 @@ def advice(planned: Planned, train: str) -> None:
     out.print(_options(advised.options, advised.recommended))
     out.print(f"Recommended: {advised.recommended}", style="bold", highlight=False)
     out.print(hyperparameters_line(advised.hyperparameters), highlight=False)
+    if deciding := DECIDES.get(advised.option(advised.recommended).cost.decides):
+        out.print(deciding, highlight=False)
     for line in advised.why:
         out.print(line, highlight=False)
     for line in advised.would_change:
@@ -199,7 +207,7 @@ def advice(planned: Planned, train: str) -> None:
         out.print(f"Note: {note}", highlight=False)
     rows = advised.option(advised.recommended).rows
     more = "" if rows == "auto" else f" --cache {rows}"
-    if advised.hyperparameters.get("batch_lowered"):  # for the memory, which `train` isn't told
+    if advised.hyperparameters["batch_lowered"]:  # for the memory, which `train` isn't told
         more += f" --batch-size {advised.hyperparameters['batch']}"
         if not names_rate(parse(advised.recommended)):
             more += f" --lr {advised.hyperparameters['lr']:.4g}"
