@@ -442,7 +442,7 @@ def words(data: bytes, folder: Path) -> None:
     import os
 
     from frostline.data import read_paths
-    from frostline.inference.prediction_table import Prediction, Predictions
+    from frostline.inference.prediction_rows import Prediction, Predictions
     from frostline.system import text_output
 
     name = os.fsdecode(data[:200].replace(b"\0", b""))

@@ -16,7 +16,7 @@ from frostline.errors import UsageError
 from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.inference.chosen_model import chosen_model, decided_by
 from frostline.inference.decoded_batches import DecodedImages, decoded_batches
-from frostline.inference.prediction_table import Prediction, Predictions
+from frostline.inference.prediction_rows import Prediction, Predictions
 from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
 from frostline.models.zoo import delta

@@ -11,7 +11,7 @@ from frostline.data import prediction_inputs
 from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.inference.chosen_model import decided_by
 from frostline.inference.prediction import check_confidence, check_views, predict_rows
-from frostline.inference.prediction_table import Predictions
+from frostline.inference.prediction_rows import Predictions
 from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
