@@ -48,8 +48,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_teardown() -> Iterator[None]:
     """Let the next test begin with one thread of torch, after all that this test patched is undone.
 
-    A test that pretends a processor of eight cores, or a command that chooses its threads, leaves others. On two
-    cores eight threads wait for each other, and everything tiny takes thirty times the processor's time.
+    A test that pretends a processor of eight cores, or a command that chooses its threads, leaves others. On
+    two cores eight threads wait for each other, and what is tiny takes thirty times the processor's time.
     """
     yield
     if "torch" in sys.modules:
