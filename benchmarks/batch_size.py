@@ -32,6 +32,7 @@ SETS = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")  # near to I
 BASES = ("top_k(3)", "lp_ft")
 BATCHES = (32, 8, 128, 16, 64)  # first the one that the others are compared with, then the ends
 FIRST = 32
+RATES = ("root", "as it is")
 LR = 1e-3  # of both strategies, at batches of 32
 KEY = ("size", "set", "per_class", "seed", "base", "batch", "rate")
 
@@ -40,7 +41,7 @@ def variants() -> Iterator[tuple[int, str]]:
     """Yield (batch, rate): "as it is", or "root" for a rate times the root of batch / 32."""
     yield FIRST, "as it is"
     for batches in (BATCHES[1:3], BATCHES[3:]):
-        for rate in ("root", "as it is"):
+        for rate in RATES:
             for batch in batches:
                 yield batch, rate
 
@@ -59,6 +60,8 @@ def tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, str, i
     for seed in arguments.seeds:
         for base in arguments.bases:
             for batch, rate in variants():
+                if batch != FIRST and not (batch in arguments.batches and rate in arguments.rates):
+                    continue
                 for per_class in arguments.per_class:
                     for name in arguments.sets:
                         yield name, per_class, seed, base, batch, rate
@@ -136,7 +139,7 @@ def summarise(path: Path) -> str:
         cells = [_cell([100 * r["accuracy"] for k, r in first.items() if k[0] == name], "") for name in sets]
         lines += [f"| {FIRST} | {_mean(starts, '')} | 1 × | " + " | ".join(cells) + " |"]
         for batch in sorted(set(BATCHES) - {FIRST}):
-            for rate in ("root", "as it is"):
+            for rate in RATES:
                 pairs = [
                     (r, first[r["set"], r["seed"]])
                     for r in mine
@@ -175,6 +178,8 @@ def main() -> None:
     parser.add_argument("--per-class", nargs="*", type=int, default=[8, 40])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--bases", nargs="*", default=list(BASES))
+    parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES), choices=BATCHES)
+    parser.add_argument("--rates", nargs="*", default=list(RATES), choices=RATES)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--test-per-class", type=int, default=40)
     parser.add_argument("--share", default="1/1", metavar="K/N")
