@@ -49,7 +49,8 @@ from frostline.cli.options import (
 from frostline.cli.parameter_types import Minutes, Share, StrategyText
 from frostline.config import FILE, OF_OPERATING_POINT
 from frostline.distributed.torchrun_env import launched
-from frostline.errors import DataError, UsageError
+from frostline.errors import DataError, NoTime, UsageError
+from frostline.system import deadline
 from frostline.system.text_output import standard_streams
 
 
@@ -204,15 +205,18 @@ def train(data: str, **options: Any) -> None:
             **{key: options[key] for key in forwarded},
         )
         if source_data is not None:
-            forgetting = frostline.forgetting(
-                backbone,
-                frostline.load_model(run.folder),
-                source_data,
-                device=options["device"],
-                progress=verb.progress,
-            )
-            run.result["forgetting"] = forgetting.as_dict()
-            run.folder.write(feature_drift.KEPT, forgetting.as_dict())
+            try:
+                forgetting = frostline.forgetting(
+                    backbone,
+                    frostline.load_model(run.folder),
+                    source_data,
+                    device=options["device"],
+                    progress=deadline.telling(verb.progress, "the run and what it forgot of --source-data"),
+                )
+                run.result["forgetting"] = forgetting.as_dict()
+                run.folder.write(feature_drift.KEPT, forgetting.as_dict())
+            except NoTime as error:
+                verb.warn([f"What the model forgot was not measured. {error}"])
         verb.progress.close()
         if verb.leads:
             leave_config(run.folder.path / FILE)
