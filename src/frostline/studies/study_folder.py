@@ -11,8 +11,9 @@
       answer.json           which run predicts while a comparison is running
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, advised, and found
       models.json           what each of several backbones is, and which of them were compared
-      comparisons/<digest>/ what was compared, what joined from earlier runs, its trials (Optuna's SQLite),
-                            its outcome; looks.json and looks/ as in a run, of predictions out of fold
+      comparisons/<digest>/ what was compared, what joined from earlier runs, its trials (Optuna's SQLite;
+                            trials/: which run each finished one is), its outcome; looks.json and looks/ as in
+                            a run, of predictions out of fold
       report.html           the study as one page, where requested
       tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' metrics, where loggers were requested
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
