@@ -1,6 +1,7 @@
 """Digests of decoded pixels, which recognise an image saved again without loss.
 
-Decoding is dear, so an image's pixels are digested whenever it is decoded for something else, and remembered.
+Decoding is dear, so an image's pixels are digested whenever it is decoded for something else, and remembered;
+of a large JPEG that was only decoded at a fraction, the first rows (`top_rows`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.data.digest_cache import DigestCache
-from frostline.data.pixels import deep_pixels
+from frostline.data.pixels import deep_pixels, top_rows
 from frostline.data.pixels.decoding import Picture
 
 # A digest is of the pixels at this many places a side at most, evenly spread: all of a small picture. It
@@ -23,6 +24,7 @@ GRID = 256
 WRITTEN_TOGETHER = 64
 
 _waiting: dict[str, bytes] = {}
+_waiting_tops: dict[str, bytes] = {}
 _noted: set[str] = set()  # by this process: an image is decoded again in each epoch
 _lock = threading.Lock()
 
@@ -59,9 +61,21 @@ def note(digest: str, picture: Picture) -> None:
         write_waiting(DigestCache())
 
 
-def write_waiting(memory: DigestCache) -> None:
-    """Write what `note` holds back."""
+def note_top(digest: str, content: bytes) -> bytes:
+    """Remember and return the digest of a large JPEG's first rows (`top_rows`); "" for other files, too."""
+    top = top_rows.digest_of(content)
     with _lock:
-        ready = dict(_waiting)
+        _waiting_tops[digest] = top
+        full = len(_waiting_tops) >= WRITTEN_TOGETHER
+    if full:
+        write_waiting(DigestCache())
+    return top
+
+
+def write_waiting(memory: DigestCache) -> None:
+    """Write what `note` and `note_top` hold back."""
+    with _lock:
+        ready, tops = dict(_waiting), dict(_waiting_tops)
         _waiting.clear()
-    memory.remember(pixels=ready.items())
+        _waiting_tops.clear()
+    memory.remember(pixels=ready.items(), tops=tops.items())
