@@ -10,7 +10,7 @@ rows alone prove nothing (a banner, a sky): an image is known by them where its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from frostline.data.digest_cache import DigestCache
 from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import Sample
 from frostline.data.pixels import pixel_digest, top_rows
-from frostline.data.splits.near_duplicates import alike, hash_of, mark_of
+from frostline.data.splits.near_duplicates import alike, bits_apart, hash_of, mark_of
 from frostline.errors import StudyError
 from frostline.system import directories
 
@@ -31,6 +31,9 @@ NAME = directories.FINGERPRINTS
 SHORT_BYTES = 8  # of a SHA-256: among a million images two share 64 bits with a chance of 3 in 10⁸
 HASH_BYTES = 32  # of `near_duplicates`' perceptual hash of 256 bits; zeros where an image has none
 SIDES = ("train", "val", "test")
+# Of 256. With the same first rows, bit by bit, a hash must only tell a banner from a copy: of one picture,
+# decoded whole and at an eighth, hashes differ in 20 bits at most (docs/LOG.md), of unrelated ones in 128.
+SAME_TOP_BITS = 64
 COLUMNS = ("files", "pixels", "hashes", "sides", "tops")
 LEARNED = ("train", "val")  # what chose the weights counts as learned from, too
 
@@ -111,16 +114,18 @@ class Fingerprints:
             for file, pixel_digest in zip(files, pixels, strict=True)
         ]
 
-    def side_of_top(self, tops: Iterable[bytes], perceptual_hash: bytes) -> str:
-        """Return the side of an image with such first rows and nearly such a hash; "" where there is none.
+    def with_tops(self, tops: bytes) -> Fingerprints:
+        """Return those of images with one of these digests of first rows, which stand one after another."""
+        ours = np.ascontiguousarray(self.tops).view(np.uint64)[:, 0]
+        return self._rows(np.isin(ours, np.frombuffer(tops, np.uint64)) & (ours != 0))
+
+    def side_alike(self, perceptual_hash: bytes) -> str:
+        """Return the side of an image whose hash differs in `SAME_TOP_BITS` at most; "" for none.
 
         Learned from wins over held out, as everywhere.
         """
-        wanted = np.frombuffer(b"".join(top for top in tops if top.strip(b"\0")), np.uint64)
-        rows = np.flatnonzero(np.isin(np.ascontiguousarray(self.tops).view(np.uint64)[:, 0], wanted))
-        near = alike([self.hashes[row].tobytes() for row in rows], [perceptual_hash])
-        sides = [int(self.sides[row]) for row, is_near in zip(rows, near, strict=True) if is_near]
-        return SIDES[min(sides)] if sides else ""
+        sides = self.sides[bits_apart(self.hashes, perceptual_hash) <= SAME_TOP_BITS]
+        return SIDES[sides.min()] if len(sides) else ""
 
     def _table(self, digests: Bytes) -> dict[bytes, str]:
         """Return sides by digest; of two rows with one digest, learned from wins over held out."""
@@ -201,11 +206,12 @@ def recognised(data: Manifest, fingerprints: Fingerprints) -> Recognised:
     of_pixels = _pixel_digests(data, rest)
     by_pixels = _sides(rest, fingerprints.sides_of(rest, [of_pixels[digest] for digest in rest]))
     unmatched = [digest for digest in rest if digest not in by_pixels]
-    for digest in _perhaps_known_by_top(fingerprints, unmatched, hash_by_digest):
-        picture = data.picture(sample_of[digest])
-        own_hash = hash_by_digest[digest] or hash_of(mark_of(picture))
-        if side := fingerprints.side_of_top(top_rows.candidates(picture), own_hash):
-            by_pixels[digest] = side
+    for digest, edges in _edges(data, unmatched if fingerprints.tops.any() else []).items():
+        with_edge = fingerprints.with_tops(edges)
+        if len(with_edge):
+            own_hash = hash_by_digest[digest] or hash_of(mark_of(data.picture(sample_of[digest])))
+            side = with_edge.side_alike(own_hash) if own_hash else ""
+            by_pixels |= {digest: side} if side else {}
     unmatched = [digest for digest in unmatched if digest not in by_pixels]
     learned = [row.tobytes() for row in fingerprints.learned.hashes]
     like = alike([hash_by_digest[digest] for digest in unmatched], learned)
@@ -213,20 +219,16 @@ def recognised(data: Manifest, fingerprints: Fingerprints) -> Recognised:
     return Recognised(by_file | by_pixels, near)
 
 
-def _perhaps_known_by_top(
-    fingerprints: Fingerprints, digests: Sequence[str], hash_by_digest: Mapping[str, bytes]
-) -> list[str]:
-    """Return images whose hash is near that of one with first rows alone, or that have no hash."""
-    tops = fingerprints.hashes[fingerprints.tops.any(axis=1)]
-    if not len(tops):
-        return []
-    hashes = [hash_by_digest[digest] for digest in digests]
-    near = alike(hashes, [row.tobytes() for row in tops])
-    return [
-        digest
-        for digest, own_hash, is_near in zip(digests, hashes, near, strict=True)
-        if is_near or not own_hash
-    ]
+def _edges(data: Manifest, digests: Sequence[str]) -> dict[str, bytes]:
+    """Return the digests of each image's edges, one after another; decodes those that are not remembered."""
+    cache = DigestCache()
+    pixel_digest.write_waiting(cache)
+    edges = cache.edges_of(digests)
+    sample_of = {sample.digest: sample for sample in reversed(data.samples)}
+    for digest in digests:
+        if digest not in edges:
+            edges[digest] = b"".join(top_rows.candidates(data.picture(sample_of[digest])))
+    return edges
 
 
 def fingerprints_of(data: Manifest) -> Fingerprints:

@@ -25,6 +25,7 @@ WRITTEN_TOGETHER = 64
 
 _waiting: dict[str, bytes] = {}
 _waiting_tops: dict[str, bytes] = {}
+_waiting_edges: dict[str, bytes] = {}
 _noted: set[str] = set()  # by this process: an image is decoded again in each epoch
 _lock = threading.Lock()
 
@@ -49,13 +50,13 @@ def _thin(part: NDArray[Any]) -> bytes:
 
 
 def note(digest: str, picture: Picture) -> None:
-    """Remember the digest of an image's pixels, now that it is decoded; `digest` is that of its file."""
+    """Remember the digests of an image's pixels, now that it is decoded; `digest` is that of its file."""
     if digest in _noted:
         return
-    pixels = digest_of(picture)
+    pixels, edges = digest_of(picture), b"".join(top_rows.candidates(picture))
     with _lock:
         _noted.add(digest)
-        _waiting[digest] = pixels
+        _waiting[digest], _waiting_edges[digest] = pixels, edges
         full = len(_waiting) >= WRITTEN_TOGETHER
     if full:
         write_waiting(DigestCache())
@@ -75,7 +76,8 @@ def note_top(digest: str, content: bytes) -> bytes:
 def write_waiting(memory: DigestCache) -> None:
     """Write what `note` and `note_top` hold back."""
     with _lock:
-        ready, tops = dict(_waiting), dict(_waiting_tops)
-        _waiting.clear()
-        _waiting_tops.clear()
-    memory.remember(pixels=ready.items(), tops=tops.items())
+        waiting = (_waiting, _waiting_tops, _waiting_edges)
+        pixels, tops, edges = (dict(digests) for digests in waiting)
+        for digests in waiting:
+            digests.clear()
+    memory.remember(pixels=pixels.items(), tops=tops.items(), edges=edges.items())
