@@ -133,6 +133,33 @@ def test_two_processes_end_where_one_does(
 
 
 @pytest.mark.slow
+def test_two_processes_solve_the_head_that_one_does(tmp_path: Path, table: Path) -> None:
+    """A head on several stages: of a frozen network, with and without kept rows, and after training."""
+    strategies = {
+        "probe": ("linear_probe", {}),
+        "kept": ("linear_probe(layers=auto)", {"cache": "keep"}),
+        "refitted": ("lp_ft(epochs=2, refit_layers=4)", {}),
+    }
+    jobs = [
+        {"table": table, "study": tmp_path / name, "strategy": strategy, "options": options}
+        for name, (strategy, options) in strategies.items()
+    ]
+    done = launch(2, tmp_path, *jobs)
+    assert done.returncode == 0, done.stderr
+    for job in jobs:
+        assert_alike(job["study"])
+        name = Path(job["study"]).name
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another store"))
+            one = alone(table, tmp_path / f"{name} by one", job["strategy"], **job["options"])
+        result = told(job["study"], 1)["result"]
+        assert result["layers"] == one.layers == 4
+        apart = farthest(tmp_path / f"{name} by one", job["study"])
+        assert apart == 0.0 if name != "refitted" else apart < 1e-3
+        assert result["log_loss"] == pytest.approx(one.log_loss, abs=1e-4)
+
+
+@pytest.mark.slow
 def test_what_goes_wrong_or_ends_in_one_process_does_in_all(
     tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
