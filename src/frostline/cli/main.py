@@ -31,6 +31,7 @@ from frostline.cli.options import (
     continue_options,
     data_options,
     demand_effect,
+    device_memory_option,
     device_option,
     flip_option,
     followed,
@@ -79,6 +80,7 @@ def cli() -> None:
 @no_pretrained_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @click.option(
@@ -184,6 +186,7 @@ def train(data: str, **options: Any) -> None:
             "imbalance",
             "batch_size",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

@@ -210,6 +210,34 @@ device_option = click.option(
     show_default=True,
     help="What computes. auto: a GPU where torch finds one, else the processor.",
 )
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, such as 500MB or 2.5 GB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        text = str(value).strip().upper().replace(" ", "")
+        digits = text.rstrip("KMGTB")
+        unit = text[len(digits) :] or "B"
+        try:
+            size = float(digits) * UNITS[unit if unit.endswith("B") else f"{unit}B"]
+        except (ValueError, KeyError):
+            size = -1
+        if not 0 <= size < math.inf:
+            self.fail(f"{value!r} is not a size. Expected a number with a unit, such as 500MB or 2GB.")
+        return int(size)
+
+
+device_memory_option = click.option(
+    "--device-memory",
+    type=Size(),
+    help="Memory of the GPU that a run may use, e.g. 8GB [all that it has]. Where that is too little for a "
+    "step, its batch is learned from in pieces.",
+)
 plain_timm = click.option(
     "--plain-timm",
     is_flag=True,

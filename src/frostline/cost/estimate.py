@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from frostline.cost.device_memory import device_peak
 from frostline.cost.peak_memory import peak
 from frostline.cost.rates import Rates
 from frostline.cost.run_time import Job, Walk
@@ -30,6 +31,8 @@ class Cost:
         Seconds by item.
     rows : int
         Features that a run with an empty cache computes and caches.
+    device_peak_bytes : int or None
+        Of tensors on a GPU; None where rates were measured on a processor.
     """
 
     seconds: float
@@ -38,6 +41,7 @@ class Cost:
     disk_bytes: int
     parts: dict[str, float]
     rows: int = 0
+    device_peak_bytes: int | None = None
 
 
 def predict(
@@ -109,4 +113,5 @@ def predict(
         disk_bytes=0 if rows == "compute" else round(walk.disk_bytes),
         parts=parts,
         rows=0 if rows == "compute" else walk.rows,
+        device_peak_bytes=device_peak(rates, job) if rates.device else None,
     )

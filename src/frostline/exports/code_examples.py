@@ -52,7 +52,9 @@ def usage_code(
         place = 0 if library in ("json", "pathlib", "sys") else 2 if library == "frostline" else 1
         blocks[place].append(line)
     header = "\n\n".join("\n".join(block) for block in blocks if block)
-    return f"{header}\n\n{model}{image}{squaring_code(preprocessing)}{_batch(preprocessing, as_bytes)}{answer}"
+    return (
+        f"{header}\n\n{model}{image}{squaring_code(preprocessing)}{_batch(preprocessing, as_bytes)}{answer}"
+    )
 
 
 def squaring_code(preprocessing: Preprocessing) -> str:

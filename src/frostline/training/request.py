@@ -24,7 +24,7 @@ from frostline.progress import QUIET, Progress
 from frostline.strategies import LATER, ResolvedPhase, Strategy, continued, hyperparameters, schedule
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import digest_of
-from frostline.system import devices
+from frostline.system import devices, numerics
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
@@ -224,6 +224,7 @@ class TrainRequest:
             wrong.append(f"batch_size must be at least 1, found {config.batch_size}.")
         if config.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
+        numerics.device_memory_limit(config.device_memory)
         wrong += self._wrong_processes()
         if config.views is not None and config.views < 0:
             wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {config.views}.")

@@ -18,6 +18,7 @@ from frostline.cli.options import (
     data_options,
     database_option,
     demand_effect,
+    device_memory_option,
     flip_option,
     followed,
     given,
@@ -125,6 +126,7 @@ class CandidateList(StrategyList):
 @ray_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -184,6 +186,7 @@ def compare(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

@@ -17,6 +17,7 @@ from frostline.cli.options import (
     config_option,
     database_option,
     demand_effect,
+    device_memory_option,
     flip_option,
     followed,
     given,
@@ -109,6 +110,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -154,6 +156,7 @@ def fit(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",
