@@ -22,6 +22,7 @@ from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
 from frostline.feature_extraction import Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images
+from frostline.inference import error_gallery
 from frostline.models.stage_statistics import statistics
 from tiny import PREPROCESSING, TinyNet, live_logits, tiny_backbone, write_table
 
@@ -256,6 +257,22 @@ def test_what_timm_cannot_load_is_refused_before_training(
 ) -> None:
     with pytest.raises(UsageError, match="timm alone cannot load a model with"):
         frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "study", plain_timm=True, **FAST)
+
+
+def test_its_mistakes_have_no_maps_and_the_reason_is_said(data: Manifest, tmp_path: Path) -> None:
+    sample, names = data.part("test")[0], data.classes
+    chances = ",".join(["0.1", *["0.9" if name != sample.label else "0.05" for name in names[1:]]])
+    other = next(name for name in names[1:] if name != sample.label)
+    header = ",".join(["path", "label", "predicted", *(f"p({name})" for name in names)])
+    table = tmp_path / "predictions-test.csv"
+    table.write_text(f"{header}\n{sample.path},{sample.label},{other},{chances}\n")
+    backbone = tiny_backbone()
+    for model, words in ((adapted(), "reads several stages"), (backbone.adapt(3), "")):
+        error_gallery.write_gallery(tmp_path, table, backbone, data, lambda path, model=model: model)
+        gallery = json.loads((tmp_path / "looks.json").read_text())
+        assert gallery["note"] == "" if not words else words in gallery["note"]
+        (row,) = gallery["rows"]
+        assert (row["map"] is None) == bool(words)
 
 
 @pytest.fixture
