@@ -15,7 +15,7 @@ import torch
 
 import frostline
 from frostline import profiling
-from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates, predict
+from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates, device_memory, predict
 from frostline.cost.cache_tradeoff import needs, on_the_way, view_at, views_for, views_of
 from frostline.cost.estimate import BESIDE
 from frostline.cost.peak_memory import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
@@ -241,6 +241,26 @@ def test_freed_memory_is_used_again_but_not_all_of_it() -> None:
     assert grown([Moment(100.0), Moment(100.0)]) == pytest.approx(100 + (1 - REUSED) * 100)
     assert grown([Moment(100.0, 10.0), Moment(50.0)]) == pytest.approx(110.0)
     assert grown([Moment(0.0, 10.0), Moment(0.0, 10.0)]) == pytest.approx(20.0)
+
+
+def test_memory_of_a_gpu_is_weights_what_learns_and_what_a_step_keeps() -> None:
+    on_gpu = dataclasses.replace(INVENTED, device="a card")
+
+    def peak(strategy: str, known: Rates = on_gpu, **changed: object) -> int:
+        given = {**DATA, "flip": "none", **changed}
+        bytes_ = predict(strategy, known, **given).device_peak_bytes  # type: ignore[arg-type]
+        assert bytes_ is not None
+        return bytes_
+
+    assert predict("full", INVENTED, **DATA).device_peak_bytes is None  # type: ignore[arg-type]
+    images = 25  # four batches an epoch
+    kept = sum(stage.learning[stage.plan].kept_bytes for stage in on_gpu.stages)
+    weights = on_gpu.model_bytes
+    by_hand = (1 + 1 + 2 + 3 + 1) * weights + images * (kept + 4 * on_gpu.pixel_bytes)
+    assert peak("full") == by_hand + device_memory.WORKSPACE_BYTES
+    assert peak("full", batch=64) > peak("full") > peak("full", batch=8)
+    assert peak("full(ema=0.9)") == peak("full") + 2 * weights
+    assert peak("full") > peak("top_k(1)") >= peak("linear_probe")
 
 
 def test_memory_that_was_not_used_before_takes_time() -> None:

@@ -64,6 +64,7 @@ class Options(TypedDict, total=False):
     imbalance: str
     batch_size: int | str
     device: str
+    device_memory: int | None
     deterministic: bool
     precision: str
     threads: int | None
@@ -127,6 +128,9 @@ class Config:
     device
         What computes: auto (a GPU where torch finds one), cpu, cuda, cuda:1 (a GPU's number) or mps. It is no
         part of what a run is; a run that goes on stays on the device it began on.
+    device_memory
+        Bytes of a GPU's memory that a run may use; None: all that it has. Where a step needs more, its batch
+        is learned from in pieces. It is no part of what a run is.
     deterministic
         Float32 and no timed choice, on a GPU also deterministic kernels: repeats agree bit for bit.
     precision
@@ -182,6 +186,7 @@ class Config:
     imbalance: str = "none"
     batch_size: int | str = AUTO_BATCH
     device: str = "auto"
+    device_memory: int | None = None
     deterministic: bool = False
     precision: str = "auto"
     threads: int | None = None

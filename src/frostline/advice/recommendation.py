@@ -48,17 +48,21 @@ class Budget:
         Memory above the imports.
     disk_bytes
         Disk for cached features.
+    device_memory_bytes
+        Memory of a GPU.
     """
 
     seconds: float | None = None
     memory_bytes: int | None = None
     disk_bytes: int | None = None
+    device_memory_bytes: int | None = None
 
     def check(self) -> None:
         """Raise `UsageError` if a limit is negative, zero seconds or not finite."""
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UsageError(f"minutes must be above 0, found {self.seconds / 60:g}.")
-        for name, value in (("memory_bytes", self.memory_bytes), ("disk_bytes", self.disk_bytes)):
+        for name in ("memory_bytes", "disk_bytes", "device_memory_bytes"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} must be 0 or more, found {value:g}.")
 
@@ -71,6 +75,8 @@ class Budget:
             exceeded.append(f"may hold {room(cost.peak_memory_upper_bytes)} of memory")
         if self.disk_bytes is not None and cost.disk_bytes > self.disk_bytes:
             exceeded.append(f"keeps {room(cost.disk_bytes)} on disk")
+        if self.device_memory_bytes is not None and (cost.device_peak_bytes or 0) > self.device_memory_bytes:
+            exceeded.append(f"may hold {room(cost.device_peak_bytes or 0)} of a GPU's memory")
         return ", ".join(exceeded)
 
     def __str__(self) -> str:
@@ -79,6 +85,8 @@ class Budget:
             limits.append(f"{self.memory_bytes / 1e6:g} MB of memory")
         if self.disk_bytes is not None:
             limits.append(f"{self.disk_bytes / 1e6:g} MB on disk")
+        if self.device_memory_bytes is not None:
+            limits.append(f"{self.device_memory_bytes / 1e6:g} MB of a GPU's memory")
         return ", ".join(limits) or "no limit"
 
 
@@ -118,11 +126,13 @@ class Option:
         """Return the option as plain data."""
         values = {key: value for key, value in asdict(self).items() if key != "cost"}
         cost = {key: getattr(self.cost, key) for key in ("seconds", "peak_memory_bytes", "disk_bytes")}
+        device = self.cost.device_peak_bytes
         return {
             **values,
             **cost,
             "decides": self.cost.decides,
             "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes,
+            **({} if device is None else {"device_peak_bytes": device}),
         }
 
 

@@ -27,6 +27,7 @@ from frostline.cli.options import (
     HYPERPARAMETERS,
     batch_size_option,
     data_options,
+    device_memory_option,
     device_option,
     flip_option,
     hyperparameter_options,
@@ -74,6 +75,7 @@ def cli() -> None:
 @no_pretrained_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @click.option(
@@ -179,6 +181,7 @@ def train(data: str, **options: Any) -> None:
             "imbalance",
             "batch_size",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

@@ -16,6 +16,7 @@ from frostline.cli.parameter_types import (
     RayAddress,
     Setting,
     Share,
+    Size,
     SplitNames,
     Workers,
 )
@@ -75,6 +76,13 @@ device_option = click.option(
     default="auto",
     show_default=True,
     help="What computes. auto: a GPU where torch finds one, else the processor.",
+)
+
+device_memory_option = click.option(
+    "--device-memory",
+    type=Size(),
+    help="Memory of the GPU that a run may use, e.g. 8GB [all that it has]. Where that is too little for a "
+    "step, its batch is learned from in pieces.",
 )
 plain_timm = click.option(
     "--plain-timm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from frostline.cost.device_memory import device_peak
 from frostline.cost.peak_memory import peak
 from frostline.cost.rates import Rates
 from frostline.cost.run_time import Job, Walk
@@ -33,6 +34,8 @@ class Cost:
     decides : str
         "decoding" where pictures take longer than what is computed of them, else "network"; the slower of
         both decides. Empty where no picture is decoded.
+    device_peak_bytes : int or None
+        Of tensors on a GPU; None where rates were measured on a processor.
     """
 
     seconds: float
@@ -42,6 +45,7 @@ class Cost:
     parts: dict[str, float]
     rows: int = 0
     decides: str = ""
+    device_peak_bytes: int | None = None
 
 
 def predict(
@@ -115,4 +119,5 @@ def predict(
         parts=parts,
         rows=0 if rows == "compute" else walk.rows,
         decides=rates.pipeline.decides(steps.decode_s, steps.beside_s) if steps.decode_s else "",
+        device_peak_bytes=device_peak(rates, job) if rates.device else None,
     )

@@ -309,7 +309,9 @@ def _measure_signals(
             notes.append(
                 f"Similarity was not validated for networks like {backbone.name}: do not rely on its value."
             )
-    if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
+    if not backbone.has_own_classifier:
+        notes.append(f"{backbone.name} has a new classifier, so its confidence says nothing.")
+    elif len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
         signals["confidence"] = asdict(_confidence(backbone, measured.confidence, units))
     folds = _folds(data, probed, seed)
     learned = sum(sample.digest in data.learned for sample in probed)

@@ -296,10 +296,8 @@ def _interpolation(
     """Return the winner's weight interpolation if requested and possible, else `None`."""
     if request.config.interpolate_weights is None or not len(predictions.images):
         return None
-    if not wise_ft_share.can_interpolate(request.candidates[index]):
-        request.progress.log(
-            f"{request.candidates[index]} is not interpolated: it does not differ from a probe."
-        )
+    if (reason := wise_ft_share.why_not(request.candidates[index])) is not None:
+        request.progress.log(f"{request.candidates[index]} is not interpolated: {reason}.")
         return None
     return wise_ft_share.choose(request, runner, index, predictions)
 

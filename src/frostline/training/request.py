@@ -33,7 +33,7 @@ from frostline.strategies import (
 )
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import digest_of
-from frostline.system import devices
+from frostline.system import devices, numerics
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
@@ -246,6 +246,7 @@ class TrainRequest:
         wrong += [fault] if (fault := batch_size_fault(config.batch_size)) else []
         if config.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
             wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
+        numerics.device_memory_limit(config.device_memory)
         wrong += self._wrong_processes()
         if config.views is not None and config.views < 0:
             wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {config.views}.")

@@ -17,6 +17,7 @@ from frostline.cli.options import (
     batch_size_option,
     data_options,
     database_option,
+    device_memory_option,
     flip_option,
     hyperparameter_options,
     imbalance_option,
@@ -120,6 +121,7 @@ class CandidateList(StrategyList):
 @ray_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -179,6 +181,7 @@ def compare(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

@@ -234,7 +234,9 @@ def hyperparameters_line(settings: dict[str, Any]) -> str:
 def _options(options: tuple[Option, ...], recommended: str) -> Table:
     title = "Expected accuracy on new images (80 % interval) and cost of each strategy"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("strategy", "expected", "80 %", "time", "memory", "disk", ""):
+    on_gpu = any(option.cost.device_peak_bytes is not None for option in options)
+    memories = ("memory", "GPU memory") if on_gpu else ("memory",)
+    for name in ("strategy", "expected", "80 %", "time", *memories, "disk", ""):
         left = name in ("strategy", "")
         narrowest = 18 if name == "strategy" else None
         table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
@@ -247,6 +249,7 @@ def _options(options: tuple[Option, ...], recommended: str) -> Table:
             "" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f} %",
             minutes(option.cost.seconds),
             size(option.cost.peak_memory_bytes),
+            *([size(option.cost.device_peak_bytes or 0)] if on_gpu else []),
             size(option.cost.disk_bytes),
             option.reason,
             style=style,
