@@ -118,7 +118,7 @@ def test_a_grid_goes_over_hyperparameters(data: Any) -> None:
     for name, value in search.best_params_.items():
         assert f"{name}={value:g}" in written
     assert "label_smoothing=0" in written
-    with pytest.raises(ValueError, match="lr=0.1 has no effect on linear_probe"):
+    with pytest.raises(ValueError, match=r"lr=0\.1 has no effect on linear_probe"):
         classifier(lr=0.1).fit(X, y)
 
 
