@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import frostline
 from frostline.cli.main import cli
-from frostline.config import read_yaml
-from frostline.errors import UsageError
+from frostline.config import NAMES, read_yaml
+from frostline.errors import UsageError, at_the_prompt, option
 from frostline.models.zoo import load_backbone
-from tiny import PREPROCESSING, tiny_model, write_folder
+from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder
 
 # The command, what it says it found, and what it says to do.
 MISTAKES = [
@@ -75,6 +78,43 @@ def test_a_wrong_combination_is_one_message(
     assert "Traceback" not in result.output
     assert not result.stdout
     assert not list(tmp_path.iterdir())  # refused before anything is made
+
+
+def test_messages_name_options_as_their_reader_writes_them(tmp_path: Path) -> None:
+    assert option("min_recall", 0.98) == "min_recall=0.98"
+    assert option("golden", False) == "golden=False"
+    with at_the_prompt():
+        assert option("min_recall", 0.98) == "--min-recall 0.98"
+        assert (option("golden", False), option("int8", True)) == ("--no-golden", "--int8")
+        assert (option("continue_from"), option("search")) == ("--continue", "--search")
+    photos = write_folder(tmp_path / "photos", classes=2, per_class=4)
+    with pytest.raises(UsageError, match="name it with positive"):
+        frostline.train(tiny_backbone(), frostline.load_data(photos), "head", min_recall=0.9)
+    words = ["train", str(photos), "--min-recall", "0.9", "--size", "32", "--study", str(tmp_path / "s")]
+    result = CliRunner().invoke(cli, words)
+    assert "--min-recall is of one class: name it with --positive" in result.stderr
+    assert option("min_recall") == "min_recall"  # the command has ended
+
+
+def test_no_message_spells_an_option_itself() -> None:
+    """Every option with an underscore goes through `option`: which spelling is right, only that knows."""
+    names = {*NAMES, *(str(p.name) for command in cli.commands.values() for p in command.params)}
+    names -= {"weight_decay", "label_smoothing", "plain_timm"}  # in a strategy's brackets; a file's name
+    spelled = re.compile(rf"(?<![\w.\-/`'])({'|'.join(sorted(n for n in names if '_' in n))})\b(?![.(])")
+    source = Path(frostline.__file__).parent
+    found = []
+    for path in source.rglob("*.py"):
+        if path.is_relative_to(source / "integrations"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                texts = [
+                    part.value
+                    for part in ast.walk(node.exc)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str) and " " in part.value
+                ]
+                found += [f"{path}: {text}" for text in texts if spelled.search(text)]
+    assert found == []
 
 
 def test_options_that_contradict_each_other_with_images_are_refused_before_training(tmp_path: Path) -> None:

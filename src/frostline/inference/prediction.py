@@ -34,7 +34,7 @@ from frostline.data import (
     sort_into,
     unsure_folder_name,
 )
-from frostline.errors import DamagedImage, StudyError, UsageError
+from frostline.errors import DamagedImage, StudyError, UsageError, option
 from frostline.feature_extraction.forward_pass import collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
 from frostline.inference import selective_prediction, test_time_augmentation
@@ -478,7 +478,7 @@ def check_confidence(min_confidence: float | None) -> None:
     """Raise `UsageError` for what is no probability."""
     if min_confidence is not None and not 0.0 < min_confidence < 1.0:
         raise UsageError(
-            f"min_confidence must lie above 0 and below 1, such as 0.8; found {min_confidence:g}."
+            f"{option('min_confidence')} must lie above 0 and below 1, such as 0.8; found {min_confidence:g}."
         )
 
 
@@ -634,15 +634,16 @@ def check_views(tta: str, target_accuracy: float | None) -> None:
     test_time_augmentation.check(tta)
     if tta != "none" and target_accuracy is not None:
         raise UsageError(
-            f"target_accuracy rests on held-out probabilities of one view each, and tta={tta} averages "
-            "several: leave one of the two out."
+            f"{option('target_accuracy')} rests on held-out probabilities of one view each, and "
+            f"{option('tta', tta)} averages several: leave one of the two out."
         )
 
 
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
     if delta.is_delta(study):
         raise UsageError(
-            "target_accuracy needs features that a delta does not hold: use the study it was exported from."
+            f"{option('target_accuracy')} needs features that a delta does not hold: use the study it was "
+            "exported from."
         )
     return selective_prediction.doubts(best_of(Study.existing(study), run).folder.path, precision)
 

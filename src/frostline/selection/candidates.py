@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from frostline.config import SEARCHED
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.strategies import (
     KINDS,
     Strategy,
@@ -98,7 +98,8 @@ def listed(
     if len(unique) < least:
         raise UsageError(
             f"Found {len(unique)} strategy to compare; name at least two, such as "
-            "linear_probe,top_k(2),lp_ft, or give search, such as lr, to compare variants of the one."
+            f"linear_probe,top_k(2),lp_ft, or give {option('search')}, such as lr, to compare variants "
+            "of the one."
         )
     return unique
 

@@ -117,7 +117,8 @@ def _first(result: Mapping[str, Any]) -> str:
         return f"{winner} wins{by} over {basis}, significantly better than every other repeated strategy."
     if leader != winner:
         return (
-            f"{winner} and {leader} are not significantly different{by} over {basis}: {winner} is chosen because "
+            f"{winner} and {leader} are not significantly different{by} over {basis}: {winner} is chosen "
+            "because "
             "it is cheaper."
         )
     if all(difference["separated"] for difference in result["differences"]):
