@@ -199,6 +199,25 @@ def _labels(evaluation: frostline.Evaluation, predictions: frostline.Predictions
     return [next(label for path, label in label_of.items() if path.endswith(p)) for p in evaluation.paths]
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("x,defect,good\ndefect,0,5\ngood,-1,0\n", r"cheaper to predict an image of good as defect \(-1\)"),
+        ("x,defect,good\ndefect,0,0\ngood,0,0\n", "lets every prediction cost the same"),
+        ("x,defect,good\ndefect,0,5\ndefect,1,0\ngood,1,0\n", "names 'defect' twice"),
+        ("x,defect,defect\ndefect,0,5\ngood,1,0\n", "names 'defect' twice"),
+        ("x,defect\ndefect,0\ngood,1\n", "gives nothing for an image of defect that is predicted as good"),
+        ("x,defect,good\ndefect,0,5\ngod,1,0\n", "Did you mean 'good'"),
+        ("x,defect,good\ndefect,0\ngood,1,0\n", "is no matrix"),
+    ],
+)
+def test_costs_that_make_no_sense_get_one_message(table: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "costs.csv"
+    path.write_text(table)
+    with pytest.raises(UsageError, match=message):
+        cost_matrix(str(path), CLASSES)
+
+
 def test_infer_decides_by_costs_as_frostline_does() -> None:
     rng = np.random.default_rng(0)
     decision = Decision(("a", "b", "c"), costs=tuple(map(tuple, rng.random((3, 3)).tolist())))

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from frostline import strategies
 from frostline.cli.command_context import Verb, stack
-from frostline.config import BATCH, FILE, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
+from frostline.config import BATCH, FILE, NAMES, OF_STRATEGIES, Config, as_number, read_yaml, write_yaml
 from frostline.distributed import ray_cluster
 from frostline.errors import FrostlineError, UsageError, did_you_mean
 from frostline.loggers import Loggers, make_loggers, parse_names
@@ -94,7 +94,15 @@ class Workers(click.ParamType[int | str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Return the number, or "auto"."""
-        return "auto" if value == "auto" else click.IntRange(0).convert(value, param, ctx)
+        if value == "auto":
+            return "auto"
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if number < 0:
+            self.fail(f"{value!r} is neither auto nor a number of threads, 0 or more.", param, ctx)
+        return number
 
 
 class LoggerNames(click.ParamType[str]):
@@ -542,12 +550,23 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
     except UsageError as error:
         ctx.fail(str(error))
     unknown = [name for name in given if name not in params]
+    if unknown and unknown[0] in NAMES:
+        ctx.fail(
+            f"{value} names {unknown[0]!r}, which frostline {ctx.info_name} has no option for. Leave it "
+            "out, or "
+            "repeat the run in Python: its config is frostline.Config.load of the file."
+        )
     if unknown:
         names = sorted({names_in_file(one)[0] for one in params.values()})
         ctx.fail(
             f"{value} names {unknown[0]!r}, which is no option of frostline {ctx.info_name}."
             f"{did_you_mean(unknown[0], names)} Expected some of {', '.join(names)}."
         )
+    for name, one in given.items():
+        if isinstance(one, bool) and not getattr(params[name], "is_flag", False):
+            ctx.fail(
+                f"{value} gives {name} a truth value, {str(one).lower()}; expected what the option takes."
+            )
     written = {
         str(params[name].name): _as_written(params[name], one)
         for name, one in given.items()

@@ -378,8 +378,8 @@ def demand_class(name: str, classes: Sequence[str]) -> None:
     """Raise `UsageError` where `name` is none of the classes."""
     if name not in classes:
         raise UsageError(
-            f"positive is {name!r}, which is no class of these images.{did_you_mean(name, classes)} Expected "
-            f"one of {named(list(classes))}."
+            f"{option('positive')} is {name!r}, which is no class of these images."
+            f"{did_you_mean(name, classes)} Expected one of {named(list(classes))}."
         )
 
 
@@ -462,7 +462,7 @@ def _demand_sense(matrix: NDArray[np.float64], classes: Sequence[str], where: st
     """Raise `UsageError` for costs by which it is better to be wrong, or that nothing can be decided by."""
     gain = np.diagonal(matrix)[:, None] - matrix
     if (gain > 0).any():
-        label, predicted = np.unravel_index(int(gain.argmax()), gain.shape)
+        label, predicted = divmod(int(gain.argmax()), len(classes))
         raise UsageError(
             f"{where} makes it cheaper to predict an image of {classes[label]} as {classes[predicted]} "
             f"({matrix[label, predicted]:g}) than rightly ({matrix[label, label]:g}). Expected that no "

@@ -229,8 +229,8 @@ def demand_same_backbone(folder: RunFolder, backbone: Backbone) -> None:
     ]
     if differences:
         raise UsageError(
-            f"Run {folder.name} sees images in another way. Found {', '.join(differences)}. Load the "
-            "backbone with the same size and resize."
+            f"Run {folder.name} sees images in another way. Found {', '.join(differences)}. Leave "
+            f"{option('size')} and {option('resize')} as it had them."
         )
 
 
