@@ -104,7 +104,7 @@ def test_a_file_of_options_that_is_wrong_is_one_message(text: str, message: str,
 
 def test_what_nothing_can_vary_is_not_searched() -> None:
     head = listed(["head"], "none", 1)
-    with pytest.raises(UsageError, match=r"search=layer_decay has no effect on head.*take one of top_k"):
+    with pytest.raises(UsageError, match=r"search='layer_decay' has no effect on head.*take one of top_k"):
         searched(head, ["lr", "layer_decay"], 2, 0)
     assert searched(head, ["lr"], 2, 0)
 

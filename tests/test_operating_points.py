@@ -111,7 +111,7 @@ def test_the_least_expected_cost_decides(tmp_path: Path) -> None:
     assert (point.figures["cost"].value or 0) < (point.figures["highest_probability"].value or 0)
     assert Decision.from_config(point.as_dict(), CLASSES) == point.decision
     for text, message in (
-        ("label,defect,good\ndefect,0,10\n", "gives None for an image of good"),
+        ("label,defect,good\ndefect,0,10\n", "gives nothing for an image of good"),
         ("label,defect,bad\ndefect,0,10\ngood,1,0\n", "'bad', which is no class"),
         ("label,defect,good\ndefect,0\n", "is no matrix"),
         ("label,defect,good\ndefect,0,x\ngood,1,0\n", "gives 'x' for an image of defect"),

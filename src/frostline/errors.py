@@ -113,10 +113,10 @@ def option(name: str, value: object = NOT_GIVEN) -> str:
     -------
     str
         At the prompt ``--min-recall`` or ``--min-recall 0.98``, ``--int8`` and ``--no-golden``; in Python
-        ``min_recall`` or ``min_recall=0.98``, ``int8=True`` and ``golden=False``.
+        ``min_recall`` or ``min_recall=0.98``, ``to='onnx'``, ``int8=True`` and ``golden=False``.
     """
     if not _prompts:
-        return name if value is NOT_GIVEN else f"{name}={value}"
+        return name if value is NOT_GIVEN else f"{name}={value!r}"
     flag = AT_PROMPT.get(name, f"--{name.replace('_', '-')}")
     if value is NOT_GIVEN or value is True:
         return flag

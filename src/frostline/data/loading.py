@@ -137,7 +137,7 @@ def load_data(
     _demand_shares(test_size=test_size, val_size=val_size)
     if test_data is not None and test_size not in (0.0, DRAWN):
         raise UsageError(
-            f"{option('test_size', f'{test_size:g}')} draws a test part, and {option('test_data')} is "
+            f"{option('test_size', test_size)} draws a test part, and {option('test_data')} is "
             "one: give one "
             "of the two."
         )

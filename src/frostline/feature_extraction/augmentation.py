@@ -72,7 +72,7 @@ class Policy:
         if self.name not in CROP_SCALE:
             raise UsageError(
                 f"The augmentation {self.name} takes no random crops, so "
-                f"{option('min_crop', f'{self.min_crop:g}')} has no effect. Expected "
+                f"{option('min_crop', self.min_crop)} has no effect. Expected "
                 f"{', '.join(CROP_SCALE)}, or no {option('min_crop')}."
             )
 

@@ -204,7 +204,7 @@ class TrainRequest:
             )
         if config.precision == "float16" and (kind := devices.current().type) != "cuda":
             wrong.append(
-                f"{option('precision', 'float16')} is for NVIDIA's GPUs, and the device is {kind}: take "
+                f"{option('precision', 'float16')} is for NVIDIA's GPUs, and {option('device')} is {kind}: take "
                 "auto, float32 or "
                 "bfloat16."
             )
