@@ -204,9 +204,8 @@ class TrainRequest:
             )
         if config.precision == "float16" and (kind := devices.current().type) != "cuda":
             wrong.append(
-                f"{option('precision', 'float16')} is for NVIDIA's GPUs, and {option('device')} is {kind}: take "
-                "auto, float32 or "
-                "bfloat16."
+                f"{option('precision', 'float16')} is for NVIDIA's GPUs, and {option('device')} is {kind}: "
+                "take auto, float32 or bfloat16."
             )
         val = {sample.label for sample in self.data.part("val")}
         wrong += self._wrong_metric(val)

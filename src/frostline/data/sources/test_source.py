@@ -30,22 +30,19 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
     if source.root is None or test.root is None or source.items is not None or test.items is not None:
         raise UsageError(
             f"{option('test_data')} is for images in files on this machine, and so must DATA be: a "
-            "folder, or a table. A "
-            "dataset in memory or at an address names its own test part."
+            "folder, or a table. A dataset in memory or at an address names its own test part."
         )
     if any(image.split == "test" for image in source.images):
         raise UsageError(
             f"DATA has a test part, and {option('test_data')} names another: leave {option('test_data')} "
-            "out, "
-            f"or take DATA without its test part ({option('split_names')} says which folder is which part)."
+            f"out, or take DATA without its test part ({option('split_names')} says which folder is which part)."
         )
     classes = {image.label for image in source.images}
     unknown = Counter(image.label for image in test.images if image.label not in classes)
     if sum(unknown.values()) == len(test.images):
         raise DataError(
             f"None of the classes of {option('test_data')} ({named(sorted(unknown)) or 'none'}) is one "
-            "of DATA: "
-            f"{named(sorted(classes))}. Classes are matched by name: rename the folders, or correct the "
+            f"of DATA: {named(sorted(classes))}. Classes are matched by name: rename the folders, or correct the "
             "column of labels."
         )
     paths = []
@@ -83,7 +80,6 @@ def without_copies(images: Sequence[Indexed], test_paths: frozenset[str], source
     if not any(image.entry.path in test_paths and image.entry.path not in gone for image in images):
         raise DataError(
             f"No image of {option('test_data')} can be used: {counted(len(copies), 'image')} of it are "
-            "exact copies of "
-            "images of DATA. Expected images that the model does not learn from."
+            "exact copies of images of DATA. Expected images that the model does not learn from."
         )
     return [image for image in images if image.entry.path not in gone]
