@@ -35,7 +35,8 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
     if any(image.split == "test" for image in source.images):
         raise UsageError(
             f"DATA has a test part, and {option('test_data')} names another: leave {option('test_data')} "
-            f"out, or take DATA without its test part ({option('split_names')} says which folder is which part)."
+            f"out, or take DATA without its test part ({option('split_names')} says which folder is which "
+            "part)."
         )
     classes = {image.label for image in source.images}
     unknown = Counter(image.label for image in test.images if image.label not in classes)
