@@ -73,7 +73,8 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
     unknown = [name for name in given if name not in params]
     if unknown and unknown[0] in NAMES:
         ctx.fail(
-            f"{value} names {unknown[0]!r}, which frostline {ctx.info_name} has no option for. Leave it out, or "
+            f"{value} names {unknown[0]!r}, which frostline {ctx.info_name} has no option for. Leave it "
+            "out, or "
             "repeat the run in Python: its config is frostline.Config.load of the file."
         )
     if unknown:

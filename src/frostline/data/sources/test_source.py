@@ -43,7 +43,8 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
     if sum(unknown.values()) == len(test.images):
         raise DataError(
             f"None of the classes of {option('test_data')} ({named(sorted(unknown)) or 'none'}) is one "
-            f"of DATA: {named(sorted(classes))}. Classes are matched by name: rename the folders, or correct the "
+            f"of DATA: {named(sorted(classes))}. Classes are matched by name: rename the folders, or "
+            "correct the "
             "column of labels."
         )
     paths = []
