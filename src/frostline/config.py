@@ -296,15 +296,21 @@ def as_number(value: float | str) -> float | None:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds. Raises `UsageError` with what was found otherwise."""
-    from yaml import YAMLError, safe_load
+    from yaml import MappingNode, YAMLError, compose, safe_load
 
     try:
-        values = safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values, tree = safe_load(text), compose(text)
     except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UsageError(f"{path} cannot be read as YAML ({reason}).") from None
     if values is None:
         return {}
+    if isinstance(tree, MappingNode):  # YAML's reader keeps the last of two
+        names = [str(key.value) for key, _ in tree.value]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise UsageError(f"{path} names {twice[0]!r} twice. Give each option once.")
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(f"{path} holds no options. Expected lines such as `seed: 1` or `model: lite0`.")
     return values

@@ -50,12 +50,21 @@ from frostline.cli.options import (
 from frostline.cli.parameter_types import Minutes, Share, StrategyText
 from frostline.config import FILE, OF_OPERATING_POINT
 from frostline.distributed.torchrun_env import launched
-from frostline.errors import DataError, NoTime, UsageError
+from frostline.errors import DataError, NoTime, UsageError, at_the_prompt
 from frostline.system import deadline
 from frostline.system.text_output import standard_streams
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Spoken(click.Group):
+    """The commands; while they run, messages name options as the command line has them."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command."""
+        with at_the_prompt():
+            return super().main(*args, **kwargs)
+
+
+@click.group(cls=Spoken, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="frostline")
 def cli() -> None:
     """Adapt a pretrained vision model to your own labelled images."""

@@ -85,7 +85,15 @@ class Workers(click.ParamType[int | str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Return the number, or "auto"."""
-        return "auto" if value == "auto" else click.IntRange(0).convert(value, param, ctx)
+        if value == "auto":
+            return "auto"
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if number < 0:
+            self.fail(f"{value!r} is neither auto nor a number of threads, 0 or more.", param, ctx)
+        return number
 
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

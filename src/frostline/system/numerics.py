@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from frostline.errors import UsageError
+from frostline.errors import UsageError, option
 from frostline.system import cpu_threads, deadline, devices, directories
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -110,15 +110,15 @@ def device_memory_limit(most_bytes: int | None) -> int | None:
     here = devices.current()
     if most_bytes is not None and here.type != "cuda":
         raise UsageError(
-            f"device_memory limits the memory of a GPU, and {here.type} computes here. Leave it out, or take "
-            "device=cuda."
+            f"{option('device_memory')} limits the memory of a GPU, and {here.type} computes here. Leave it out, "
+            f"or take {option('device', 'cuda')}."
         )
     if here.type != "cuda":
         return None
     total = int(torch.cuda.mem_get_info(here)[1])
     if most_bytes is not None and not 0 < most_bytes <= total:
         raise UsageError(
-            f"device_memory is {most_bytes / 1e9:.3g} GB, and the GPU has {total / 1e9:.3g} GB; expected "
+            f"{option('device_memory')} is {most_bytes / 1e9:.3g} GB, and the GPU has {total / 1e9:.3g} GB; expected "
             "more than 0 and no more than that."
         )
     return total if most_bytes is None else most_bytes

@@ -17,7 +17,7 @@ from torch import nn
 
 from frostline.config import AUTO_BATCH, Config
 from frostline.data import Manifest
-from frostline.errors import StudyError, UsageError
+from frostline.errors import StudyError, UsageError, option, spoken
 from frostline.models import Backbone, Preprocessing, weights_digest
 from frostline.strategies import Strategy, overridden, parse
 from frostline.studies.study_folder import RunFolder
@@ -101,7 +101,9 @@ class Parent:
                 "steps would begin from another head. Continue a run without refit_layers."
             )
         if isinstance(extra_epochs, bool) or not isinstance(extra_epochs, int) or extra_epochs < 1:
-            raise UsageError(f"extra_epochs must be a whole number of at least 1, found {extra_epochs!r}.")
+            raise UsageError(
+                f"{option('extra_epochs')} must be a whole number of at least 1, found {extra_epochs!r}."
+            )
         if lr is not None and not 0 < lr < math.inf:
             raise UsageError(f"lr must be above 0, found {lr:g}.")
         rows = folder.metrics()
@@ -229,8 +231,8 @@ def demand_same_backbone(folder: RunFolder, backbone: Backbone) -> None:
     ]
     if differences:
         raise UsageError(
-            f"Run {folder.name} sees images in another way. Found {', '.join(differences)}. Load the "
-            "backbone with the same size and resize."
+            f"Run {folder.name} sees images in another way. Found {', '.join(differences)}. Leave "
+            f"{option('size')} and {option('resize')} as it had them."
         )
 
 
@@ -254,6 +256,11 @@ def in_its_parts(folder: RunFolder, data: Manifest) -> Manifest:
     what = "in other parts" if data.digest == own.get("data") else "others, or labelled otherwise"
     raise UsageError(
         f"The images of run {folder.name} were {what}: a run that continues keeps them, so that what it was "
-        f"tested on stays out of training. Load them with load_data(…, study={str(outer_study(folder))!r}), "
-        "and begin from --model STUDY where images were added."
+        f"tested on stays out of training. "
+        + spoken(
+            "Give DATA as it was, and begin from --model STUDY where images were added.",
+            f"Load them with load_data(…, study={str(outer_study(folder))!r}), and begin from the study "
+            "as the "
+            "backbone where images were added.",
+        )
     )

@@ -12,7 +12,7 @@ from typing import Any
 from frostline import profiling
 from frostline.cost.cache_tradeoff import view_at
 from frostline.distributed import process_group
-from frostline.errors import NoTime, UsageError
+from frostline.errors import NoTime, UsageError, option
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED
@@ -123,7 +123,8 @@ def _demand_device(begun_on: str, device: str, run: str) -> None:
         ) from None
     if device != devices.AUTO and not devices.same(there, devices.resolve(device)):
         raise UsageError(
-            f"Run {run} began on {begun_on}, and device is {device}. Leave device out to go on there, or "
+            f"Run {run} began on {begun_on}, and {option('device')} is {device}. Leave "
+            f"{option('device')} out to go on there, or "
             "take another study."
         )
 

@@ -16,7 +16,7 @@ from frostline import metrics
 from frostline.config import AUTO_BATCH, Config
 from frostline.data import Manifest
 from frostline.distributed import process_group
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
 from frostline.feature_extraction.image_batches import PIXELS, Images, workers_fault
 from frostline.models import Backbone
@@ -222,12 +222,13 @@ class TrainRequest:
         ]
         if config.deterministic and config.precision in ("bfloat16", "float16"):
             wrong.append(
-                f"deterministic means float32: drop one of deterministic and precision={config.precision}."
+                f"{option('deterministic')} means float32: drop one of {option('deterministic')} and "
+                f"{option('precision', config.precision)}."
             )
         if config.precision == "float16" and (kind := devices.current().type) != "cuda":
             wrong.append(
-                f"precision=float16 is for NVIDIA's GPUs, and device is {kind}: take auto, float32 or "
-                "bfloat16."
+                f"{option('precision', 'float16')} is for NVIDIA's GPUs, and {option('device')} is {kind}: "
+                "take auto, float32 or bfloat16."
             )
         val = {sample.label for sample in self.data.part("val")}
         wrong += self._wrong_metric(val)
@@ -245,11 +246,15 @@ class TrainRequest:
             )
         wrong += [fault] if (fault := batch_size_fault(config.batch_size)) else []
         if config.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
-            wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
+            wrong.append(
+                f"BatchNorm in training needs batches of 2 or more images, found {option('batch_size', 1)}."
+            )
         numerics.device_memory_limit(config.device_memory)
         wrong += self._wrong_processes()
         if config.views is not None and config.views < 0:
-            wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {config.views}.")
+            wrong.append(
+                f"{option('views')} must be at least 1, or 0 for a new one each epoch; found {config.views}."
+            )
         if config.minutes is not None and not 0 < config.minutes < math.inf:
             wrong.append(f"minutes must be above 0, found {config.minutes:g}.")
         if config.temperature is not None and not 0 < config.temperature < math.inf:
@@ -315,24 +320,28 @@ class TrainRequest:
         patience = self.config.patience
         if patience is None or batch_size_fault(self.config.batch_size):  # the latter is refused on its own
             return []
+        name = option("patience")
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            return [f"patience must be a whole number of epochs, at least 1; found {patience!r}."]
-        if not self.strategy.trains:
-            return [f"patience counts epochs, and {self.strategy} is solved for without any: leave it out."]
-        if not self.data.part("val"):
-            words = "name one (a folder val/, a table's column split; val_size draws one from 200 images on)"
-            return [f"patience goes by val, and there is no val part: {words}, or leave patience out."]
-        if self.config.keep == "last":
-            return ["patience goes by the best epoch on val, which keep=last does not: drop one of them."]
-        epochs = self.phases()[-1].epochs
-        if patience >= epochs:
-            return [
-                f"patience={patience} can stop nothing: it counts the epochs of the last phase, and "
-                f"{self.strategy} has {epochs} of them here. Give at most {epochs - 1}, or more epochs."
-                if epochs > 1
-                else f"patience has nothing to stop: the last phase of {self.strategy} is one epoch."
-            ]
-        return []
+            wrong = f"{name} must be a whole number of epochs, at least 1; found {patience!r}."
+        elif not self.strategy.trains:
+            wrong = f"{name} counts epochs, and {self.strategy} is solved for without any: leave it out."
+        elif not self.data.part("val"):
+            wrong = (
+                f"{name} goes by val, and there is no val part: name one (a folder val/, a table's column "
+                f"split; {option('val_size')} draws one from 200 images on), or leave {name} out."
+            )
+        elif self.config.keep == "last":
+            wrong = f"{name} goes by the best epoch on val, which keep=last does not: drop one of them."
+        elif patience < (epochs := self.phases()[-1].epochs):
+            return []
+        elif epochs > 1:
+            wrong = (
+                f"{option('patience', patience)} can stop nothing: it counts the epochs of the last phase, "
+                f"and {self.strategy} has {epochs} of them here. Give at most {epochs - 1}, or more epochs."
+            )
+        else:
+            wrong = f"{name} has nothing to stop: the last phase of {self.strategy} is one epoch."
+        return [wrong]
 
     def _wrong_interpolation(self) -> list[str]:
         share, strategy = self.config.interpolate_weights, self.strategy
@@ -340,15 +349,20 @@ class TrainRequest:
             return []
         wrong = []
         if isinstance(share, str) and share != "auto":
-            wrong.append(f'interpolate_weights must be "auto" or a number between 0 and 1, found {share!r}.')
+            wrong.append(
+                f"{option('interpolate_weights')} must be auto or a number between 0 and 1, found {share!r}."
+            )
         if not isinstance(share, str) and not 0 <= share <= 1:
             wrong.append(
-                f"interpolate_weights must lie between 0 (pretrained) and 1 (adapted), found {share:g}."
+                f"{option('interpolate_weights')} must lie between 0 (pretrained) and 1 (adapted), found "
+                f"{share:g}."
             )
         if share == "auto" and not self.data.part("val"):
             wrong.append(
-                'interpolate_weights="auto" chooses the point on val images, and there is no val part: name '
-                "the point, for example interpolate_weights=0.5, or give images to val."
+                f"{option('interpolate_weights', 'auto')} chooses the point on val images, and there is "
+                "no val "
+                f"part: name the point, for example {option('interpolate_weights', 0.5)}, or give images to "
+                "val."
             )
         if strategy.refit_layers:
             wrong.append(f"{strategy} ends with another head than it trains, so nothing can be interpolated.")
@@ -365,8 +379,8 @@ def batch_size_fault(value: object) -> str:
     if value == AUTO_BATCH:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        return f'batch_size must be "auto" or a whole number of images, found {value!r}.'
-    return "" if value >= 1 else f"batch_size must be at least 1, found {value}."
+        return f'{option("batch_size")} must be "auto" or a whole number of images, found {value!r}.'
+    return "" if value >= 1 else f"{option('batch_size')} must be at least 1, found {value}."
 
 
 def metric_identity(config: Config, metric: metrics.Metric) -> dict[str, Any]:
