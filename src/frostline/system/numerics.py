@@ -118,8 +118,8 @@ def device_memory_limit(most_bytes: int | None) -> int | None:
     total = int(torch.cuda.mem_get_info(here)[1])
     if most_bytes is not None and not 0 < most_bytes <= total:
         raise UsageError(
-            f"{option('device_memory')} is {most_bytes / 1e9:.3g} GB, and the GPU has {total / 1e9:.3g} GB; expected "
-            "more than 0 and no more than that."
+            f"{option('device_memory')} is {most_bytes / 1e9:.3g} GB, and the GPU has {total / 1e9:.3g} "
+            "GB; expected more than 0 and no more than that."
         )
     return total if most_bytes is None else most_bytes
 
