@@ -9,7 +9,14 @@ import click
 
 from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.commands.cache import Size
-from frostline.cli.options import Minutes, data_options, device_option, loaded, model_options
+from frostline.cli.options import (
+    Minutes,
+    data_options,
+    device_option,
+    loaded,
+    model_options,
+    workers_option,
+)
 
 measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
@@ -23,6 +30,7 @@ measuring = stack(
 @model_options
 @data_options
 @measuring
+@workers_option
 @click.option("--no-random", is_flag=True, help="Leave out the probes on random weights.")
 @everywhere
 def measure(data: str, **options: Any) -> None:
@@ -42,6 +50,7 @@ def measure(data: str, **options: Any) -> None:
             seed=options["seed"],
             device=options["device"],
             threads=options["threads"],
+            workers=options["workers"],
             progress=verb.progress,
         )
         verb.done(signals.as_dict(), lambda: advice_text.signals(signals))
