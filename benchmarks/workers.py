@@ -3,11 +3,11 @@
     python benchmarks/workers.py DATA_DIR --out workers.jsonl
     python benchmarks/workers.py DATA_DIR --out workers.jsonl --before OTHER_CHECKOUT/src
 
-A pass is `frostline.extract_features` in a process of its own, timed after images and network are loaded, into
-an empty store. Passes are interleaved: each round makes one of every way, in an order that goes round. What
-`--out` holds already is not made again, so the same command goes on after a stop. `--before` makes the passes
-of another checkout, as it decodes by default, beside those of this one as it comes. At the end, ratios of
-seconds are printed as geometric means with 95 % intervals over rounds, and whether the bytes are equal.
+A pass is `frostline.extract_features` in a process of its own, timed after images and network are loaded,
+into an empty store. Passes are interleaved: each round makes one of every way, in an order that goes round.
+What `--out` holds already is not made again, so the same command goes on after a stop. `--before` makes the
+passes of another checkout, as it decodes by default, beside those of this one as it comes. At the end, ratios
+of seconds are printed as geometric means with 95 % intervals over rounds, and whether the bytes are equal.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def one_pass(table: Path, model: str, size: int, threads: int, workers: str, sto
 
 
 def in_new_process(source: Path, prepared: Path, arguments: list[str]) -> Row:
-    """Make one pass with the code of a checkout; `prepared` is its store of what is known of images and cuts."""
+    """Make one pass with a checkout's code; `prepared` is its store of what is known of images and cuts."""
     with tempfile.TemporaryDirectory() as empty:
         environment = {**os.environ, "PYTHONPATH": str(source), "FROSTLINE_CACHE_DIR": str(prepared)}
         command = [sys.executable, __file__, "--one", *arguments, empty]
