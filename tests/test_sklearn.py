@@ -21,6 +21,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from frostline.data import prediction_inputs
 from frostline.errors import DataError
+from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import Frozen, features
 from frostline.integrations.sklearn import FrostlineClassifier
 from frostline.models import weights_digest
 from tiny import picture, tiny_backbone
@@ -275,3 +277,15 @@ def test_estimator_checks() -> None:
     failed = {row["check_name"]: str(row["exception"]) for row in found if row["status"] == "failed"}
     assert failed == {}
     assert len([row for row in found if row["status"] == "passed"]) >= 50
+
+
+@pytest.mark.parametrize("strategy", ["linear_probe", "linear_probe(layers=2)", "top_k(1, epochs=1)"])
+def test_features_are_the_bytes_of_the_one_pass(strategy: str, data: Any) -> None:
+    """Those of the frozen part alone, whatever decodes them, and with a head that reads several stages."""
+    X, y = data
+    made = classifier(strategy=strategy).fit(X, y)
+    with made._ready(X, FeatureCache()) as (backbone, images, plan, _):
+        frozen = Frozen(backbone, made.model_, backbone.cuts[-1], plan.way)
+        alone = features(frozen, images)
+    for workers in (0, 2):
+        assert made.set_params(workers=workers).transform(X).tobytes() == alone.tobytes()

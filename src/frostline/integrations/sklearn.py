@@ -33,7 +33,7 @@ from frostline.config import AUTO_BATCH
 from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_cache import FeatureCache
-from frostline.feature_extraction import ForwardPass, Frozen, features
+from frostline.feature_extraction import ForwardPass
 from frostline.feature_extraction.image_batches import Images, decoding_threads
 from frostline.models import Backbone
 from frostline.models.heads import adapted_for
@@ -232,8 +232,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         """Return the adapted model's features before its head, (n, width)."""
         check_is_fitted(self, FITTED)
         with _value_errors(), self._ready(X, FeatureCache()) as (backbone, images, plan, cache):
-            frozen = Frozen(backbone, self.model_, backbone.cuts[-1], plan.way, cache)
-            return features(frozen, images, workers=self.workers)
+            last = backbone.cuts[-1]
+            passed = ForwardPass(backbone, self.model_, last, plan.way, cache, workers=self.workers)
+            return passed.features(images).numpy()
 
     @property
     def model_(self) -> nn.Module:

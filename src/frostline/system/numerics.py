@@ -110,8 +110,8 @@ def device_memory_limit(most_bytes: int | None) -> int | None:
     here = devices.current()
     if most_bytes is not None and here.type != "cuda":
         raise UsageError(
-            f"{option('device_memory')} limits the memory of a GPU, and {here.type} computes here. Leave it out, "
-            f"or take {option('device', 'cuda')}."
+            f"{option('device_memory')} limits the memory of a GPU, and {here.type} computes here. Leave it "
+            f"out, or take {option('device', 'cuda')}."
         )
     if here.type != "cuda":
         return None

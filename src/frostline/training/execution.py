@@ -191,7 +191,11 @@ def _work(
         with deadline.lifted():  # from here on the budget keeps the limit
             adapted = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
             figures, held_out = evaluation.predict_parts(request, folder, adapted, parts, store, counts)
-        decoding = {"workers": parts.train.workers(request.config.workers), "pixels": request.pixels}
+        workers = parts.train.workers(request.config.workers)
+        rates = parts.train.rates + parts.val.rates + parts.test.rates
+        decoding = {"workers": workers, "pixels": request.pixels, **rates.as_dict(workers)}
+        if starved := rates.starved(workers, plan.numbers.device):
+            request.progress.log("  " + starved)
     rows = torch.tensor([counts.rows_computed, counts.rows_read])
     process_group.add_up([rows])
     about = {

@@ -198,7 +198,14 @@ def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str,
         config = request.config
         progress = deadline.telling(request.progress, "loading and comparing images with their mirror images")
         return flip_safety.try_flips(
-            head, request.data, train, config.seed, progress, view, fast=config.fast_pixels
+            head,
+            request.data,
+            train,
+            config.seed,
+            progress,
+            view,
+            fast=config.fast_pixels,
+            workers=config.workers,
         )
 
     flip, rotate, tests = request.config.flip, request.config.rotate, dict[str, Any](flip_test=None)

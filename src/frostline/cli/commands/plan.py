@@ -9,7 +9,7 @@ import click
 
 from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.command_inputs import loaded
-from frostline.cli.options import data_options, device_option, model_options
+from frostline.cli.options import data_options, device_option, model_options, workers_option
 from frostline.cli.parameter_types import Minutes, Size
 
 measuring = stack(
@@ -24,6 +24,7 @@ measuring = stack(
 @model_options
 @data_options
 @measuring
+@workers_option
 @click.option("--no-random", is_flag=True, help="Leave out the probes on random weights.")
 @everywhere
 def measure(data: str, **options: Any) -> None:
@@ -43,6 +44,7 @@ def measure(data: str, **options: Any) -> None:
             seed=options["seed"],
             device=options["device"],
             threads=options["threads"],
+            workers=options["workers"],
             progress=verb.progress,
         )
         verb.done(signals.as_dict(), lambda: advice_text.signals(signals))

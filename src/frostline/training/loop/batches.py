@@ -163,7 +163,7 @@ class PhaseBatches:
 
     def pixels(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Yield the network's own input for each batch of items, whatever is frozen."""
-        for pixels in images.batches(items, self._workers):
+        for pixels in images.rates.of_pass(images.batches(items, self._workers)):
             yield self._plan.numbers.batch(pixels, images.preprocessing.normalise)
 
     def frozen_part(self, x: Tensor) -> Tensor:

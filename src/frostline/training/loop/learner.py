@@ -80,7 +80,9 @@ def learn(
     state = trainer.fit()
     cut = request.backbone.cut(min(phase.cut for phase in setup.phases))
     if known.bn == "recalibrate":
-        batchnorm_recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
+        batchnorm_recalibration.recalibrate(
+            request.backbone, model, cut, images, plan.numbers, request.config.workers
+        )
     between = None
     if request.config.interpolate_weights is not None:
         model, between = _interpolated(request, head, images, balance, model, setup)
@@ -138,7 +140,9 @@ def _interpolated(
     numbers, cut = setup.plan.numbers, request.backbone.cut(min(phase.cut for phase in setup.phases))
 
     def settle(point: nn.Module) -> None:
-        batchnorm_recalibration.recalibrate(request.backbone, point, cut, images, numbers)
+        batchnorm_recalibration.recalibrate(
+            request.backbone, point, cut, images, numbers, request.config.workers
+        )
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert setup.val is not None
