@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFilter
+
 from draws import Row, held_groups
 from experience import OUT, _rounded, append, backbone_of, read
-from PIL import Image, ImageFilter
 
 RECIPE = 1  # raised when a number gives another task
 CONFIGURATIONS = (
@@ -230,6 +231,7 @@ def _compact(signals: dict[str, Any]) -> dict[str, Any]:
         "proven": None if similarity is None else similarity["proven"],
         "confidence": None if confidence is None else _rounded(confidence["value"]),
         "probes": [_rounded(probe["accuracy"]) for probe in stages],
+        "together": _rounded(signals["stages_together"]),
         "neighbours": [_rounded(probe["neighbours"]) for probe in stages],
         "log_me": [_rounded(probe["log_me"]) for probe in stages],
         "h_score": [_rounded(probe["h_score"]) for probe in stages],
