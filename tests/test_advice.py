@@ -83,7 +83,7 @@ def test_errors_come_from_sets_that_were_left_out() -> None:
     errors = {name: model.errors[place][[t.set == name for t in odd]] for name in SETS}
     assert errors["c"].mean() > 0.15
     assert abs(errors["a"].mean()) < 0.1
-    assert model.half_width(place) > model.half_width(model.strategies.index("lp_ft"))
+    assert model.half_width(place, facts(0.3)) > model.half_width(model.strategies.index("lp_ft"), facts(0.3))
 
 
 def test_intervals_hold_four_outcomes_of_five() -> None:
@@ -151,6 +151,7 @@ def signals(similarity: float | None = 0.3, proven: bool = True, size: int = 96)
         "input_size": size,
         "similarity": near,
         "probe_by_stage": probes if known else [],
+        "stages_together": 0.5 if known else None,
         "learning_curve": curve if known else [],
     }
 
