@@ -43,6 +43,7 @@ MANY = 20  # images a class: intervals are told apart from here
 PENALTIES = (2.0, 6.0, 20.0, 60.0, float("inf"))  # of the slopes, in image sets
 # Evidence that the advice doesn't use, to see what it would be worth.
 UNUSED: dict[str, Callable[[Facts], float]] = {
+    "what doubling the images brought": lambda facts: facts.slope,
     "images a class": lambda facts: math.log2(facts.images / facts.classes),
     "classes": lambda facts: math.log2(facts.classes),
     "frozen accuracy": lambda facts: facts.frozen,

@@ -118,15 +118,7 @@ def signals_of(backbone: Any, manifest: Any) -> dict[str, Any]:
     from frostline.diagnostics import measure
 
     found = measure(backbone, manifest, rates=False, threads=1).as_dict()
-    kept = (
-        "n_classes",
-        "n_measured",
-        "similarity",
-        "confidence",
-        "probe_by_stage",
-        "stages_together",
-        "learning_curve",
-    )
+    kept = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "learning_curve")
     return {"fewest": found["size"]["per_class"][0], **{key: _rounded(found[key]) for key in kept}}
 
 

@@ -231,7 +231,6 @@ def _compact(signals: dict[str, Any]) -> dict[str, Any]:
         "proven": None if similarity is None else similarity["proven"],
         "confidence": None if confidence is None else _rounded(confidence["value"]),
         "probes": [_rounded(probe["accuracy"]) for probe in stages],
-        "together": _rounded(signals["stages_together"]),
         "neighbours": [_rounded(probe["neighbours"]) for probe in stages],
         "log_me": [_rounded(probe["log_me"]) for probe in stages],
         "h_score": [_rounded(probe["h_score"]) for probe in stages],

@@ -100,9 +100,9 @@ pretrained features.
 - `measure`: `model`, `input_size`, `n_images`, `n_classes`, `n_measured`, `size`, `similarity:
   {{value, low, high, by_stage, basis, proven, n_images}}` (95 %), `confidence: {{value, low, high,
   classes}}`, `probe_by_stage: [{{stage, width, accuracy, low, high, random, log_me, h_score,
-  neighbours}}]`, `stages_together` (accuracy of a probe of all at once), `best_stage`, `learning_curve:
-  [{{images, accuracy, low, high}}]`, `rates` (seconds and bytes an image), `notes`, `cut_away: {{resize,
-  crop_pct, images, long, mean, mean_long, most, worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
+  neighbours}}]`, `best_stage`, `learning_curve: [{{images, accuracy, low, high}}]`, `rates`
+  (seconds and bytes an image), `notes`, `cut_away: {{resize, crop_pct, images, long, mean, mean_long, most,
+  worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
   1.5:1). What can't be measured is null or empty.
 - `plan`: `recommended`, `runner_up`, `options: [{{strategy, expected_accuracy, low, high, seconds,
   peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason, hyperparameters}}]` (80 %

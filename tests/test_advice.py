@@ -164,7 +164,7 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
         "n_measured": 30,
         "similarity": 0.4,
         "probes": [0.5, 0.7, 0.6],
-        "together": 0.8,
+        "out_of_fold": {"linear_probe": 0.8},
         "curve": [[6, 0.4], [12, 0.5], [24, 0.6]],
         "log_me": [0.1, 0.3, 0.2],
         "h_score": [1.0, 2.0, 3.0],
@@ -178,8 +178,9 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (trial,) = read_tasks(file)  # nothing could be measured in the second
     assert (trial.set, trial.per_class, trial.seed) == ("a", 10, 7)
-    assert trial.facts.frozen == 0.8
-    assert trial.facts.depth_gain == pytest.approx(0.2)
+    assert trial.facts.together == 0.8
+    assert trial.facts.frozen == pytest.approx(0.6)  # the mean of the best three
+    assert trial.facts.depth_gain == pytest.approx(0.0)
     assert (trial.accuracy, trial.seconds) == ({"lp_ft": 0.9}, {"lp_ft": 2.5})
 
 
@@ -204,7 +205,7 @@ def test_the_packaged_experience_can_be_read_and_names_real_strategies() -> None
 
 def signals(similarity: float | None = 0.3, proven: bool = True, size: int = 96) -> dict[str, Any]:
     near = None if similarity is None else {"value": similarity, "proven": proven}
-    probes = [{"stage": "block", "accuracy": 0.52}, {"stage": "last", "accuracy": 0.5}]
+    probes = [{"stage": "block", "accuracy": 0.5}, {"stage": "last", "accuracy": 0.5}]
     curve = [{"accuracy": 0.4}, {"accuracy": 0.45}, {"accuracy": 0.5}]
     known = similarity is not None
     return {
@@ -212,7 +213,6 @@ def signals(similarity: float | None = 0.3, proven: bool = True, size: int = 96)
         "input_size": size,
         "similarity": near,
         "probe_by_stage": probes if known else [],
-        "stages_together": 0.5 if known else None,
         "learning_curve": curve if known else [],
     }
 

@@ -296,19 +296,6 @@ def test_h_score_is_bounded_by_classes() -> None:
     assert transferability.h_score(mixed, targets, 3) < 0.2
 
 
-def test_stages_together_know_what_one_alone_cannot() -> None:
-    """The class is in two features of two stages; either alone tells half of it, whatever its scale."""
-    rng = np.random.default_rng(0)
-    bits = rng.integers(0, 2, (200, 2))
-    noise = 0.1 * rng.normal(size=(200, 2))
-    features = {"early": 1000.0 * (bits[:, :1] + noise[:, :1]), "late": bits[:, 1:] + noise[:, 1:]}
-    features = {stage: values.astype(np.float32) for stage, values in features.items()}
-    targets = bits.max(axis=1)  # 1 where any is
-    folds = [(np.arange(100), np.arange(100, 200)), (np.arange(100, 200), np.arange(100))]
-    together = stage_probes.accuracy_together(features, targets, 2, folds)
-    assert together > max(stage_probes.accuracies(features, targets, 2, folds).values()) + 0.1
-
-
 # --- modest answers -----------------------------------------------------------------------------------
 
 
@@ -321,7 +308,6 @@ def test_signals_are_plain_data_with_what_the_command_promises(data: Manifest) -
     assert all(0 <= row["random"] <= 1 for row in found["probe_by_stage"])
     assert found["best_stage"] in found["similarity"]["by_stage"]
     assert found["learning_curve"][-1]["accuracy"] == found["probe_by_stage"][-1]["accuracy"]
-    assert 1 / 3 < found["stages_together"] <= 1
     assert found["size"]["per_class"] == (20, 20, 20)
     assert found["size"]["resolution"] == (20, 20)
 
@@ -333,7 +319,6 @@ def test_three_images_get_a_modest_answer(tmp_path: Path) -> None:
     found = measure(tiny_backbone(), few, rates=False)
     assert found.similarity is None
     assert found.best_stage is None
-    assert found.stages_together is None
     assert len(found.notes) == 2
 
 

@@ -32,7 +32,6 @@ Floats = NDArray[np.float64]
 EVIDENCE: dict[str, Callable[[Facts], float]] = {
     "similarity": lambda facts: facts.similarity,
     "gain of depth": lambda facts: facts.depth_gain,
-    "gain of images": lambda facts: facts.slope,
 }
 NAMES = tuple(EVIDENCE)
 # Ridge penalties of the slopes, in image sets: of what training gains at all, and of what each strategy
@@ -155,11 +154,11 @@ class ForecastModel:
         measured with, p (1 − p) / n, known for each trial, and the rest, the same for all. The width is the
         quantile of errors in units of the root of both, times that unit for these facts.
         """
-        tried = ~np.isnan(self.errors[row])
-        if not tried.any():
+        tried = np.flatnonzero(~np.isnan(self.errors[row]))
+        if not len(tried):
             return 1.0
         errors, chance = self.errors[row][tried], self.chance[tried]
-        weights = _set_weights([name for name, known in zip(self.sets, tried, strict=True) if known])
+        weights = _set_weights([self.sets[column] for column in tried.tolist()])
         rest = max(LEAST_SPREAD**2, float(np.average(errors**2 - chance, weights=weights)))
         units = np.abs(errors) / np.sqrt(rest + chance)
         return _quantile(units, weights, COVERED) * math.sqrt(rest + facts.probe_variance)
@@ -172,10 +171,10 @@ class ForecastModel:
         """
         rows = [self.strategies.index(name) for name in strategies]
         errors = self.errors[rows]
-        both = ~np.isnan(errors).any(axis=0)
-        if not both.any():
+        both = np.flatnonzero(~np.isnan(errors).any(axis=0))
+        if not len(both):
             return {}
-        weights = _set_weights([name for name, known in zip(self.sets, both, strict=True) if known])
+        weights = _set_weights([self.sets[column] for column in both.tolist()])
         outcomes = self.gains(facts)[rows][:, None] + errors[:, both]
         regrets = np.average(outcomes.max(axis=0) - outcomes, axis=1, weights=weights)
         return dict(zip(strategies, regrets.tolist(), strict=True))
@@ -194,7 +193,7 @@ class ForecastModel:
         return math.sqrt(sum(mean**2 for mean in means)) / len(means)
 
 
-def fit(trials: Sequence[Trial], shrink: float = SHRINK, shrink_level: float | None = None) -> ForecastModel:
+def fit(trials: Sequence[Trial], shrink: float = SHRINK, shrink_level: float = SHRINK_LEVEL) -> ForecastModel:
     """Fit the model, and measure its errors by leaving out one image set at a time.
 
     Parameters
@@ -204,16 +203,14 @@ def fit(trials: Sequence[Trial], shrink: float = SHRINK, shrink_level: float | N
     shrink
         Ridge penalty of the slopes of what each strategy differs by, in image sets.
     shrink_level
-        Ridge penalty of the slopes of what training gains at all, in image sets; `None` for `SHRINK_LEVEL`,
-        or `shrink` if that is lower.
+        Ridge penalty of the slopes of what training gains at all, in image sets.
 
     Returns
     -------
     ForecastModel
         The fitted model.
     """
-    level = min(shrink, SHRINK_LEVEL) if shrink_level is None else shrink_level
-    whole = _fitted(trials, shrink, level)
+    whole = _fitted(trials, shrink, shrink_level)
     errors = np.full((len(whole.strategies), len(trials)), np.nan)
     sets = tuple(trial.set for trial in trials)
     departure_gains = []
@@ -221,7 +218,7 @@ def fit(trials: Sequence[Trial], shrink: float = SHRINK, shrink_level: float | N
         others = [trial for trial in trials if trial.set != left_out]
         if not others:
             continue
-        model, gained = _fitted(others, shrink, level), []
+        model, gained = _fitted(others, shrink, shrink_level), []
         for column, trial in enumerate(trials):
             if trial.set != left_out:
                 continue

@@ -16,7 +16,7 @@ from typing import Any
 HOME = Path(__file__).parent / "experience"
 TASK = ("model", "size", "set", "per_class", "seed")
 MOST_PROBED = 500  # as in frostline.diagnostics.measurement, which needs torch; or 10 a class
-BEST_STAGES = 3  # whose mean accuracy stands in where no probe read all stages
+BEST_STAGES = 3  # whose mean accuracy is the frozen network's: the best of many flatters itself
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Facts:
     stages
         Out-of-fold accuracy of a probe after each stage.
     together
-        Out-of-fold accuracy of a probe of all stages at once; `None` if it was not measured.
+        Out-of-fold accuracy of a probe of several stages at once; `None` if it was not measured. Not used:
+        it foretells less than `frozen` does (docs/LOG.md 2026-11-28).
     measured
         Images that the probes of the stages were evaluated on; `None` for all training images.
     """
@@ -57,21 +58,15 @@ class Facts:
 
     @property
     def frozen(self) -> float:
-        """What the frozen network gets right at its best, out of fold, 0–1.
-
-        It is a probe of all stages at once; else the mean of the best three stages, since the best of many
-        flatters itself; else the probe of the last stage.
-        """
-        if self.together is not None:
-            return self.together
-        if self.stages:
-            best = sorted(self.stages)[-BEST_STAGES:]
-            return sum(best) / len(best)
-        return self.probe
+        """What the frozen network gets right, out of fold, 0–1: mean accuracy of its best three stages."""
+        if not self.stages:
+            return self.probe
+        best = sorted(self.stages)[-BEST_STAGES:]
+        return sum(best) / len(best)
 
     @property
     def depth_gain(self) -> float:
-        """How much better the frozen network is at its best than its last stage alone."""
+        """How far `frozen` lies above the last stage alone."""
         return self.frozen - (self.stages[-1] if self.stages else self.probe)
 
     @property
@@ -115,7 +110,7 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
         float(best - last),
         float(curve[-1]["accuracy"] - curve[-2]["accuracy"]),
         tuple(float(row["accuracy"]) for row in stages),
-        signals.get("stages_together"),
+        signals.get("together"),
         min(images, int(signals.get("n_measured", images)), max(MOST_PROBED, 10 * int(signals["n_classes"]))),
     )
 
@@ -159,7 +154,7 @@ def _of_task(row: Mapping[str, Any]) -> Trial | None:
             "n_measured": known["n_measured"],
             "similarity": None if known["similarity"] is None else {"value": known["similarity"]},
             "probe_by_stage": [{"accuracy": value} for value in known["probes"]],
-            "stages_together": known["together"],
+            "together": known["out_of_fold"]["linear_probe"],
             "learning_curve": [{"accuracy": accuracy} for _, accuracy in known["curve"]],
         },
         row["n_train"],

@@ -321,7 +321,6 @@ def _with_more(
         images=facts.images * MORE_IMAGES,
         probe=probe,
         stages=tuple(min(1.0, accuracy + more) for accuracy in facts.stages),
-        together=None if facts.together is None else min(1.0, facts.together + more),
         measured=None if facts.measured is None else facts.measured * MORE_IMAGES,
     )
     larger_case = replace(case, train=case.train * MORE_IMAGES)

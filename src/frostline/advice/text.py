@@ -93,9 +93,10 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
     facts = inputs.facts
     expectation = (
         f"With {facts.images:,} training images of {facts.classes} classes, {similarity_text} "
-        f"and the frozen network at {100 * facts.frozen:.0f} % ({100 * facts.depth_gain:+.0f} by reading "
-        f"more than its last stage), {inputs.pick} is expected to reach {100 * forecast.accuracy:.0f} % "
-        f"({span}) on new images, in about {minutes(inputs.seconds[inputs.pick])}."
+        f"and probes of the frozen network's best stages at {100 * facts.frozen:.0f} % "
+        f"({100 * facts.probe:.0f} % of the last), {inputs.pick} is expected to reach "
+        f"{100 * forecast.accuracy:.0f} % ({span}) on new images, in about "
+        f"{minutes(inputs.seconds[inputs.pick])}."
     )
     if inputs.runner_up is None:
         return (expectation,)

@@ -38,7 +38,7 @@ from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
-VERSION = 4  # of what is remembered; raised when the same images give other signals
+VERSION = 3  # of what is remembered; raised when the same images give other signals
 MEASURING = "loading and measuring the network and the images"  # in messages about a time limit
 MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
 # Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
@@ -73,8 +73,6 @@ class Signals:
     similarity : Similarity or None
     confidence : Confidence or None
     probe_by_stage : tuple of StageProbe
-    stages_together : float or None
-        Accuracy of a probe of all stages at once, out of fold, 0–1.
     curve : tuple of CurvePoint
         Learning curve of the last stage's probe.
     groups : GroupsProbe or None
@@ -93,7 +91,6 @@ class Signals:
     similarity: Similarity | None
     confidence: Confidence | None
     probe_by_stage: tuple[StageProbe, ...]
-    stages_together: float | None
     curve: tuple[CurvePoint, ...]
     groups: GroupsProbe | None  # where names suggest groups
     rates: Rates | None
@@ -117,7 +114,6 @@ class Signals:
             "similarity": None if self.similarity is None else self.similarity.as_dict(),
             "confidence": None if self.confidence is None else asdict(self.confidence),
             "probe_by_stage": [asdict(probe) for probe in self.probe_by_stage],
-            "stages_together": self.stages_together,
             "best_stage": self.best_stage.stage if self.best_stage else None,
             "learning_curve": [asdict(point) for point in self.curve],
             "groups": None if self.groups is None else asdict(self.groups),
@@ -253,7 +249,6 @@ def measure(
             StageProbe(**{**row, "random": twin["accuracy"].get(row["stage"])})
             for row in signals["probe_by_stage"]
         ),
-        stages_together=signals["stages_together"],
         curve=tuple(CurvePoint(**row) for row in signals["curve"]),
         groups=groups,
         rates=machine_rates,
@@ -299,13 +294,7 @@ def _measure_signals(
     measured = stage_features(
         backbone, images, plan, cache=cache, recorder=recorder, blocks=blocks, progress=progress
     )
-    signals: dict[str, Any] = {
-        "similarity": None,
-        "confidence": None,
-        "probe_by_stage": [],
-        "stages_together": None,
-        "curve": [],
-    }
+    signals: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
     if recorder is not None:
         similarity = similarity_from(backbone, recorder, blocks)
         signals["similarity"] = similarity.as_dict()
@@ -327,9 +316,6 @@ def _measure_signals(
         return {**signals, "notes": notes}
     with deadline.work(MEASURING):
         probes = stage_probes.probe_stages(measured.features, images.targets, units, len(data.classes), folds)
-        signals["stages_together"] = stage_probes.accuracy_together(
-            measured.features, images.targets, len(data.classes), folds
-        )
     signals["probe_by_stage"] = [asdict(row) for row in probes]
     last = measured.features[next(reversed(measured.features))]
     if config is not None:

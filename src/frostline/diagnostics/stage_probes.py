@@ -149,16 +149,6 @@ def accuracies(
     }
 
 
-def accuracy_together(
-    features: dict[str, NDArray[np.float32]], targets: Ints, classes: int, folds: Folds
-) -> float:
-    """Return the accuracy of the same probe of all stages at once, 0–1; each stage weighs the same."""
-    held_out = np.concatenate([rows for _, rows in folds])
-    columns = np.concatenate(list(features.values()), axis=1)
-    columns = columns * probe.block_scales(columns, [stage.shape[1] for stage in features.values()])
-    return float((_guesses(columns, targets, classes, folds) == targets[held_out]).mean())
-
-
 def learning_curve(
     features: NDArray[np.float32], targets: Ints, units: Ints, classes: int, folds: Folds, seed: int
 ) -> list[CurvePoint]:

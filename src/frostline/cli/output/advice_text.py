@@ -149,10 +149,8 @@ def _depth_lines(signals: Signals) -> list[str]:
         return [f"Probes on {signals.n_measured} images are inconclusive."]
     points = signals.curve
     steps = ", ".join(f"{percent(point.accuracy)} from {point.images:,}" for point in points)
-    together = signals.stages_together
     return [
         _best_line(best, last),
-        *([] if together is None else [f"A probe of all stages at once: {percent(together)}."]),
         f"Learning curve of the last stage's probe: {steps} images; {_rise(signals.curve)}.",
     ]
 
