@@ -23,7 +23,7 @@ from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
 from frostline.exports import model_card, programs, verification
 from frostline.exports.exported_model import calibrated, load_exported_model
-from frostline.inference.prediction import Predictor
+from frostline.inference.predictor import Predictor
 from frostline.models import heads, zoo
 from frostline.models.zoo import delta
 from frostline.training import Run

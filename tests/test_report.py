@@ -26,7 +26,7 @@ import studies
 from frostline.cli.main import cli
 from frostline.errors import StudyError, UsageError
 from frostline.inference import error_gallery
-from frostline.inference.prediction import Prediction, Predictions
+from frostline.inference.prediction_rows import Prediction, Predictions
 from frostline.reports import charts, notebook, page, prediction_table, tried_strategies, usage_section
 from frostline.reports.conclusions import DISTANCES, EXPECTATIONS, conclusions
 from frostline.reports.display_names import shortened, unique_names, visible

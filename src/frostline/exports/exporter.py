@@ -26,7 +26,7 @@ from frostline.exports.golden_images import GoldenImages
 from frostline.exports.quantisation import MAX_LOSS, Quantised
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import LogitsFunction, VerificationResult
-from frostline.inference.prediction import decided_by
+from frostline.inference.chosen_model import decided_by
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.progress import Activity, OnProgress, Progress

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
-import filelock
-
 from frostline import metrics, profiling
 from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
@@ -220,9 +218,13 @@ def compare(
     outcomes_before = runner.queue.outcomes()
     with contextlib.closing(runner.queue), deadline.lifted():  # its clock keeps the limit
         finished = runner.run() if ray is None else ray_workers.run_trials(request, runner, _runner, ray)
-        with filelock.FileLock(request.folder / "end.lock"):  # a second process finds the winner trained
-            unchanged = earlier_result if runner.queue.outcomes().keys() == outcomes_before.keys() else None
-            return conclude(request, runner, finished, unchanged)
+        with deadline.within(chosen.minutes, watch):  # a second process finds the winner trained
+            concluding = deadline.exclusive(request.folder / "end.lock", "trains the winner")
+            with concluding, deadline.lifted():
+                unchanged = (
+                    earlier_result if runner.queue.outcomes().keys() == outcomes_before.keys() else None
+                )
+                return conclude(request, runner, finished, unchanged)
 
 
 def demand_operating_point(config: Config, data: Manifest) -> None:

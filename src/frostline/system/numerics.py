@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from frostline.system import cpu_threads, deadline, devices, directories
@@ -114,7 +113,7 @@ def threads(count: int) -> Iterator[None]:
     torch.set_num_threads(count)
     token = _inside.set(count)
     try:
-        with threadpool_limits(limits=count, user_api="blas"):
+        with cpu_threads.linear_algebra(count):
             yield
     finally:
         _inside.reset(token)

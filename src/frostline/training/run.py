@@ -9,14 +9,10 @@ from typing import Any
 from frostline import sentences
 from frostline.data import prediction_inputs
 from frostline.inference import selective_prediction, test_time_augmentation
-from frostline.inference.prediction import (
-    Predictions,
-    Predictor,
-    check_confidence,
-    check_views,
-    decided_by,
-    predict_rows,
-)
+from frostline.inference.chosen_model import decided_by
+from frostline.inference.prediction import check_confidence, check_views, predict_rows
+from frostline.inference.prediction_rows import Predictions
+from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook

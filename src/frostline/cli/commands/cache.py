@@ -9,16 +9,16 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.command_inputs import loaded
 from frostline.cli.options import (
-    StrategyText,
     data_options,
-    loaded,
     model_options,
     pixels_option,
     ray_option,
     running,
     varied_options,
 )
+from frostline.cli.parameter_types import StrategyText
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 

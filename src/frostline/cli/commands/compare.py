@@ -8,24 +8,18 @@ from typing import Any
 import click
 
 from frostline import strategies
-from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere, given
+from frostline.cli.command_inputs import demand_effect, followed, given_hyperparameters, loaded
+from frostline.cli.config_file import config_option, leave_config
 from frostline.cli.options import (
     HYPERPARAMETERS,
-    Minutes,
     augment_option,
     batch_size_option,
-    config_option,
     data_options,
     database_option,
-    demand_effect,
     flip_option,
-    followed,
-    given,
-    given_hyperparameters,
     hyperparameter_options,
     imbalance_option,
-    leave_config,
-    loaded,
     logger_option,
     metric_option,
     model_options,
@@ -40,6 +34,7 @@ from frostline.cli.options import (
     varied_options,
     winner_weights_option,
 )
+from frostline.cli.parameter_types import Minutes
 from frostline.config import FILE, OF_OPERATING_POINT, SEARCHED
 from frostline.errors import UsageError
 

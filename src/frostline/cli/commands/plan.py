@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere, stack
+from frostline.cli.command_inputs import loaded
 from frostline.cli.commands.cache import Size
-from frostline.cli.options import Minutes, data_options, device_option, loaded, model_options
+from frostline.cli.options import data_options, device_option, model_options
+from frostline.cli.parameter_types import Minutes
 
 measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),

@@ -43,13 +43,14 @@ def learn(
     """Return the adapted model, and how it learned."""
     images = parts.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
-    first = replace(request, progress=budget.before_steps(request.progress))
-    if not request.strategy.trains:
-        return solve_head(first, folder, head, images, balance)
     known = hyperparameters(request.strategy)
-    if known.head_init == "probe" and request.parent is None and not known.mixes:
-        _keep_what_is_passed(first, plan, head, images)
-    model = starting_model(first, head, images, balance)
+    with budget.before_steps(request.progress) as progress:
+        first = replace(request, progress=progress)
+        if not request.strategy.trains:
+            return solve_head(first, folder, head, images, balance)
+        if known.head_init == "probe" and request.parent is None and not known.mixes:
+            _keep_what_is_passed(first, plan, head, images)
+        model = starting_model(first, head, images, balance)
     if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
     setup = Setup(
