@@ -348,7 +348,14 @@ def _with_more(
         return None
     doublings = math.log2(MORE_IMAGES)
     probe = min(1.0, facts.probe + doublings * max(0.0, facts.slope))
-    larger = replace(facts, images=facts.images * MORE_IMAGES, probe=probe)
+    more = probe - facts.probe
+    larger = replace(
+        facts,
+        images=facts.images * MORE_IMAGES,
+        probe=probe,
+        stages=tuple(min(1.0, accuracy + more) for accuracy in facts.stages),
+        measured=None if facts.measured is None else facts.measured * MORE_IMAGES,
+    )
     larger_case = replace(case, train=case.train * MORE_IMAGES)
     return choose_strategy(
         model, larger, {name: _cost(name, rates, larger_case, Budget())[0].seconds for name in names}

@@ -65,7 +65,7 @@ def batch_size(
     """Return the batch size of a run, and how the learning rate follows.
 
     A number is taken as it is, and changes no rate. "auto" is `BATCH` on a processor, where larger batches
-    are hardly quicker. On a GPU it is the largest power of two up to `MOST_ON_GPU` with which the default
+    save a third of the time or less and may cost accuracy. On a GPU it is the largest power of two up to `MOST_ON_GPU` with which the default
     passes have `LEAST_STEPS` steps or more, and at least `BATCH`; the default rate is then multiplied by the
     root of batch / `BATCH` for optimizers like Adam, by batch / `BATCH` for SGD. Other optimizers have no
     such rule, and keep `BATCH`. A rate that was given is never changed.
@@ -92,7 +92,7 @@ def batch_size(
     if not strategy.trains:
         return BatchSize(BATCH, auto=True, reason="a head that is solved for takes no steps")
     if kind != "cuda":
-        return BatchSize(BATCH, auto=True, reason="larger ones are hardly quicker on a processor")
+        return BatchSize(BATCH, auto=True, reason="the default rates were chosen with it")
     optimizer = hyperparameters(strategy).optimizer
     if optimizer not in (*ROOT, *LINEAR):
         return BatchSize(BATCH, auto=True, reason=f"no rule says how a rate of {optimizer} would follow")
