@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import given, stack
-from frostline.config import FILE, OF_STRATEGIES, read_yaml, write_yaml
+from frostline.config import FILE, NAMES, OF_STRATEGIES, read_yaml, write_yaml
 from frostline.errors import FrostlineError, UsageError, did_you_mean
 
 # Options that say how to show a call, not what it does: not left in its config.yaml.
@@ -71,12 +71,23 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
     except UsageError as error:
         ctx.fail(str(error))
     unknown = [name for name in given if name not in params]
+    if unknown and unknown[0] in NAMES:
+        ctx.fail(
+            f"{value} names {unknown[0]!r}, which frostline {ctx.info_name} has no option for. Leave it "
+            "out, or "
+            "repeat the run in Python: its config is frostline.Config.load of the file."
+        )
     if unknown:
         names = sorted({names_in_file(one)[0] for one in params.values()})
         ctx.fail(
             f"{value} names {unknown[0]!r}, which is no option of frostline {ctx.info_name}."
             f"{did_you_mean(unknown[0], names)} Expected some of {', '.join(names)}."
         )
+    for name, one in given.items():
+        if isinstance(one, bool) and not getattr(params[name], "is_flag", False):
+            ctx.fail(
+                f"{value} gives {name} a truth value, {str(one).lower()}; expected what the option takes."
+            )
     written = {
         str(params[name].name): _as_written(params[name], one)
         for name, one in given.items()

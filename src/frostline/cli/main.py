@@ -27,6 +27,7 @@ from frostline.cli.options import (
     HYPERPARAMETERS,
     batch_size_option,
     data_options,
+    device_memory_option,
     device_option,
     flip_option,
     hyperparameter_options,
@@ -49,12 +50,21 @@ from frostline.cli.options import (
 from frostline.cli.parameter_types import Minutes, Share, StrategyText
 from frostline.config import FILE, OF_OPERATING_POINT
 from frostline.distributed.torchrun_env import launched
-from frostline.errors import DataError, NoTime, UsageError
+from frostline.errors import DataError, NoTime, UsageError, at_the_prompt
 from frostline.system import deadline
 from frostline.system.text_output import standard_streams
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Spoken(click.Group):
+    """The commands; while they run, messages name options as the command line has them."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command."""
+        with at_the_prompt():
+            return super().main(*args, **kwargs)
+
+
+@click.group(cls=Spoken, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="frostline")
 def cli() -> None:
     """Adapt a pretrained vision model to your own labelled images."""
@@ -74,6 +84,7 @@ def cli() -> None:
 @no_pretrained_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @click.option(
@@ -179,6 +190,7 @@ def train(data: str, **options: Any) -> None:
             "imbalance",
             "batch_size",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

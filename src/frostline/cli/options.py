@@ -7,6 +7,7 @@ import click
 from frostline.cli.command_context import stack
 from frostline.cli.parameter_types import (
     AlphaBackground,
+    BatchSizes,
     Device,
     GroupBy,
     IntensityRange,
@@ -15,10 +16,11 @@ from frostline.cli.parameter_types import (
     RayAddress,
     Setting,
     Share,
+    Size,
     SplitNames,
     Workers,
 )
-from frostline.config import BATCH, OF_STRATEGIES, as_number
+from frostline.config import AUTO_BATCH, OF_STRATEGIES, as_number
 from frostline.distributed import ray_cluster
 
 shape_options = stack(
@@ -74,6 +76,13 @@ device_option = click.option(
     default="auto",
     show_default=True,
     help="What computes. auto: a GPU where torch finds one, else the processor.",
+)
+
+device_memory_option = click.option(
+    "--device-memory",
+    type=Size(),
+    help="Memory of the GPU that a run may use, e.g. 8GB [all that it has]. Where that is too little for a "
+    "step, its batch is learned from in pieces.",
 )
 plain_timm = click.option(
     "--plain-timm",
@@ -211,7 +220,12 @@ imbalance_option = click.option(
     help="For classes with few images: weight their loss, sample them more often, or adjust logits.",
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(1), default=BATCH, show_default=True, help="Images per step."
+    "--batch-size",
+    type=BatchSizes(),
+    default=AUTO_BATCH,
+    show_default=True,
+    help="Images per step. auto: 32; on an NVIDIA GPU up to 256, with a learning rate that follows unless "
+    "it is given.",
 )
 no_pretrained_option = click.option(
     "--no-pretrained",

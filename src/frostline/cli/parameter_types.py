@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from frostline import strategies
+from frostline.config import AUTO_BATCH
 from frostline.distributed import ray_cluster
 from frostline.errors import UsageError
 from frostline.loggers import parse_names
@@ -84,7 +85,47 @@ class Workers(click.ParamType[int | str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Return the number, or "auto"."""
-        return "auto" if value == "auto" else click.IntRange(0).convert(value, param, ctx)
+        if value == "auto":
+            return "auto"
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if number < 0:
+            self.fail(f"{value!r} is neither auto nor a number of threads, 0 or more.", param, ctx)
+        return number
+
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, such as 500MB or 2.5 GB."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        text = str(value).strip().upper().replace(" ", "")
+        digits = text.rstrip("KMGTB")
+        unit = text[len(digits) :] or "B"
+        try:
+            size = float(digits) * UNITS[unit if unit.endswith("B") else f"{unit}B"]
+        except (ValueError, KeyError):
+            size = -1
+        if not 0 <= size < math.inf:
+            self.fail(f"{value!r} is not a size. Expected a number with a unit, such as 500MB or 2GB.")
+        return int(size)
+
+
+class BatchSizes(click.ParamType[int | str]):
+    """A number from 1, or `auto`."""
+
+    name = "auto|NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the number, or "auto"."""
+        return AUTO_BATCH if value == AUTO_BATCH else click.IntRange(1).convert(value, param, ctx)
 
 
 class LoggerNames(click.ParamType[str]):

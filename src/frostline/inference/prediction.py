@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline.data import PredictionInputs, prediction_inputs
-from frostline.errors import UsageError
+from frostline.errors import UsageError, option
 from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.inference.chosen_model import chosen_model, decided_by
 from frostline.inference.decoded_batches import DecodedImages, decoded_batches
@@ -131,7 +131,8 @@ def predict(
 def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
     if delta.is_delta(study):
         raise UsageError(
-            "target_accuracy needs features that a delta does not hold: use the study it was exported from."
+            f"{option('target_accuracy')} needs features that a delta does not hold: use the study it was "
+            "exported from."
         )
     return selective_prediction.doubts(best_of(Study.existing(study), run).folder.path, precision)
 
@@ -140,7 +141,7 @@ def check_confidence(min_confidence: float | None) -> None:
     """Raise `UsageError` for what is no probability."""
     if min_confidence is not None and not 0.0 < min_confidence < 1.0:
         raise UsageError(
-            f"min_confidence must lie above 0 and below 1, such as 0.8; found {min_confidence:g}."
+            f"{option('min_confidence')} must lie above 0 and below 1, such as 0.8; found {min_confidence:g}."
         )
 
 
@@ -149,8 +150,8 @@ def check_views(tta: str, target_accuracy: float | None) -> None:
     test_time_augmentation.check(tta)
     if tta != "none" and target_accuracy is not None:
         raise UsageError(
-            f"target_accuracy rests on held-out probabilities of one view each, and tta={tta} averages "
-            "several: leave one of the two out."
+            f"{option('target_accuracy')} rests on held-out probabilities of one view each, and "
+            f"{option('tta', tta)} averages several: leave one of the two out."
         )
 
 

@@ -141,7 +141,13 @@ def resolved_phases(contents: StudyContents, run: RunContents) -> tuple[strategi
             epochs=parent["extra_epochs"],
             lr=parent["lr"],
         )
-    return strategies.schedule(strategies.parse(run.strategy), stages=stages, images=images, batch=batch)
+    return strategies.schedule(
+        strategies.parse(run.strategy),
+        stages=stages,
+        images=images,
+        batch=batch,
+        lr_factor=float(run.config.get("lr_factor", 1.0)),
+    )
 
 
 def _train_size(run: RunContents) -> int | None:

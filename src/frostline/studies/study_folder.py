@@ -58,7 +58,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline.errors import StudyError
+from frostline.errors import StudyError, spoken
 from frostline.system import directories, text_output
 from frostline.system.liveness import ProcessId
 
@@ -318,8 +318,12 @@ class Study:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, "
                 "--test-size or --val-size, other given parts, or a model that learned from some of "
-                "these images, so that none of them is held out). Load them with load_data(…, study=…), "
-                "which keeps the study's parts, or use another folder with --study."
+                "these images, so that none of them is held out). "
+                + spoken(
+                    "Give them as the study has them, or use another folder with --study.",
+                    "Load them with load_data(…, study=…), which keeps the study's parts, or use another "
+                    "folder with study.",
+                )
             )
 
     @property

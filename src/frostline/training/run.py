@@ -79,7 +79,13 @@ class Run(AccuracyFigures, ProbabilityFigures):
     decoding = Figure[dict[str, Any]](
         "Threads that decoded images ahead, and the pixels of training images and folds: reference or fast."
     )
-    numeric_plan = Figure[dict[str, Any]]("Device, threads, precision, memory format, and what was cached.")
+    pace = Figure[dict[str, Any] | None](
+        "On a GPU, images a second of epochs from pixels and of steps alone, and whether it was starved."
+    )
+    numeric_plan = Figure[dict[str, Any]](
+        "Device, threads, precision, memory format, what was cached, and `batch`: images a step, what "
+        "rates were multiplied by, and why."
+    )
     store = Figure[dict[str, int]]("Features of frozen layers: rows_computed and rows_read.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
     ended = Figure[str]("When, ISO 8601 in UTC.")

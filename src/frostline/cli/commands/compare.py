@@ -17,6 +17,7 @@ from frostline.cli.options import (
     batch_size_option,
     data_options,
     database_option,
+    device_memory_option,
     flip_option,
     hyperparameter_options,
     imbalance_option,
@@ -36,7 +37,21 @@ from frostline.cli.options import (
 )
 from frostline.cli.parameter_types import Minutes
 from frostline.config import FILE, OF_OPERATING_POINT, SEARCHED
-from frostline.errors import UsageError
+from frostline.errors import UsageError, did_you_mean
+
+
+def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the settings of --search, each once; several may stand in one value, with commas."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    for name in names:
+        if name not in SEARCHED:
+            raise click.BadParameter(
+                f"{name!r} cannot be searched.{did_you_mean(name, SEARCHED)} Expected some of "
+                f"{', '.join(SEARCHED)}; the range is the setting's own.",
+                ctx,
+                param,
+            )
+    return tuple(dict.fromkeys(names))
 
 
 class StrategyList(click.ParamType[tuple[str, ...]]):
@@ -93,9 +108,10 @@ class CandidateList(StrategyList):
 @repeats_option
 @click.option(
     "--search",
-    type=click.Choice(SEARCHED),
     multiple=True,
-    help="Add variants of the strategies with this setting sampled; may be given more than once.",
+    metavar="|".join(SEARCHED),
+    callback=_settings,
+    help="Add variants of the strategies with this setting sampled; several: lr,layer_decay, or given again.",
 )
 @click.option(
     "--draws", type=click.IntRange(0), default=8, show_default=True, help="Number of variants for --search."
@@ -120,6 +136,7 @@ class CandidateList(StrategyList):
 @ray_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -179,6 +196,7 @@ def compare(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

@@ -16,6 +16,7 @@ from frostline.cli.options import (
     augment_option,
     batch_size_option,
     database_option,
+    device_memory_option,
     flip_option,
     group_by_option,
     hyperparameter_options,
@@ -106,6 +107,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -151,6 +153,7 @@ def fit(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

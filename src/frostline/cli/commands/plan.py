@@ -9,9 +9,8 @@ import click
 
 from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.command_inputs import loaded
-from frostline.cli.commands.cache import Size
 from frostline.cli.options import data_options, device_option, model_options
-from frostline.cli.parameter_types import Minutes
+from frostline.cli.parameter_types import Minutes, Size
 
 measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
@@ -58,6 +57,9 @@ def measure(data: str, **options: Any) -> None:
 @click.option(
     "--memory", type=Size(), help="Memory that a run may use above its imports, e.g. 4GB [no limit]."
 )
+@click.option(
+    "--device-memory", type=Size(), help="Memory of a GPU that a run may use, e.g. 8GB [all that it has]."
+)
 @click.option("--disk", type=Size(), help="Disk for cached features, e.g. 2GB [no limit].")
 @everywhere
 def plan(data: str, **options: Any) -> None:
@@ -77,6 +79,7 @@ def plan(data: str, **options: Any) -> None:
             minutes=options["minutes"],
             memory_bytes=options["memory"],
             disk_bytes=options["disk"],
+            device_memory_bytes=options["device_memory"],
             seed=options["seed"],
             device=options["device"],
             threads=options["threads"],
