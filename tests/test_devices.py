@@ -562,7 +562,7 @@ def test_the_16_bits_that_a_card_is_quick_with(
 
 @pytest.mark.usefixtures("on_processor")
 def test_float16_is_for_cards(data: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="float16 is for NVIDIA's GPUs, and device is cpu"):
+    with pytest.raises(UsageError, match="float16' is for NVIDIA's GPUs, and device is cpu"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", precision="float16")
     with pytest.raises(UsageError, match="deterministic means float32"):
         frostline.train(
