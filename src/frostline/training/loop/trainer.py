@@ -49,7 +49,7 @@ from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import Budget, OutOfTime
 from frostline.training.tuning.class_imbalance import Balance
 from frostline.training.tuning.mixing import Mixing
-from frostline.unfreezing import set_rates
+from frostline.unfreezing import check_gradients, set_rates
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Trainer:
         """Freeze to the phase's cut; make its optimizer, with the moments of what learned before."""
         setup, model, state = self._setup, self._model, self._state
         state.phase = index
-        self._phase = setup.phases[index]
+        self._phase, self._gradients_checked = setup.phases[index], False
         cut, bn = setup.backbone.cut(self._phase.cut), setup.hyperparameters.bn
         bb.freeze(setup.backbone, model, cut, bn)
         self._optimizer = optimizer.build(
@@ -279,6 +279,9 @@ class Trainer:
             if not nan_oom_recovery.is_out_of_memory(error):
                 raise
         loss = all_reduce.add_up(self._learning, self._moving, loss)
+        if not self._gradients_checked:
+            check_gradients(self._setup.backbone, self._model)
+            self._gradients_checked = True
         self._scaler.unscale_(self._optimizer)
         self._anchor.pull()
         torch.nn.utils.clip_grad_norm_(self._learning, known.clip_grad)
