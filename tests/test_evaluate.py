@@ -178,6 +178,7 @@ def test_a_table_of_another_system_is_paired(runs: list[frostline.Run], table: P
     assert "dust" in other.classes
     assert difference.images == len(known)
     assert any("no prediction for" in note for note in found.notes)
+    assert any("prediction(s) of dust, no class of" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", pytest.param("onnx", marks=pytest.mark.ecosystem)])
@@ -247,6 +248,11 @@ def test_wrong_input_gets_one_clear_message(runs: list[frostline.Run], table: Pa
     (place / "else.csv").write_text("path,label\nqqq.png,kind 0\n")
     with pytest.raises(DataError, match="None of the 1 rows"):
         frostline.evaluate(run, table, predictions=place / "else.csv")
+    (place / "renamed.csv").write_text("path,label\nnew/001.png,Kind 0\nnew/002.png,Kind 1\n")
+    with pytest.raises(
+        DataError, match="predicts Kind 0, Kind 1, none of which is a class here; .*Rename them"
+    ):
+        frostline.evaluate(run, table, predictions=place / "renamed.csv")
     assert frostline.evaluate(place / "good", table, module=tiny_model()).run == run.run
 
 

@@ -66,9 +66,10 @@ def batch_size(
 
     A number is taken as it is, and changes no rate. "auto" is `BATCH` on a processor, where larger batches
     save a third of the time and may cost accuracy. On a GPU it is the largest power of two up to
-    `MOST_ON_GPU` with which the default passes have `LEAST_STEPS` steps or more, and at least `BATCH`; the default rate is then multiplied by the
-    root of batch / `BATCH` for optimizers like Adam, by batch / `BATCH` for SGD. Other optimizers have no
-    such rule, and keep `BATCH`. A rate that was given is never changed.
+    `MOST_ON_GPU` with which the default passes have `LEAST_STEPS` steps or more, and at least `BATCH`; the
+    default rate is then multiplied by the root of batch / `BATCH` for optimizers like Adam, by batch /
+    `BATCH` for SGD. Other optimizers have no such rule, and keep `BATCH`. A rate that was given is never
+    changed.
 
     Parameters
     ----------

@@ -330,7 +330,15 @@ def _evaluated(
     value_of: dict[str, str] | None,
 ) -> Evaluation:
     paths = [sample.path for sample in images.samples]
-    others = [read_other(table, paths, images.data.root) for table in tables]
+    known = list(
+        dict.fromkeys(
+            [
+                *(name for model in loaded for name in model.predictor.classes),
+                *(sample.label for sample in images.samples),
+            ]
+        )
+    )
+    others = [read_other(table, paths, images.data.root).naming(known) for table in tables]
     names = [
         *(name for model in loaded for name in model.predictor.classes),
         *(label for other in others for label in other.labels if label),

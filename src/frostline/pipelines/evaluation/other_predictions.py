@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,32 @@ class OtherPredictions:
     labels: tuple[str, ...]
     probabilities: Floats | None
     notes: tuple[str, ...]
+
+    def naming(self, classes: Sequence[str]) -> OtherPredictions:
+        """Return these predictions with a note where some name no class of the models or the images.
+
+        Raises
+        ------
+        DataError
+            None of them names one.
+        """
+        known = set(classes)
+        unknown = Counter(label for label in self.labels if label and label not in known)
+        if not unknown:
+            return self
+        listed = ", ".join(name for name, _ in unknown.most_common(EXAMPLES))
+        listed += f" and {len(unknown) - EXAMPLES} more" if len(unknown) > EXAMPLES else ""
+        if not known.intersection(self.labels):
+            names = ", ".join(classes[:EXAMPLES]) + (", …" if len(classes) > EXAMPLES else "")
+            raise DataError(
+                f"{self.name} predicts {listed}, none of which is a class here; expected names like {names}. "
+                "Rename them in the table."
+            )
+        note = (
+            f"{self.name}: {unknown.total():,} prediction(s) of {listed}, no class of the models or the "
+            "images, count as wrong."
+        )
+        return replace(self, notes=(*self.notes, note))
 
 
 def read_other(path: str | Path, paths: Sequence[str], root: Path | None) -> OtherPredictions:
