@@ -217,6 +217,17 @@ def test_what_contradicting_limits_leave_out_is_said_of_each() -> None:
     assert "The quickest, quick, may hold 900 MB of memory. The smallest, small, may take 13 s." in said
 
 
+def test_what_does_not_fit_a_gpu_is_left_out() -> None:
+    dear = replace(DEAR, device="a card")
+    free = advise(case(), dear, Budget(), trials_of(constantly))
+    peaks = {option.strategy: option.cost.device_peak_bytes or 0 for option in free.options}
+    least = min(peaks.values())
+    tight = advise(case(), dear, Budget(device_memory_bytes=least), trials_of(constantly))
+    assert {o.strategy for o in tight.options if o.fits} == {n for n, peak in peaks.items() if peak == least}
+    assert any("of a GPU's memory" in option.reason for option in tight.options)
+    assert free.options[0].as_dict()["device_peak_bytes"] == peaks[free.options[0].strategy]
+
+
 @pytest.mark.parametrize("seconds", [0.2, 12.4, 89.6, 100.0, 140.0, 5399.0, 5401.0, 9000.0])
 def test_time_that_is_said_to_be_enough_is_enough(seconds: float) -> None:
     number, unit = text.enough(seconds).split()

@@ -64,9 +64,10 @@ def test_help_is_fast_and_imports_no_torch() -> None:
     )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        end = os.times()  # its processor seconds: others may be at work, too
+        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert done.stderr.strip() == "False"
     assert "train" in done.stdout
     assert min(seconds) < 0.4

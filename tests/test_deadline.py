@@ -10,14 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from torch import Tensor
 
 import frostline
+from frostline import probe
 from frostline.cli.command_context import Verb
 from frostline.cli.main import cli
-from frostline.errors import UsageError
+from frostline.errors import NoTime, StudyError, UsageError
 from frostline.feature_extraction import Frozen
 from frostline.models import building
 from frostline.models.cutting import cuts, cuts_cache
@@ -260,6 +263,66 @@ def test_the_end_is_reckoned_longer_where_others_take_the_processor(monkeypatch:
         limit = deadline._limit.get()
         assert limit is not None
         assert limit.after_s == pytest.approx(4 * deadline.EXIT_S, rel=0.01)
+
+
+def test_solving_for_a_head_looks_at_the_clock(clock: Clock) -> None:
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(60, 5)), rng.integers(3, size=60)
+    whole = probe.logistic(features, targets, 3, l2=1e-3)
+    with deadline.within(1.0, Stopwatch(), 1.0):
+        inside = probe.logistic(features, targets, 3, l2=1e-3)
+    np.testing.assert_array_equal(inside.weight, whole.weight)
+    watch = Stopwatch()
+    with deadline.within(1.0, watch, 1.0):
+        clock.ahead_s += LIMIT_S
+        with pytest.raises(NoTime, match=REFUSED):
+            probe.logistic(features, targets, 3, l2=1e-3)
+
+
+def test_a_probe_that_takes_too_long_is_refused(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.slow(np, "vdot")  # once in each step of a fit
+    data = frostline.load_data(write_table(tmp_path / "images", train=12), near_copies=False)
+    watch = Stopwatch()
+    with pytest.raises(NoTime) as refused:
+        frostline.train(
+            tiny_backbone(), data, "linear_probe", study=tmp_path / "a", minutes=1.0, watch=watch, **OPTIONS
+        )
+    assert_in_time(watch, refused.value)
+
+
+def test_another_process_is_waited_for_no_longer_than_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "first.lock"
+    with filelock.FileLock(path), deadline.within(0.001, Stopwatch()):
+        refusal = r"^--minutes 0\.001 are over while another process trains .* in .*resumes\.$"
+        with (
+            pytest.raises(StudyError, match=refusal),
+            deadline.exclusive(path, "trains the first model"),
+        ):
+            pass
+    with deadline.within(0.001, Stopwatch()), deadline.exclusive(path, "trains the first model"):
+        pass  # it is free again
+
+
+def test_what_was_forgotten_is_not_measured_without_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: Any, progress: Progress, **__: Any) -> None:
+        clock.ahead_s += LIMIT_S
+        progress(Activity.REMEMBER, 1, 9)
+
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(frostline, "forgetting", late)
+    table = write_table(tmp_path / "images", train=10, test=6)
+    own = table.with_name("own.csv")
+    own.write_text(table.read_text().replace("kind ", "7"))
+    words = ["train", str(table), "--strategy", "linear_probe", "--study", str(tmp_path / "study")]
+    words += ["--model", "lite0", "--size", "32", "--threads", "1", "--minutes", "1", "--json"]
+    outcome = CliRunner().invoke(cli, [*words, "--source-data", str(own)])
+    assert outcome.exit_code == 0, outcome.output
+    assert "What the model forgot was not measured. --minutes 1 is less than" in outcome.stderr
+    assert "forgetting" not in outcome.stdout
 
 
 def test_only_the_commands_whose_minutes_limit_themselves_open_a_limit() -> None:

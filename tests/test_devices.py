@@ -69,7 +69,7 @@ def test_a_card_with_a_higher_number_than_there_are(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices.resolve("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(UsageError, match=r"cpu, cuda:0, cuda:1 here\. Take device=cuda:1 or"):
+    with pytest.raises(UsageError, match=r"cpu, cuda:0, cuda:1 here\. Take device='cuda:1' or"):
         devices.resolve("cuda:2")
 
 

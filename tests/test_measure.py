@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import frostline
 from frostline import models as bb
 from frostline import probe
-from frostline.data import Manifest
+from frostline.data import Manifest, Sample
 from frostline.diagnostics import measure, measurement, similarity, stage_probes, transferability
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.pretraining_similarity import similarity_from
 from frostline.diagnostics.stage_features import stage_features
-from frostline.errors import ModelError
+from frostline.errors import ModelError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, padded
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
@@ -346,3 +349,63 @@ def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:
     assert any("was not validated" in note for note in found.notes)
     described = ForwardConfig(PLAN, EVALUATION_BATCH).describe()
     assert described["precision"] == "float32"
+
+
+# --- threads ------------------------------------------------------------------------------------------
+
+
+def pinned_rows(backbone: bb.Backbone, images: Images) -> list[np.ndarray]:
+    """Features of each stage by a loop without threads, one image decoded after another."""
+    rows: list[list[np.ndarray]] = [[] for _ in backbone.cuts[1:]]
+    for start in range(0, len(images), EVALUATION_BATCH):
+        places = range(start, min(start + EVALUATION_BATCH, len(images)))
+        pixels = torch.stack(
+            [images.preprocessing.crop(images.manifest.read(images.samples[p])) for p in places]
+        )
+        z = PLAN.batch(padded(pixels, EVALUATION_BATCH), images.preprocessing.normalise)
+        for values, (early, late) in zip(rows, itertools.pairwise(backbone.cuts), strict=True):
+            with torch.no_grad(), bb.between(backbone, backbone.model, early, late) as run:
+                z = run(z)
+            values.append(bb.over_space(z)[: len(places)].float().numpy())
+    return [np.concatenate(values) for values in rows]
+
+
+@pytest.mark.usefixtures("on_processor")
+def test_threads_measure_the_same_bytes(data: Manifest) -> None:
+    backbone, samples = tiny_backbone(), data.part("train")
+    plain = pinned_rows(backbone, Images(data, samples, PREPROCESSING))
+    assert len(samples) > EVALUATION_BATCH // 2
+    for workers in (0, 1, 2, 8, "auto"):
+        images = Images(data, samples, PREPROCESSING)
+        measured = stage_features(backbone, images, PLAN, workers=workers)
+        assert [rows.tobytes() for rows in measured.features.values()] == [r.tobytes() for r in plain]
+
+
+def test_measuring_decodes_each_image_once(
+    data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network, its random twin and the learning curve share the pixels; threads change no signal."""
+    monkeypatch.setattr(measurement, "MOST_PROBED", 20)
+    monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
+    read, decoded, lock = Manifest.read, list[str](), threading.Lock()
+
+    def spy(self: Manifest, sample: Sample, *sides: int) -> Image.Image:
+        with lock:
+            decoded.append(sample.path)
+        return read(self, sample, *sides)
+
+    monkeypatch.setattr(Manifest, "read", spy)
+    signals = []
+    for workers in (0, 2):
+        decoded.clear()
+        monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / f"store {workers}"))
+        signals.append(measure(tiny_backbone(), data, rates=False, workers=workers))
+        assert sorted(decoded) == sorted(sample.path for sample in data.part("train"))
+    assert signals[0] == signals[1]
+    assert signals[0].best_stage is not None
+    assert signals[0].best_stage.random is not None
+
+
+def test_a_wrong_number_of_threads_is_said(data: Manifest) -> None:
+    with pytest.raises(UsageError, match="workers must be"):
+        measure(tiny_backbone(), data, workers=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 
 import frostline
 from frostline.data import Manifest, PredictionInput, Sample, prediction_inputs
-from frostline.feature_extraction import ForwardConfig, ForwardPass
+from frostline.feature_extraction import ForwardConfig, ForwardPass, image_batches
 from frostline.feature_extraction.forward_pass import EvenlyTaken
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import Images, PassRates
 from frostline.inference import error_gallery, selective_prediction
-from frostline.inference.prediction import Predictor, predict_probabilities
+from frostline.inference.prediction import predict_probabilities
+from frostline.inference.predictor import Predictor
 from frostline.system import numerics
 from frostline.training import evaluation
 from tiny import live_logits, tiny_backbone, write_folder, write_table
@@ -129,3 +131,33 @@ def test_two_models_are_asked_about_an_image_that_is_decoded_once(
             predicted.probabilities, predict_probabilities([model], inputs)[0].probabilities
         )
     assert not np.allclose(both[0].probabilities, both[1].probabilities)
+
+
+# --- rates --------------------------------------------------------------------------------------------
+
+
+def test_a_run_says_what_decoding_and_the_network_take(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=10, val=4, test=5), near_copies=False)
+    run = frostline.train(tiny_backbone(), data, "full(epochs=2)", study=tmp_path / "s", workers=2, threads=1)
+    assert run.decoding["workers"] == 2
+    assert run.decoding["images_per_s"] > 0
+    assert run.decoding["network_images_per_s"] > 0
+    assert run.decoding["waited_s"] >= 0
+
+
+def test_rates_are_of_threads_and_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten images decoded in 2 s by four threads are 20 a second; waiting is no part of the network's rate."""
+    clock = iter([0.0, 3.0, 4.0, 6.0, 7.0, 7.0])
+    rates = PassRates(decoded=10, decoding_s=2.0)
+    monkeypatch.setattr(image_batches, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert len(list(rates.of_pass(iter([torch.zeros(6, 3), torch.zeros(4, 3)])))) == 2
+    assert rates.as_dict(4) == {"images_per_s": 20.0, "network_images_per_s": 5.0, "waited_s": 5.0}
+    doubled = rates + rates
+    assert (doubled.decoded, doubled.passed, doubled.waited_s) == (20, 20, 10.0)
+
+
+def test_a_starved_device_is_said() -> None:
+    starved, fed = PassRates(passing_s=1.0, waited_s=3.0), PassRates(passing_s=3.0, waited_s=1.0)
+    assert "cuda:0 waited 3 s for pixels and computed 1 s: 2 threads" in starved.starved(2, "cuda:0")
+    assert fed.starved(2, "cuda:0") == ""
+    assert starved.starved(2, "cpu") == ""  # its cores decode

@@ -21,6 +21,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from frostline.data import prediction_inputs
 from frostline.errors import DataError
+from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import Frozen, features
 from frostline.integrations.sklearn import FrostlineClassifier
 from frostline.models import weights_digest
 from tiny import picture, tiny_backbone
@@ -106,6 +108,31 @@ def test_in_cross_validation_grids_and_pipelines(data: Any, calls: list[int]) ->
     assert halved.predict(X).shape == (30,)
     tail = make_pipeline(clone(one), LogisticRegression()).fit(X, y)
     assert tail.score(X, y) > 0.6
+
+
+def test_a_grid_goes_over_hyperparameters(data: Any) -> None:
+    X, y = data
+    made = classifier(strategy="head", epochs=2, augment="none", hyperparameters={"label_smoothing": 0.0})
+    grid = {"lr": [0.001, 0.01], "weight_decay": [0.0, 0.1]}
+    search = GridSearchCV(made, grid, cv=2).fit(X, y)
+    assert len(search.cv_results_["mean_test_score"]) == 4
+    written = search.best_estimator_.result_["strategy"]
+    for name, value in search.best_params_.items():
+        assert f"{name}={value:g}" in written
+    assert "label_smoothing=0" in written
+    with pytest.raises(ValueError, match=r"lr=0\.1 has no effect on linear_probe"):
+        classifier(lr=0.1).fit(X, y)
+
+
+def test_patience_holds_images_out(data: Any) -> None:
+    X, y = data
+    options = {"strategy": "head", "epochs": 6, "lr": 1e-6, "augment": "none", "patience": 1}
+    twice = np.arange(40) % 30  # as in a bootstrap sample; an image is in one part
+    made = classifier(**options, validation_fraction=0.2).fit(X[twice], y[twice])
+    assert 6 <= made.result_["n_val"] <= 12
+    assert made.result_["early_stopping"]["epochs_saved"] > 0
+    with pytest.raises(ValueError, match=r"validation_fraction is 0; expected a share"):
+        classifier(**options, validation_fraction=0).fit(X, y)
 
 
 def test_it_is_copied_pickled_and_saved(data: Any, tmp_path: Path) -> None:
@@ -250,3 +277,15 @@ def test_estimator_checks() -> None:
     failed = {row["check_name"]: str(row["exception"]) for row in found if row["status"] == "failed"}
     assert failed == {}
     assert len([row for row in found if row["status"] == "passed"]) >= 50
+
+
+@pytest.mark.parametrize("strategy", ["linear_probe", "linear_probe(layers=2)", "top_k(1, epochs=1)"])
+def test_features_are_the_bytes_of_the_one_pass(strategy: str, data: Any) -> None:
+    """Those of the frozen part alone, whatever decodes them, and with a head that reads several stages."""
+    X, y = data
+    made = classifier(strategy=strategy).fit(X, y)
+    with made._ready(X, FeatureCache()) as (backbone, images, plan, _):
+        frozen = Frozen(backbone, made.model_, backbone.cuts[-1], plan.way)
+        alone = features(frozen, images)
+    for workers in (0, 2):
+        assert made.set_params(workers=workers).transform(X).tobytes() == alone.tobytes()

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import profiling as rates_of
 from frostline import sentences
+from frostline.config import AUTO_BATCH
 from frostline.cost import Rates
 from frostline.data import CutAway, Manifest, Sample
 from frostline.diagnostics import stage_probes
@@ -23,16 +24,23 @@ from frostline.diagnostics.dataset_size import Size, size_of
 from frostline.diagnostics.pretraining_similarity import FEWEST, Similarity, similarity_from
 from frostline.diagnostics.stage_features import stage_features
 from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, StageProbe
-from frostline.errors import DataError, ModelError
+from frostline.errors import DataError, ModelError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen, features
 from frostline.feature_extraction.augmentation import Policy
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction.image_batches import (
+    AUTO,
+    EVALUATION_BATCH,
+    Images,
+    Workers,
+    workers_fault,
+)
 from frostline.models import Backbone, leakage
 from frostline.probe import Folds
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
+from frostline.strategies import Strategy, batch_size
 from frostline.studies.study_folder import digest_of
 from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
@@ -46,6 +54,9 @@ MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time
 MOST_PROBED, PROBED_A_CLASS = 500, 10
 FOLDS = 5
 TIMED = 64  # images whose decoding is timed
+# Pixels that stay in memory from one pass to the next: 500 images at 299 px, 850 at 224 px. A choice; what is
+# over it is decoded again.
+HELD_BYTES = 128_000_000
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,7 @@ def measure(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
+    workers: Workers = AUTO,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
 ) -> Signals:
@@ -183,6 +195,8 @@ def measure(
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     threads : int or None
         Threads to compute with; None chooses.
+    workers : int or "auto"
+        Threads that decode images ahead; 0 decodes in between. The signals don't depend on it.
     feature_cache : FeatureCache or None
         Where features of frozen layers are kept; None is the one of this machine.
     progress : callable or None
@@ -196,7 +210,11 @@ def measure(
     ------
     ModelError
         The network has no cut before its head.
+    UsageError
+        `workers` is no number of threads.
     """
+    if fault := workers_fault(workers):
+        raise UsageError(fault)
     timing.prepare_process()
     cache, progress = feature_cache or FeatureCache(), Progress.of(progress)
     if len(backbone.cuts) < 2:
@@ -223,13 +241,19 @@ def measure(
         **({"learned": sorted(data.learned)} if data.learned else {}),
     }
 
+    images = Images(data, probed, backbone.preprocessing)
+    if random or config is not None:  # another pass follows
+        images.hold(HELD_BYTES)
+
     def compute() -> dict[str, Any]:
         with numerics.threads(plan.threads), cache:
-            return _measure_signals(backbone, data, samples, probed, plan, config, cache, seed, progress)
+            return _measure_signals(
+                backbone, data, samples, images, plan, config, cache, seed, workers, progress
+            )
 
     def compute_random() -> dict[str, Any]:
         with numerics.threads(plan.threads):
-            return _measure_random_weights(backbone, data, probed, plan, seed, progress)
+            return _measure_random_weights(backbone, data, images, plan, seed, workers, progress)
 
     signals = directories.remembered("signals", f"signals {digest_of(key)}", compute)
     twin: dict[str, Any] = {"accuracy": {}, "notes": []}
@@ -267,22 +291,29 @@ def _rates(backbone: Backbone, data: Manifest, cache: FeatureCache, seed: int, t
     """Time the network on this machine, and the decoding of some of these images."""
     samples = data.part("train")[:TIMED]
     images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
-    return rates_of.measure(backbone, images, cache=cache, threads=threads, classes=len(data.classes))
+    batch = batch_size(
+        AUTO_BATCH, Strategy("full"), images=len(data.part("train")), kind=devices.current().type
+    ).images
+    return rates_of.measure(
+        backbone, images, cache=cache, batch=batch, threads=threads, classes=len(data.classes)
+    )
 
 
 def _measure_signals(
     backbone: Backbone,
     data: Manifest,
     samples: tuple[Sample, ...],
-    probed: tuple[Sample, ...],
+    images: Images,
     plan: NumericPlan,
     config: ForwardConfig | None,
     cache: FeatureCache,
     seed: int,
+    workers: Workers,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Return the signals as plain data: `probed` samples stage by stage, all samples for the curve."""
-    images, units, notes = Images(data, probed, backbone.preprocessing), data.units(probed), []
+    """Return the signals as plain data: `images` stage by stage, all samples for the curve."""
+    probed, notes = images.samples, []
+    units = data.units(probed)
     recorder, blocks = None, blocks_of(len(images), units.tolist())
     if len(images) < FEWEST:
         notes.append(f"Similarity needs {FEWEST} training images or more; there are {len(images)}.")
@@ -292,7 +323,14 @@ def _measure_signals(
         except DataError as error:  # this network has no layers to record
             notes.append(str(error))
     measured = stage_features(
-        backbone, images, plan, cache=cache, recorder=recorder, blocks=blocks, progress=progress
+        backbone,
+        images,
+        plan,
+        cache=cache,
+        recorder=recorder,
+        blocks=blocks,
+        workers=workers,
+        progress=progress,
     )
     signals: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
     if recorder is not None:
@@ -302,7 +340,9 @@ def _measure_signals(
             notes.append(
                 f"Similarity was not validated for networks like {backbone.name}: do not rely on its value."
             )
-    if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
+    if not backbone.has_own_classifier:
+        notes.append(f"{backbone.name} has a new classifier, so its confidence says nothing.")
+    elif len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
         signals["confidence"] = asdict(_confidence(backbone, measured.confidence, units))
     folds = _folds(data, probed, seed)
     learned = sum(sample.digest in data.learned for sample in probed)
@@ -320,24 +360,14 @@ def _measure_signals(
     last = measured.features[next(reversed(measured.features))]
     if config is not None:
         notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
-        last = _last_features(backbone, data, samples, config, cache, progress)
+        # As training computes them, which then finds the rows.
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
+        all_images = Images(data, samples, backbone.preprocessing).with_pixels_of(images)
+        last = features(head, all_images, workers=workers, progress=progress)
     with deadline.work(MEASURING):
         signals["curve"] = _curve(data, samples, last, seed)
         signals["groups"] = _by_groups(data, samples, last, seed)
     return {**signals, "notes": notes}
-
-
-def _last_features(
-    backbone: Backbone,
-    data: Manifest,
-    samples: tuple[Sample, ...],
-    config: ForwardConfig,
-    cache: FeatureCache,
-    progress: Progress,
-) -> NDArray[np.float32]:
-    """Return the pooled features of all samples as training computes them, so that it finds the rows."""
-    head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
-    return features(head, Images(data, samples, backbone.preprocessing), progress=progress)
 
 
 def _curve(
@@ -386,19 +416,19 @@ def _by_groups(
 def _measure_random_weights(
     backbone: Backbone,
     data: Manifest,
-    probed: tuple[Sample, ...],
+    images: Images,
     plan: NumericPlan,
     seed: int,
+    workers: Workers,
     progress: Progress,
 ) -> dict[str, Any]:
     """Probe random weights with the same images and folds, as plain data."""
-    images = Images(data, probed, backbone.preprocessing)
     try:
-        twin = _random_weights(backbone, images, seed)
+        twin = _random_weights(backbone, images, seed, workers)
     except ModelError as error:
         return {"accuracy": {}, "notes": [f"The probe on random weights is skipped. {error}"]}
-    measured = stage_features(backbone, images, plan, model=twin, progress=progress).features
-    classes, folds = len(data.classes), _folds(data, probed, seed)
+    measured = stage_features(backbone, images, plan, model=twin, workers=workers, progress=progress).features
+    classes, folds = len(data.classes), _folds(data, images.samples, seed)
     return {"accuracy": stage_probes.accuracies(measured, images.targets, classes, folds), "notes": []}
 
 
@@ -450,7 +480,7 @@ def _confidence(backbone: Backbone, top: NDArray[np.float32], units: NDArray[np.
     return Confidence(value, low, high, int(shape[-1]))
 
 
-def _random_weights(backbone: Backbone, images: Images, seed: int) -> nn.Module:
+def _random_weights(backbone: Backbone, images: Images, seed: int, workers: Workers = 0) -> nn.Module:
     """Return random weights of the same architecture, BatchNorm statistics taken from the images themselves.
 
     With the statistics of a fresh layer, 0 and 1, activations of a deep random network vanish or explode.
@@ -458,7 +488,7 @@ def _random_weights(backbone: Backbone, images: Images, seed: int) -> nn.Module:
     model = backbone.adapt(2, pretrained=False, seed=derive(seed, "random weights"))
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     size = min(len(images), EVALUATION_BATCH)
-    (pixels,) = images.batches([[(position, 0) for position in range(size)]], once=True)
+    (pixels,) = images.batches([[(position, 0) for position in range(size)]], workers, once=True)
     for norm in norms:
         norm.momentum, norm.training = 1.0, True
     like = next(model.parameters())

@@ -30,7 +30,7 @@ from frostline.diagnostics.activation_statistics import (
 )
 from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import DataError
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import AUTO, Images
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
 from frostline.system import devices
@@ -109,7 +109,15 @@ def similarity(
         )
     blocks = blocks_of(len(images), units)
     recorder = ActivationRecorder(backbone, plan.place(backbone.model.eval()), int(blocks.max()) + 1)
-    stage_features(backbone, images, plan, recorder=recorder, blocks=blocks, progress=Progress.of(progress))
+    stage_features(
+        backbone,
+        images,
+        plan,
+        recorder=recorder,
+        blocks=blocks,
+        workers=AUTO,
+        progress=Progress.of(progress),
+    )
     return similarity_from(backbone, recorder, blocks)
 
 

@@ -20,7 +20,7 @@ from frostline import models as bb
 from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks
 from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_extraction import ForwardConfig, padded
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Workers
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress
 from frostline.system import devices
@@ -47,11 +47,13 @@ def stage_features(
     cache: FeatureCache | None = None,
     recorder: ActivationRecorder | None = None,
     blocks: Blocks | None = None,
+    workers: Workers = 0,
     progress: Progress = QUIET,
 ) -> StageFeatures:
     """Return the features of view 0 of every image by the pretrained network, or by `model`, random weights.
 
     A `recorder` needs every image, so nothing is read from the cache then; `blocks` (n,) goes with it.
+    `workers` threads decode ahead, which changes no bit.
     """
     network = plan.place((model or backbone.model).eval())
     cached = None
@@ -73,7 +75,8 @@ def stage_features(
         raw, missing = cached.read(keys)
         rows = raw.view(np.float32).copy()
     done = 0
-    for chunk, values in _computed_rows(backbone, network, images, plan, list(missing), recorder, blocks):
+    batches = _computed_rows(backbone, network, images, plan, list(missing), recorder, blocks, workers)
+    for chunk, values in batches:
         if not rows.shape[1]:
             rows = np.zeros((len(images), values.shape[1]), dtype=np.float32)
         rows[chunk] = values
@@ -107,12 +110,13 @@ def _computed_rows(
     positions: list[int],
     recorder: ActivationRecorder | None,
     blocks: Blocks | None,
+    workers: Workers,
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     """Yield positions and their rows, batch by batch."""
     chunks = [positions[i : i + EVALUATION_BATCH] for i in range(0, len(positions), EVALUATION_BATCH)]
     items = [[(position, 0) for position in chunk] for chunk in chunks]
     with torch.no_grad(), recorder.recording() if recorder else nullcontext():
-        for chunk, pixels in zip(chunks, images.batches(items, once=True), strict=True):
+        for chunk, pixels in zip(chunks, images.batches(items, workers, once=True), strict=True):
             if recorder is not None and blocks is not None:
                 recorder.set_blocks(blocks[chunk])
             x = plan.batch(padded(pixels, EVALUATION_BATCH), images.preprocessing.normalise)

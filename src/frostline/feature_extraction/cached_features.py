@@ -225,7 +225,7 @@ class Frozen:
                     yield self._compute(images, chunk) if rows is None else rows
                 early_rows.close()
                 return
-        for pixels in images.batches(chunks, workers):
+        for pixels in images.rates.of_pass(images.batches(chunks, workers)):
             yield self.compute(pixels)
 
     # --- reading ---------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ class Frozen:
                 yield [item_of[key] for key in keys]
 
         pixels = images.batches(lists(), workers, once=True)
-        for batch in pixels if images.workers(workers) else ahead(pixels):
+        for batch in images.rates.of_pass(pixels if images.workers(workers) else ahead(pixels)):
             keys = requested.popleft()
             z = self.compute(batch, self.taps if plain.issuperset(keys) else ())
             self._cache_computed(cached if rows is cached else None, keys, z, count)

@@ -8,13 +8,17 @@ seeded augmentations.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
+import shutil
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from frostline.data import Manifest, Sample
 from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
-from frostline.errors import FrostlineError
+from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
 from frostline.feature_extraction.ordered_threads import AHEAD, between_pauses, mapped
 from frostline.models import Preprocessing
@@ -45,6 +49,11 @@ MOST_AUTO = 16  # more have not been tried: issue 19's machine with a card had 1
 # Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
 THREAD_BYTES = 256_000_000
 
+# Where Linux keeps what processes hand to each other, 64 MB in a container as it comes; and batches of each process
+# that lie there: torch's DataLoader lets each work two ahead, and one more is being taken.
+SHARED_MEMORY = "/dev/shm"
+SHARED_BATCHES = 3
+
 T = TypeVar("T")
 Item = tuple[int, int]  # (position in the samples, view)
 # Pixels: "reference" are decoded whole, as everything that a model is judged or chosen by; "fast" are JPEGs
@@ -58,6 +67,77 @@ VIEW_NAMES = {MIRRORED: "mirrored", TURNED: "turned"}  # as they are named in a 
 _holding = threading.Lock()  # of what `Images` hold in memory; a process that was forked gets a free one
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: globals().update(_holding=threading.Lock()))
+
+
+@dataclass
+class PassRates:
+    """What images cost on their way into a network: seconds of decoding, and of the passes that take them.
+
+    Nothing waits for a GPU to be counted. A step there is counted where the processor waits for it.
+
+    Attributes
+    ----------
+    decoded : int
+        Views that were made of a picture, each decoded or from a decoded one in memory.
+    decoding_s : float
+        Seconds of that, added up over threads. A person's own code in other processes is not counted.
+    passed : int
+        Images that passes took.
+    passing_s : float
+        Seconds the passes took with them.
+    waited_s : float
+        Seconds the passes waited for pixels.
+    """
+
+    decoded: int = 0
+    decoding_s: float = 0.0
+    passed: int = 0
+    passing_s: float = 0.0
+    waited_s: float = 0.0
+
+    def add_decoded(self, seconds: float) -> None:
+        """Count one view; called by several threads."""
+        with _holding:
+            self.decoded, self.decoding_s = self.decoded + 1, self.decoding_s + seconds
+
+    def of_pass(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Yield the batches, counting the seconds until each is there and those until the next is wanted."""
+        wanted = time.perf_counter()
+        for batch in batches:
+            there = time.perf_counter()
+            self.waited_s += there - wanted
+            yield batch
+            wanted = time.perf_counter()
+            self.passed, self.passing_s = self.passed + len(batch), self.passing_s + wanted - there
+
+    def __add__(self, other: PassRates) -> PassRates:
+        """Return the sums."""
+        return PassRates(
+            self.decoded + other.decoded,
+            self.decoding_s + other.decoding_s,
+            self.passed + other.passed,
+            self.passing_s + other.passing_s,
+            self.waited_s + other.waited_s,
+        )
+
+    def as_dict(self, workers: int) -> dict[str, Any]:
+        """Return images a second of decoding by so many threads and of the passes, and seconds waited."""
+        decoding = self.decoded * max(1, workers) / self.decoding_s if self.decoding_s else None
+        return {
+            "images_per_s": None if decoding is None else round(decoding, 1),
+            "network_images_per_s": round(self.passed / self.passing_s, 1) if self.passing_s else None,
+            "waited_s": round(self.waited_s, 3),
+        }
+
+    def starved(self, workers: int, device: str) -> str:
+        """Say that a GPU waited longer for pixels than it computed; "" where it did not."""
+        if device.startswith("cpu") or self.waited_s <= self.passing_s:
+            return ""
+        return (
+            f"{device} waited {self.waited_s:.0f} s for pixels and computed {self.passing_s:.0f} s: "
+            f"{workers} threads decode too slowly for it. Give more --workers, smaller files, or a machine "
+            "with more cores."
+        )
 
 
 class Images(Dataset[Tensor]):
@@ -89,6 +169,7 @@ class Images(Dataset[Tensor]):
         self._decoded: dict[int, Image.Image] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._looked_at_again = False
+        self.rates = PassRates()  # shared by subsets
         self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
 
     def subset(self, part: slice) -> Images:
@@ -117,6 +198,18 @@ class Images(Dataset[Tensor]):
         self._looked_at_again, self._room = True, min(self._room, most_bytes)
         return self
 
+    def with_pixels_of(self, other: Images) -> Images:
+        """Take over the evaluation views that other images hold of the same samples; return itself.
+
+        Both see the same manifest under the same preprocessing.
+        """
+        place_of = {sample: place for place, sample in enumerate(self.samples)}
+        for place, pixels in other._still.items():
+            new = place_of.get(other.samples[place])
+            if new is not None:
+                self._still[new] = pixels
+        return self
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -132,7 +225,10 @@ class Images(Dataset[Tensor]):
             return _copied(np.rot90(self._evaluation(position, keep).numpy(), axes=(-2, -1)))
         if view == 0 or self.policy.still:
             return self._evaluation(position, keep)
-        return self._view(self._augmentable(position), self.samples[position].digest, view)
+        began = time.perf_counter()
+        pixels = self._view(self._augmentable(position), self.samples[position].digest, view)
+        self.rates.add_decoded(time.perf_counter() - began)
+        return pixels
 
     def pixels_name(self, item: Item) -> str:
         """Name what is done to an image: equal names, equal pixels."""
@@ -163,7 +259,9 @@ class Images(Dataset[Tensor]):
     def _evaluation(self, position: int, keep: bool) -> Tensor:
         pixels = self._still.get(position)
         if pixels is None:
+            began = time.perf_counter()
             pixels = self.preprocessing.crop(self._image(position))
+            self.rates.add_decoded(time.perf_counter() - began)
             if keep:
                 self._hold(self._still, position, pixels, pixels.numel())
         return pixels
@@ -225,7 +323,14 @@ class Images(Dataset[Tensor]):
         """Return how many workers decode; "auto" runs no person's own code in other processes."""
         return 0 if requested == AUTO and self._runs_own_code else decoding_threads(requested)
 
-    def _from_processes(self, items: Iterable[Sequence[Item]], workers: int) -> Iterator[Tensor]:
+    def _from_processes(self, items: Iterator[Sequence[Item]], workers: int) -> Iterator[Tensor]:
+        first = next(items)
+        items = itertools.chain([first], items)
+        workers = _fitting(workers, len(first) * 3 * self.preprocessing.size**2)
+        if workers == 0:
+            for batch in items:
+                yield torch.stack([self[item] for item in batch])
+            return
         loader: DataLoader[Tensor] = DataLoader(
             self,
             batch_sampler=_Lists(items),  # type: ignore[arg-type]
@@ -283,6 +388,24 @@ def workers_fault(workers: object) -> str:
     if workers == AUTO or (isinstance(workers, int) and workers >= 0):
         return ""
     return f'workers must be "auto", or 0 or more, found {workers!r}.'
+
+
+def _fitting(workers: int, batch_bytes: int) -> int:
+    """Return as many processes as the machine's shared memory has room for, saying where that is fewer."""
+    try:
+        free_bytes = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # no Linux: shared memory has no limit of its own
+        return workers
+    fitting = min(workers, free_bytes // (SHARED_BATCHES * batch_bytes))
+    if fitting < workers:
+        warnings.warn(
+            f"Shared memory ({SHARED_MEMORY}) has {free_bytes / 1e6:.0f} MB free, and {workers} processes that "
+            f"decode would need {workers * SHARED_BATCHES * batch_bytes / 1e6:.0f} MB: {fitting} do it now. Give "
+            "the container more (docker run --shm-size=2g), or smaller batches.",
+            RunWarning,
+            stacklevel=2,
+        )
+    return fitting
 
 
 class _Lists:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from filelock import FileLock
-
 from frostline import metrics
 from frostline.advice import outlook
 from frostline.advice.knowledge import read_experience
@@ -18,6 +16,7 @@ from frostline.progress import Progress
 from frostline.selection import FOLDS, spread_of_folds, sub_study
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.study_folder import Study
+from frostline.system import deadline
 from frostline.training import Run, train
 
 
@@ -66,7 +65,7 @@ class FirstModel:
         """Train on all train and val images. It answers for the study until a run of it has finished."""
         samples = tuple(replace(s, split="train") for s in self.data.samples if s.split != "test")
         # A second process waits here and finds the model trained.
-        with FileLock(self.study.path / "first.lock"):
+        with deadline.exclusive(self.study.path / "first.lock", "trains the first model"):
             run = self._train(replace(self.data, samples=samples))
             if not (has_finished_run(self.study) or self.study.answer):
                 score = run.result["cv_score"]

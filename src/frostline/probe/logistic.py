@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.probe.feature_scaling import Floats, Ints, Scaled
+from frostline.system import deadline
 
 # L2 per unit-length feature, from "prototype-like" to "almost separable". On six sets with 8 and 40 images
 # a class the best on test lay between 1e-2 and 1e-6 (docs/LOG.md 2026-11-23).
@@ -71,6 +72,7 @@ def solve(
     split = classes * len(scale)
 
     def objective(flat: Floats) -> tuple[float, Floats]:
+        deadline.unit()
         weight, bias = flat[:split].reshape(classes, -1), flat[split:] / scale_of_bias
         logits = along @ weight.astype(x.dtype).T
         logits += bias.astype(x.dtype)
@@ -92,7 +94,8 @@ def solve(
 
     flat = np.concatenate([(begin.weight * scale).ravel(), begin.bias * scale_of_bias])
     options = {"maxiter": ITERATIONS, "ftol": tolerance, "gtol": 0.0, "maxcor": _memory(flat.size)}
-    best = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x
+    with deadline.work("the search for a head's weights"):
+        best = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x
     return _unscaled(np.asarray(best, dtype=np.float64), scale, scale_of_bias, classes)
 
 

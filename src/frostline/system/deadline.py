@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from frostline.errors import NoTime
+from filelock import FileLock, Timeout
+
+from frostline.errors import NoTime, StudyError
 from frostline.progress import Progress
 from frostline.system.timing import Stopwatch
 
@@ -241,6 +244,38 @@ def unit() -> None:
     current = _work.get()
     if current is not None:
         current.next()
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold a file lock, waiting for another process no longer than the limit around allows.
+
+    Parameters
+    ----------
+    path : Path
+        The lock.
+    what : str
+        What the other process does while it holds the lock, as "trains the first model".
+
+    Raises
+    ------
+    StudyError
+        If another process still holds it where the limit ends.
+    """
+    limit = _limit.get()
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if limit is None else max(0.0, limit.left_s))
+    except Timeout:
+        assert limit is not None  # without one it waits
+        raise StudyError(
+            f"--minutes {limit.minutes:g} are over while another process {what} in {path.parent}. "
+            "Wait for it, or stop it; the same command then resumes."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def telling(progress: Progress, what: str) -> Progress:

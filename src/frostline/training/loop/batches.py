@@ -106,6 +106,11 @@ class PhaseBatches:
             if wanted:
                 frozen.fill(images, wanted, workers=self._workers, progress=progress)
 
+    @property
+    def from_pixels(self) -> bool:
+        """Whether what learns is given pixels: no layer below is frozen."""
+        return self._frozen is None
+
     def set_training(self) -> None:
         """Put what learns in training mode."""
         for module, learns in self._modes:
@@ -158,7 +163,7 @@ class PhaseBatches:
 
     def pixels(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Yield the network's own input for each batch of items, whatever is frozen."""
-        for pixels in images.batches(items, self._workers):
+        for pixels in images.rates.of_pass(images.batches(items, self._workers)):
             yield self._plan.numbers.batch(pixels, images.preprocessing.normalise)
 
     def frozen_part(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
+from frostline.training.loop.pace import starved_line
 from frostline.training.loop.solved_head import Adapted, as_head, refit, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
@@ -43,13 +44,14 @@ def learn(
     """Return the adapted model, and how it learned."""
     images = parts.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
-    first = replace(request, progress=budget.before_steps(request.progress))
-    if not request.strategy.trains:
-        return solve_head(first, folder, head, images, balance)
     known = hyperparameters(request.strategy)
-    if known.head_init == "probe" and request.parent is None and not known.mixes:
-        _keep_what_is_passed(first, plan, head, images)
-    model = starting_model(first, head, images, balance)
+    with budget.before_steps(request.progress) as progress:
+        first = replace(request, progress=progress)
+        if not request.strategy.trains:
+            return solve_head(first, folder, head, images, balance)
+        if known.head_init == "probe" and request.parent is None and not known.mixes:
+            _keep_what_is_passed(first, plan, head, images)
+        model = starting_model(first, head, images, balance)
     if not images.policy.still and folder.writes:
         contact_sheet(images).save(folder.path / "augmentation.png")
     setup = Setup(
@@ -78,7 +80,9 @@ def learn(
     state = trainer.fit()
     cut = request.backbone.cut(min(phase.cut for phase in setup.phases))
     if known.bn == "recalibrate":
-        batchnorm_recalibration.recalibrate(request.backbone, model, cut, images, plan.numbers)
+        batchnorm_recalibration.recalibrate(
+            request.backbone, model, cut, images, plan.numbers, request.config.workers
+        )
     between = None
     if request.config.interpolate_weights is not None:
         model, between = _interpolated(request, head, images, balance, model, setup)
@@ -86,6 +90,7 @@ def learn(
     if known.refit_layers:
         model, layers = refit(request, plan, model, images, balance, known.refit_layers)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
+    pace = trainer.pace.as_dict()
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     figures = {
         "trainable_parameters": learned,
@@ -95,7 +100,11 @@ def learn(
         "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
         "best_epoch": state.best_epoch,
-        "notes": [str(incident) for incident in state.incidents],
+        "notes": [
+            *map(str, state.incidents),
+            *filter(None, [starved_line(pace, images.workers(request.config.workers))]),
+        ],
+        **({} if pace is None else {"pace": pace}),
         **({} if between is None else {"interpolation": between}),
         **(
             {}
@@ -131,7 +140,9 @@ def _interpolated(
     numbers, cut = setup.plan.numbers, request.backbone.cut(min(phase.cut for phase in setup.phases))
 
     def settle(point: nn.Module) -> None:
-        batchnorm_recalibration.recalibrate(request.backbone, point, cut, images, numbers)
+        batchnorm_recalibration.recalibrate(
+            request.backbone, point, cut, images, numbers, request.config.workers
+        )
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert setup.val is not None

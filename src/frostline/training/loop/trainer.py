@@ -40,6 +40,7 @@ from frostline.system.timing import Stopwatch
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
 from frostline.training.loop.epoch_line import epoch_line
+from frostline.training.loop.pace import Pace
 from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
@@ -100,6 +101,7 @@ class Trainer:
         if self._state.loss_scale:
             self._scaler.load_state_dict(self._state.loss_scale)
         self.epochs: list[dict[str, Any]] = []
+        self.pace = Pace()
         self._leave: Leave
         self._earlier_s = self._state.seconds  # of processes before this one
 
@@ -210,7 +212,8 @@ class Trainer:
         assert self._optimizer is not None
         while True:
             try:
-                self._train_steps(items, targets)
+                with self.pace.epoch(self._batches.from_pixels):
+                    self._train_steps(items, targets)
                 return float(torch.tensor(state.losses).mean())
             except nan_oom_recovery.NotFinite as error:
                 files = [setup.train.samples[position].path for position, _ in items[error.step]]
@@ -250,7 +253,8 @@ class Trainer:
                     done, phase.steps, setup.hyperparameters.warmup, setup.hyperparameters.schedule
                 )
                 set_rates(self._optimizer, share * 0.5**state.halvings)
-                losses.append(self._train_step(suffix, z, y))
+                with self.pace.step(len(z)):
+                    losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
                 self._average.update(state.steps)
                 nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)

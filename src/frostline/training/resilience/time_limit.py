@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from frostline import profiling
 from frostline.cost.run_time import DRIFT_IMAGES
@@ -64,16 +65,19 @@ class Budget:
         if self._end_s is not None and any(process_group.any_of(self.late(kind))):
             raise OutOfTime
 
-    def before_steps(self, progress: Progress) -> Progress:
-        """Return a `progress` for what must be done before a first step, such as solving for the head.
+    @contextmanager
+    def before_steps(self, progress: Progress) -> Iterator[Progress]:
+        """Let what must be done before a first step, such as solving for the head, look at the clock.
 
-        Where that doesn't fit it raises `NoTime`, since there is no model yet. In a job of several processes
-        it looks at no clock: all must leave at one place.
+        Yields a `progress` that does, too. Where the work doesn't fit, `NoTime` is raised, since there is no
+        model yet. In a job of several processes nothing looks at a clock: all must leave at one place.
         """
         if self._end_s is None or process_group.size() > 1:
-            return progress
-        with deadline.within((self._end_s + self._reserve_s) / 60.0, self._watch, self._reserve_s):
-            return deadline.telling(progress, BEFORE_STEPS)
+            yield progress
+            return
+        minutes = (self._end_s + self._reserve_s) / 60.0
+        with deadline.within(minutes, self._watch, self._reserve_s), deadline.purpose(BEFORE_STEPS):
+            yield deadline.telling(progress, BEFORE_STEPS)
 
     def telling(self, progress: Progress) -> Progress:
         """Return a `progress` that also looks at this process's clock, for work that says how far it is."""

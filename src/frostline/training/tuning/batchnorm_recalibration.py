@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from frostline import models as bb
 from frostline.distributed import process_group
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Workers
 from frostline.models import Backbone, Cut
 from frostline.system.numerics import NumericPlan
 
@@ -42,10 +42,17 @@ class _Sums:
         layer.running_var.copy_(variance * count / (count - 1).clamp_min(1.0))
 
 
-def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, plan: NumericPlan) -> None:
+def recalibrate(
+    backbone: Backbone,
+    model: nn.Module,
+    cut: Cut,
+    images: Images,
+    plan: NumericPlan,
+    workers: Workers = 0,
+) -> None:
     """Re-estimate every unfrozen BatchNorm layer of `model` in place, where it is; leaves it in eval mode.
 
-    The processes of a job share the batches.
+    The processes of a job share the batches. `workers` threads decode ahead.
     """
     bb.set_training(backbone, model, cut, "train")
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
@@ -59,8 +66,8 @@ def recalibrate(backbone: Backbone, model: nn.Module, cut: Cut, images: Images, 
     mine = chunks[process_group.share(len(chunks))]
     try:
         with torch.no_grad():
-            for chunk in mine:
-                pixels = next(images.batches([[(int(position), 0) for position in chunk]]))
+            items = [[(int(position), 0) for position in chunk] for chunk in mine]
+            for pixels in images.batches(items, workers):
                 model(plan.batch(pixels, images.preprocessing.normalise).to(device))
     finally:
         for hook in hooks:

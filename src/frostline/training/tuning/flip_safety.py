@@ -31,7 +31,7 @@ from frostline.cost.run_time import FLIP_IMAGES
 from frostline.data import Manifest, Sample
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
-from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, Workers
 from frostline.progress import QUIET, Progress
 from frostline.system.seeds import derive
 
@@ -81,11 +81,12 @@ def try_flips(
     view: int = MIRRORED,
     *,
     fast: bool = False,
+    workers: Workers = 0,
 ) -> FlipTest:
     """Ask both questions of at most `FLIP_IMAGES` training images; `head` answers the features.
 
     `view` is `MIRRORED`, or `TURNED` for quarter turns: who can't tell one of them can't tell any. `fast`:
-    large JPEGs are decoded at a fraction of their size, as training does.
+    large JPEGs are decoded at a fraction of their size, as training does. `workers` threads decode ahead.
     """
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:FLIP_IMAGES]
     images = Images(manifest, chosen, head.preprocessing, fast=fast)
@@ -93,22 +94,29 @@ def try_flips(
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
     if process_group.size() == 1:
-        return _asked(head, images, folds, len(manifest.classes), view, progress)
+        return _asked(head, images, folds, len(manifest.classes), view, workers, progress)
     for one in (0, view):  # by all processes of the job; the first one judges
-        head.fill(images, [(position, one) for position in range(len(images))], progress=progress)
+        items = [(position, one) for position in range(len(images))]
+        head.fill(images, items, workers=workers, progress=progress)
     return FlipTest(
         **process_group.decided(
-            lambda: asdict(_asked(head, images, folds, len(manifest.classes), view, progress))
+            lambda: asdict(_asked(head, images, folds, len(manifest.classes), view, workers, progress))
         )
     )
 
 
 def _asked(
-    head: Frozen, images: Images, folds: probe.Folds, classes: int, view: int, progress: Progress
+    head: Frozen,
+    images: Images,
+    folds: probe.Folds,
+    classes: int,
+    view: int,
+    workers: Workers,
+    progress: Progress,
 ) -> FlipTest:
-    told = told_from_mirror(_thumbnails(images), folds, view)
-    plain = features(head, images, progress=progress)
-    mirrored = features(head, images, view=view, progress=progress)
+    told = told_from_mirror(_thumbnails(images, workers), folds, view)
+    plain = features(head, images, workers=workers, progress=progress)
+    mirrored = features(head, images, view=view, workers=workers, progress=progress)
     alone, both = _probed(plain, mirrored, images.targets, classes, folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)
@@ -116,10 +124,11 @@ def _asked(
     return FlipTest(told, float(alone.mean()), float(both.mean()), clear, len(alone), most)
 
 
-def _thumbnails(images: Images) -> NDArray[np.float64]:
+def _thumbnails(images: Images, workers: Workers = 0) -> NDArray[np.float64]:
     """Return grey thumbnails (n, 8, 8), each of zero mean and length 1."""
     shrunk = [
-        F.adaptive_avg_pool2d(pixels.float().mean(dim=1), THUMBNAIL_PX) for pixels in images.evaluation(64)
+        F.adaptive_avg_pool2d(pixels.float().mean(dim=1), THUMBNAIL_PX)
+        for pixels in images.evaluation(64, workers)
     ]
     small = torch.cat(shrunk).numpy().astype(np.float64)
     centred = small - small.mean(axis=(1, 2), keepdims=True)
