@@ -1,13 +1,15 @@
 """Fast pixels beside reference pixels on photographs of 12 megapixels: equal answers, accuracy, seconds.
 
-    python benchmarks/pixels.py DATA_DIR --sets trashnet6 clothing10 --photographs 1000 --out pixels.jsonl
+    python benchmarks/pixels.py DATA_DIR --sets trashnet6 clothing10 --photographs 0 --out pixels.jsonl
+    python benchmarks/pixels.py DATA_DIR --sets trashnet6 --images 0 --photographs 1000 --repeats 2 \\
+        --source before=OLD_CHECKOUT --source now=. --folder photographs/ --out seconds.jsonl
 
 Pictures of the sets are enlarged to 12 megapixels, given a sensor's noise and saved as JPEG. For each set:
 the test answers of one model to both classes of pixels, and the test accuracy (on reference pixels) of models
 that learned from either. Then the seconds of `frostline train --strategy linear_probe` in a new process with
-an empty cache: as before there were fast pixels and threads (`--pixels reference --workers 0`), and as it
-comes.
-The processor's seconds stand beside those of the clock, for a machine that others use, too.
+an empty cache, of each checkout in turn. The processor's seconds and the load stand beside those of the
+clock, for a machine that others use, too. With `--folder` and `--out` kept, the same command goes on where it
+was stopped: pictures that are there and runs that are noted are not made again.
 """
 
 from __future__ import annotations
@@ -27,33 +29,34 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import frostline
-from frostline.feature_extraction import ForwardConfig, logits
-from frostline.feature_extraction.image_batches import Images
-from frostline.system import numerics
-
 PIXELS = 12_000_000
-NOISE = 3  # levels of 255, uniform: what a camera leaves at low sensitivity; photographs take 3 to 6 MB then
+NOISE = 3  # levels of 255, uniform: photographs take 1 MB then, with 16 levels 3.6
 QUALITY = 90
 TEST_EVERY = 3  # every third picture is held out
-BEFORE = ("--pixels", "reference", "--workers", "0")
 
 
-def enlarge(source: Path, target: Path, rng: np.random.Generator) -> None:
-    """Write a picture again as a JPEG of 12 megapixels."""
+def enlarge(source: Path, target: Path, noise: int, seed: int) -> None:
+    """Write a picture again as a JPEG of 12 megapixels, whole or not at all."""
+    rng = np.random.default_rng(seed)
     image = Image.open(source).convert("RGB")
     factor = (PIXELS / (image.width * image.height)) ** 0.5
     large = image.resize(
         (round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC
     )
     pixels = np.asarray(large, dtype=np.int16)
-    pixels = pixels + rng.integers(-NOISE, NOISE + 1, pixels.shape, dtype=np.int8)
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(target, quality=QUALITY)
+    pixels = pixels + rng.integers(-noise, noise + 1, pixels.shape, dtype=np.int8)
+    unfinished = target.with_suffix(".unfinished")
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(unfinished, "JPEG", quality=QUALITY)
+    unfinished.replace(target)
 
 
-def make_table(sheet: Path, count: int, folder: Path) -> Path:
-    """Write `count` enlarged pictures of a set, evenly taken of each class, and return their table."""
-    rng = np.random.default_rng(0)
+def make_table(sheet: Path, count: int, folder: Path, noise: int) -> Path:
+    """Write `count` enlarged pictures of a set, evenly taken of each class, and return their table.
+
+    Pictures that the folder holds already are left as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{sheet.stem}-{count}-noise{noise}"
     with open(sheet, newline="") as file:
         rows = list(csv.DictReader(file))
     rows = sorted(rows, key=lambda row: row["label"])
@@ -61,14 +64,22 @@ def make_table(sheet: Path, count: int, folder: Path) -> Path:
     lines = ["path,label,split"]
     for number, place in enumerate(places):
         row = rows[place]
-        enlarge(sheet.parent / row["path"], folder / f"{number}.jpg", rng)
-        lines.append(f"{number}.jpg,{row['label']},{'train' if number % TEST_EVERY else 'test'}")
-    (folder / "table.csv").write_text("\n".join(lines))
-    return folder / "table.csv"
+        picture = f"{name}-{number}.jpg"
+        if not (folder / picture).exists():
+            enlarge(sheet.parent / row["path"], folder / picture, noise, number)
+        lines.append(f"{picture},{row['label']},{'train' if number % TEST_EVERY else 'test'}")
+    table = folder / f"{name}.csv"
+    table.write_text("\n".join(lines))
+    return table
 
 
 def answers(table: Path, size: int | None) -> dict[str, object]:
     """Return how often a model says the same of both classes of pixels, and both models' accuracy."""
+    import frostline
+    from frostline.feature_extraction import ForwardConfig, ForwardPass
+    from frostline.feature_extraction.image_batches import Images
+    from frostline.system import numerics
+
     os.environ["FROSTLINE_CACHE_DIR"] = str(table.parent / "cache")
     data = frostline.load_data(table, near_copies=False, val_size=0.0)
     backbone = frostline.load_backbone("lite0", **({} if size is None else {"size": size}))
@@ -79,17 +90,9 @@ def answers(table: Path, size: int | None) -> dict[str, object]:
     run, test = runs["reference"], data.part("test")
     cut = next(cut for cut in backbone.cuts if cut.name == run.cut)
     way = ForwardConfig(numerics.exact_plan(), 64)
+    forward = ForwardPass(backbone, frostline.load_model(run.folder), cut, way, workers="auto")
     of = {
-        fast: logits(
-            backbone,
-            frostline.load_model(run.folder),
-            cut,
-            Images(data, test, backbone.preprocessing, fast=fast),
-            way,
-            keep=False,
-            workers="auto",
-        )
-        for fast in (False, True)
+        fast: forward.logits(Images(data, test, backbone.preprocessing, fast=fast)) for fast in (False, True)
     }
     return {
         "test_images": len(test),
@@ -101,16 +104,51 @@ def answers(table: Path, size: int | None) -> dict[str, object]:
     }
 
 
-def seconds(table: Path, options: tuple[str, ...]) -> tuple[float, float]:
-    """Return the seconds, by the clock and of the processor, of a cold linear probe."""
+def seconds(source: Path, table: Path, options: list[str]) -> dict[str, float]:
+    """Return the seconds, by the clock and of the processor, of a checkout's cold linear probe.
+
+    Pictures are read once before, so that none of the checkouts waits for the disk.
+    """
+    for picture in table.parent.glob("*.jpg"):
+        picture.read_bytes()
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "frostline", "train", str(table), "--strategy", "linear_probe"]
-        command += ["--model", "lite0", "--study", f"{scratch}/study", "--quiet", *options]
-        environment = {**os.environ, "FROSTLINE_CACHE_DIR": f"{scratch}/cache"}
+        command = [sys.executable, "-m", "frostline", "train", str(table.absolute())]
+        command += ["--strategy", "linear_probe", "--model", "lite0", "--study", f"{scratch}/study"]
+        environment = {
+            **os.environ,
+            "FROSTLINE_CACHE_DIR": f"{scratch}/cache",
+            "PYTHONPATH": str(source.absolute() / "src"),
+        }
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*command, "--quiet", *options],
+            check=True,
+            env=environment,
+            cwd=scratch,
+            stdout=subprocess.DEVNULL,
+        )
         clock, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "clock": round(clock, 2),
+        "processor": round(processor, 2),
+        "cores_busy": round(processor / clock, 2),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def commit_of(source: Path) -> str:
+    """Return the commit of a checkout."""
+    command = ["git", "-C", str(source), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def named_source(text: str) -> tuple[str, Path]:
+    """Read NAME=CHECKOUT."""
+    name, _, path = text.partition("=")
+    if not name or not (Path(path) / "src" / "frostline").is_dir():
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected NAME=CHECKOUT, such as now=.")
+    return name, Path(path)
 
 
 def main() -> None:
@@ -118,11 +156,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", nargs="+", default=["trashnet6", "clothing10", "clipart12"])
-    parser.add_argument("--images", type=int, default=200, help="of each set, for the answers")
+    parser.add_argument("--images", type=int, default=200, help="of each set, for the answers; 0: none")
     parser.add_argument(
         "--photographs", type=int, default=1000, help="of the first set, for the seconds; 0: none"
     )
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--source", type=named_source, action="append", metavar="NAME=CHECKOUT")
+    parser.add_argument("--options", default="", help="of `frostline train`, such as '--threads 1'")
+    parser.add_argument("--noise", type=int, default=NOISE, help="levels of 255")
+    parser.add_argument("--folder", type=Path, help="of the photographs, which are kept there")
     parser.add_argument("--size", type=int)
     parser.add_argument("--out", type=Path, default=Path("pixels.jsonl"))
     arguments = parser.parse_args()
@@ -132,19 +174,32 @@ def main() -> None:
         with open(arguments.out, "a") as file:
             file.write(json.dumps(row) + "\n")
 
-    for name in arguments.sets:
+    for name in arguments.sets if arguments.images else []:
         with tempfile.TemporaryDirectory() as scratch:
-            table = make_table(arguments.data / f"{name}.csv", arguments.images, Path(scratch))
+            sheet = arguments.data / f"{name}.csv"
+            table = make_table(sheet, arguments.images, Path(scratch), arguments.noise)
             note({"set": name, **answers(table, arguments.size)})
     if not arguments.photographs:
         return
-    folder = Path(tempfile.mkdtemp())
-    table = make_table(arguments.data / f"{arguments.sets[0]}.csv", arguments.photographs, folder)
-    for _ in range(arguments.repeats):
-        for what, options in (("before", BEFORE), ("now", ())):
-            clock, processor = seconds(table, options)
-            note({"photographs": arguments.photographs, what: clock, f"{what}_processor": processor})
-    shutil.rmtree(folder)
+    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
+    noted = [json.loads(line) for line in lines]
+    folder = arguments.folder or Path(tempfile.mkdtemp())
+    sheet = arguments.data / f"{arguments.sets[0]}.csv"
+    table = make_table(sheet, arguments.photographs, folder, arguments.noise)
+    for repeat in range(arguments.repeats):
+        for name, source in arguments.source or [("now", Path(__file__).parents[1])]:
+            run = {
+                "photographs": arguments.photographs,
+                "noise": arguments.noise,
+                "options": arguments.options,
+                "source": name,
+                "commit": commit_of(source),
+                "repeat": repeat,
+            }
+            if not any(run.items() <= row.items() for row in noted):
+                note({**run, **seconds(source, table, arguments.options.split())})
+    if arguments.folder is None:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":
