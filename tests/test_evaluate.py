@@ -250,7 +250,7 @@ def test_wrong_input_gets_one_clear_message(runs: list[frostline.Run], table: Pa
         frostline.evaluate(run, table, predictions=place / "else.csv")
     (place / "renamed.csv").write_text("path,label\nnew/001.png,Kind 0\nnew/002.png,Kind 1\n")
     with pytest.raises(
-        DataError, match="predicts Kind 0, Kind 1, none of which is a class here; .*Rename them"
+        DataError, match=r"predicts Kind 0, Kind 1, none of which is a class here; .*Rename them"
     ):
         frostline.evaluate(run, table, predictions=place / "renamed.csv")
     assert frostline.evaluate(place / "good", table, module=tiny_model()).run == run.run
