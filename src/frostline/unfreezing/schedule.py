@@ -76,8 +76,8 @@ class Unfreezing(LRScheduler):
         steps_per_epoch: Optimizer steps of an epoch.
 
     `state_dict` holds plain numbers and text. After `load_state_dict` the model is frozen as it was, with
-    what had been unfrozen still unfrozen. Raises `UsageError` or `ModelError`; the optimizer's first step of a
-    phase raises `ModelError` where a stage that should learn got no gradient.
+    what had been unfrozen still unfrozen. Raises `UsageError` or `ModelError`; the optimizer's first step of
+    a phase raises `ModelError` where a stage that should learn got no gradient.
     """
 
     def __init__(
