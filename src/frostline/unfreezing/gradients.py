@@ -32,8 +32,8 @@ def check_gradients(backbone: Backbone, model: nn.Module) -> None:
     if silent:
         names = ", ".join(f"{backbone.stages[stage].name} ({learning[stage]}, …)" for stage in silent[:8])
         raise ModelError(
-            f"{len(silent)} of {len(learning)} stages that should learn got no gradient: {names}; expected "
-            "one for each. A graph compiled while they were frozen, torch.no_grad() or detach() in the forward "
-            "pass, or a loss that does not use them does that: compile after frostline.Unfreezing is made, "
-            "or take the compiled part out."
+            f"{len(silent)} of {len(learning)} stages that should learn got no gradient: {names}; expected"
+            " one for each. A graph compiled while they were frozen, torch.no_grad() or detach() in the"
+            " forward pass, or a loss that does not use them does that: compile after"
+            " frostline.Unfreezing is made, or take the compiled part out."
         )
