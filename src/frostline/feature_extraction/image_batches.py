@@ -8,8 +8,8 @@ seeded augmentations.
 from __future__ import annotations
 
 import copy
-import math
 import itertools
+import math
 import os
 import shutil
 import threading
@@ -49,8 +49,8 @@ MOST_AUTO = 16  # more have not been tried: issue 19's machine with a card had 1
 # Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
 THREAD_BYTES = 256_000_000
 
-# Where Linux keeps what processes hand to each other, 64 MB in a container as it comes; and batches of each process
-# that lie there: torch's DataLoader lets each work two ahead, and one more is being taken.
+# Where Linux keeps what processes hand to each other, 64 MB in a container as it comes; and batches of each
+# process that lie there: torch's DataLoader lets each work two ahead, and one more is being taken.
 SHARED_MEMORY = "/dev/shm"
 SHARED_BATCHES = 3
 
@@ -399,9 +399,9 @@ def _fitting(workers: int, batch_bytes: int) -> int:
     fitting = min(workers, free_bytes // (SHARED_BATCHES * batch_bytes))
     if fitting < workers:
         warnings.warn(
-            f"Shared memory ({SHARED_MEMORY}) has {free_bytes / 1e6:.0f} MB free, and {workers} processes that "
-            f"decode would need {workers * SHARED_BATCHES * batch_bytes / 1e6:.0f} MB: {fitting} do it now. Give "
-            "the container more (docker run --shm-size=2g), or smaller batches.",
+            f"Shared memory ({SHARED_MEMORY}) has {free_bytes / 1e6:.0f} MB free, and {workers} processes "
+            f"that decode need {workers * SHARED_BATCHES * batch_bytes / 1e6:.0f} MB: {fitting} decode now. "
+            "Give the container more (docker run --shm-size=2g), or smaller batches.",
             RunWarning,
             stacklevel=2,
         )
