@@ -1,17 +1,20 @@
 """Is advice worth anything? Regret on image sets that it never saw, beside constants, textbook and race.
 
-    python benchmarks/advice.py [--experience FOLDER]
+    python benchmarks/advice.py [--experience FOLDER] [--tasks FILE]
 
 For every set the advice is fitted on the other sets alone, for all its sizes and networks. Regret is
 cross-fitted: the oracle is chosen on half of the seeds, oracle and policy are scored on the other half,
 averaged over the halvings; the naive figure (oracle chosen and scored on the same seeds) stands beside it.
-Differences to a rival carry a 95 % bootstrap interval over sets. No network is run: seconds.
+Tasks of benchmarks/tasks.py have one draw each, so that theirs is naive: the chance of their test images
+raises the regret of every policy alike. Every set weighs the same; differences to a rival carry a 95 %
+bootstrap interval over sets. `--tasks` reads tasks that are not packaged. No network is run: seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from frostline.advice.forecast import NAMES, ForecastModel, choose_strategy, fit
-from frostline.advice.knowledge import HOME, Trial, read_experience
+from frostline.advice import forecast
+from frostline.advice.forecast import ForecastModel, choose_strategy, fit
+from frostline.advice.knowledge import HOME, Facts, Trial, read_experience, read_tasks
 
 Cell = tuple[str, int, str, int]  # model, size, set, images a class
 # A policy picks one of the allowed strategies for one trial, having seen trials of other sets only.
@@ -33,6 +37,16 @@ KNOWN: dict[str, Callable[[Trial], float]] = {
     "the probe's accuracy": lambda t: t.facts.probe,
     "what doubling the images brought": lambda t: t.facts.slope,
     "how far the best stage lies above the last": lambda t: t.facts.peak,
+    "how far all stages lie above the last": lambda t: t.facts.depth_gain,
+}
+MANY = 20  # images a class: intervals are told apart from here
+PENALTIES = (2.0, 6.0, 20.0, 60.0, float("inf"))  # of the slopes, in image sets
+# Evidence that the advice doesn't use, to see what it would be worth.
+UNUSED: dict[str, Callable[[Facts], float]] = {
+    "what doubling the images brought": lambda facts: facts.slope,
+    "images a class": lambda facts: math.log2(facts.images / facts.classes),
+    "classes": lambda facts: math.log2(facts.classes),
+    "frozen accuracy": lambda facts: facts.frozen,
 }
 ADVICE_S = 5.0  # what measuring takes on such sets, for the race's budget
 
@@ -49,13 +63,51 @@ def seconds(trials: Sequence[Trial]) -> dict[str, float]:
 def ours(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
     """What `plan` recommends."""
     cost = seconds(rest)
-    return choose_strategy(model, trial.facts, {name: cost[name] for name in allowed}).strategy
+    known = {name: cost[name] for name in allowed if name in model.strategies}
+    return choose_strategy(model, trial.facts, known).strategy if known else allowed[0]
+
+
+def by_forecast(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
+    """The highest forecast, whether or not that was better than the default on the other sets."""
+    values = {e.strategy: e.accuracy for e in model.forecasts(trial.facts) if e.strategy in allowed}
+    return max(values, key=values.__getitem__) if values else allowed[0]
 
 
 def best_constant(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
     """The one that was best on average over the other sets."""
-    gains = {name: [t.accuracy[name] - t.facts.probe for t in rest if name in t.accuracy] for name in allowed}
-    return max(allowed, key=lambda name: np.mean(gains[name]) if gains[name] else -1.0)
+    return max(allowed, key=lambda name: _lead(name, allowed, rest))
+
+
+def _lead(name: str, allowed: Sequence[str], rest: Sequence[Trial]) -> float:
+    """Return how far a strategy lies above the mean of those allowed, every set weighted equally."""
+    leads: dict[str, list[float]] = {}
+    for trial in rest:
+        values = [trial.accuracy[other] for other in allowed if other in trial.accuracy]
+        if name in trial.accuracy and len(values) > 1:
+            leads.setdefault(trial.set, []).append(trial.accuracy[name] - statistics.mean(values))
+    return statistics.mean(map(statistics.mean, leads.values())) if leads else -1.0
+
+
+def nearest_set(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
+    """What was best on the set whose similarity is nearest, among trials of the same network if any."""
+    own = [other for other in rest if other.model == trial.model] or list(rest)
+    by_set: dict[str, list[float]] = {}
+    for other in own:
+        by_set.setdefault(other.set, []).append(other.facts.similarity)
+    near = min(by_set, key=lambda name: abs(statistics.mean(by_set[name]) - trial.facts.similarity))
+    return best_constant(trial, allowed, [other for other in own if other.set == near], model)
+
+
+def by_score(score: str) -> Policy:
+    """A transferability score, read as depth: stages that score below the best one are thawed."""
+
+    def policy(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: ForecastModel) -> str:
+        values = trial.scores[score]
+        behind = len(values) - 1 - int(np.argmax(values))
+        wanted = ("linear_probe", "top_k(1)", "top_k(3)", "top_k(3)")[behind] if behind < 4 else "lp_ft"
+        return always(wanted)(trial, allowed, rest, model)
+
+    return policy
 
 
 def always(name: str) -> Policy:
@@ -73,7 +125,7 @@ def textbook(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model:
     if trial.facts.similarity >= SIMILAR:
         wanted = "linear_probe" if small else "full"
     else:
-        wanted = "top_k(3)" if small else "full(lr=0.001, layer_decay=1)"
+        wanted = "top_k(3)" if small else "full"
     return always(wanted)(trial, allowed, rest, model)
 
 
@@ -97,13 +149,18 @@ def race(trial: Trial, allowed: Sequence[str], rest: Sequence[Trial], model: For
 
 POLICIES: dict[str, Policy] = {
     "advice": ours,
+    "by forecast alone": by_forecast,
     "the best constant of the other sets": best_constant,
     "always linear_probe": always("linear_probe"),
     "always top_k(1)": always("top_k(1)"),
     "always lp_ft": always("lp_ft"),
     "always gradual_unfreeze": always("gradual_unfreeze"),
     "always full": always("full"),
+    "always top_k(3)": always("top_k(3)"),
     "textbook 2×2": textbook,
+    "nearest set by similarity": nearest_set,
+    "LogME by stage": by_score("log_me"),
+    "H-score by stage": by_score("h_score"),
     "race": race,
 }
 
@@ -176,17 +233,18 @@ def table(
             cross[name][key], naive[name][key] = regrets(cell, allowed, picks)
         cross["random"][key], naive["random"][key] = randomly(cell, allowed)
     lines = [
-        "| policy | mean regret ± spread over cells | worst set | naive | more than advice (95 %) |",
+        "| policy | mean regret ± spread over sets | worst set | naive | more than advice (95 %) |",
         "|---|---|---|---|---|",
     ]
     for name, found in cross.items():
         per_set = _by_set(found)
         difference_error = "" if name == "advice" else _difference(found, cross["advice"])
         worst = max(per_set, key=lambda n: per_set[n])
-        values = list(found.values())
+        values = list(per_set.values())
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         means = f"{np.mean(values):.2f} ± {spread:.1f} | {per_set[worst]:.1f} ({worst})"
-        lines.append(f"| {name} | {means} | {np.mean(list(naive[name].values())):.2f} | {difference_error} |")
+        plain = np.mean(list(_by_set(naive[name]).values()))
+        lines.append(f"| {name} | {means} | {plain:.2f} | {difference_error} |")
     return "\n".join(lines), cross
 
 
@@ -207,21 +265,81 @@ def _difference(one: dict[Cell, float], other: dict[Cell, float]) -> str:
 
 
 def coverage(trials: Sequence[Trial]) -> str:
-    """Count held-out outcomes inside the 80 % interval, set by set left out."""
-    inside = total = 0
-    each = []
-    for name in sorted({trial.set for trial in trials}):
+    """Return a table: held-out outcomes inside the 80 % interval and its width, set by set left out."""
+    lines = [
+        "| | held | worst set | mean width, points | error (root mean square) |",
+        "|---|---|---|---|---|",
+    ]
+    sets = sorted({trial.set for trial in trials})
+    found: dict[str, list[tuple[float, bool, float, float]]] = {name: [] for name in sets}
+    for name in sets:
         model = fit([t for t in trials if t.set != name])
-        hits = [
-            expected.low <= trial.accuracy[expected.strategy] <= expected.high
-            for trial in trials
-            if trial.set == name
-            for expected in model.forecasts(trial.facts)
-            if expected.strategy in trial.accuracy
-        ]
-        inside, total = inside + sum(hits), total + len(hits)
-        each.append(f"{name} {100 * sum(hits) / len(hits):.0f} %")
-    return f"{inside} of {total} ({100 * inside / total:.0f} %): {', '.join(each)}"
+        for trial in (t for t in trials if t.set == name):
+            count = trial.facts.images / trial.facts.classes
+            for e in model.forecasts(trial.facts):
+                if e.strategy in trial.accuracy:
+                    accuracy = trial.accuracy[e.strategy]
+                    inside, error = e.low <= accuracy <= e.high, accuracy - e.accuracy
+                    found[name].append((count, inside, 100 * (e.high - e.low), 100 * error))
+    for what, low, high in (
+        ("all", 0.0, math.inf),
+        (f"under {MANY} a class", 0.0, MANY),
+        (f"{MANY} a class and more", MANY, math.inf),
+    ):
+        rows = {n: np.array([r[1:] for r in some if low <= r[0] < high]) for n, some in found.items()}
+        rows = {n: values for n, values in rows.items() if len(values)}
+        if not rows:
+            continue
+        held = {n: 100 * float(values[:, 0].mean()) for n, values in rows.items()}
+        worst = min(held, key=held.__getitem__)
+        width = np.mean([values[:, 1].mean() for values in rows.values()])
+        error = np.sqrt(np.mean([(values[:, 2] ** 2).mean() for values in rows.values()]))
+        lines.append(
+            f"| {what} | {np.mean(list(held.values())):.0f} % | {held[worst]:.0f} % ({worst}) | {width:.1f} "
+            f"| {error:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def ablation(trials: Sequence[Trial]) -> str:
+    """Return a table: regret by forecast alone, and errors, with a piece of evidence less or more."""
+    used = dict(forecast.EVIDENCE)
+    variants: dict[str, dict[str, Callable[[Facts], float]]] = {"as it is": used}
+    variants |= {f"without {n}": {k: v for k, v in used.items() if k != n} for n in used}
+    variants |= {f"with {n}": {**used, n: of} for n, of in UNUSED.items()}
+    lines = ["| evidence | regret by forecast | worst set | error |", "|---|---|---|---|"]
+    for name, evidence in variants.items():
+        forecast.EVIDENCE, forecast.NAMES = evidence, tuple(evidence)
+        lines.append(f"| {name} | {_left_out(trials)} |")
+    forecast.EVIDENCE, forecast.NAMES = used, tuple(used)
+    lines += ["", "| penalty of leads, of the level (sets) | regret by forecast | worst set | error |"]
+    lines.append("|---|---|---|---|")
+    for shrink in PENALTIES:
+        for level in PENALTIES[::2]:
+            capped = [min(value, 1e9) for value in (shrink, level)]
+            lines.append(f"| {shrink:g}, {level:g} | {_left_out(trials, *capped)} |")
+    return "\n".join(lines)
+
+
+def _left_out(trials: Sequence[Trial], *penalties: float) -> str:
+    """Return regret by forecast, worst set and root mean square error, on sets left out."""
+    regret, error = {}, {}
+    for name in sorted({trial.set for trial in trials}):
+        model = fit([t for t in trials if t.set != name], *penalties)
+        own = [t for t in trials if t.set == name]
+        lost, wrong = [], []
+        for trial in own:
+            values = {
+                e.strategy: e.accuracy for e in model.forecasts(trial.facts) if e.strategy in trial.accuracy
+            }
+            lost.append(max(trial.accuracy.values()) - trial.accuracy[max(values, key=values.__getitem__)])
+            wrong += [(trial.accuracy[n] - value) ** 2 for n, value in values.items()]
+        regret[name], error[name] = 100 * statistics.mean(lost), statistics.mean(wrong)
+    worst = max(regret, key=regret.__getitem__)
+    return (
+        f"{statistics.mean(regret.values()):.2f} | {regret[worst]:.1f} ({worst}) "
+        f"| {100 * math.sqrt(statistics.mean(error.values())):.1f}"
+    )
 
 
 def thawing(trials: Sequence[Trial], default: str) -> str:
@@ -272,11 +390,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--experience", type=Path, default=HOME)
+    parser.add_argument("--tasks", type=Path, help="tasks.jsonl, to be read with the packaged trials")
     arguments = parser.parse_args()
-    trials = [t for t in read_experience(arguments.experience) if len(t.accuracy) > 1]
-    full = max(len(trial.accuracy) for trial in trials)
-    main_cells = {k: c for k, c in cells_of(trials).items() if len(tried_in(c)) == full}
-    print(f"{len(trials)} draws; {len(main_cells)} cells of {full} strategies; facts: {', '.join(NAMES)}\n")
+    trials = read_experience(arguments.experience)
+    trials += read_tasks(arguments.tasks) if arguments.tasks else []
+    trials = [t for t in trials if len(t.accuracy) > 1]
+    cells = cells_of(trials)
+    drawn = {key: cell for key, cell in cells.items() if len(cell) > 1}
+    sets = sorted({trial.set for trial in trials})
+    print(f"{len(trials)} trials in {len(cells)} cells of {len(sets)} sets; evidence: {forecast.NAMES}\n")
     whole = fit(trials)
     print(
         f"Default: {whole.default}. Departing by forecast from the default of the other sets gained", end=" "
@@ -286,12 +408,13 @@ def main() -> None:
         f"points; departs: {whole.departs_from_default}",
     )
     for title, share in (("No budget", float("inf")), ("A quarter", 1 / 4), ("A sixteenth", 1 / 16)):
-        print(f"\n{title}\n\n{table(main_cells, trials, share)[0]}")
-    for kind in sorted({(key[0], key[1], key[3]) for key in cells_of(trials)}):
-        some = {k: c for k, c in cells_of(trials).items() if (k[0], k[1], k[3]) == kind}
+        print(f"\n{title}\n\n{table(cells, trials, share)[0]}")
+    print(f"\n80 % intervals\n\n{coverage(trials)}\n\n{ablation(trials)}")
+    for kind in sorted({(key[0], key[1], key[3]) for key in drawn}):
+        some = {k: c for k, c in drawn.items() if (k[0], k[1], k[3]) == kind}
         print(f"\n{kind[0]}, {kind[1]} px, {kind[2]} a class, no budget\n\n{table(some, trials, np.inf)[0]}")
     print(f"\nRank correlation with the gain from thawing\n\n{thawing(trials, whole.default)}")
-    print(f"\n80 % intervals hold {coverage(trials)}\n\n{picks(trials)}")
+    print(f"\n{picks([t for cell in drawn.values() for t in cell])}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def draw(
     with open(table, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     rng = np.random.default_rng((seed, per_class))
-    held = _held_groups(rows, rng) if grouped else set()
+    held = held_groups(rows, rng) if grouped else set()
     chosen: list[Row] = []
     tests: list[Row] = []
     for label in sorted({row["label"] for row in rows}):
@@ -64,7 +64,7 @@ def draw_table(
     return sheet
 
 
-def _held_groups(rows: list[dict[str, str]], rng: np.random.Generator) -> set[str]:
+def held_groups(rows: list[dict[str, str]], rng: np.random.Generator) -> set[str]:
     """Pick whole groups for testing: about a third of them."""
     groups = sorted({row["group"] for row in rows if row["group"]})
     return set(rng.permutation(groups)[: round(len(groups) / 3)].tolist())

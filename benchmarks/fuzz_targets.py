@@ -147,7 +147,7 @@ def manifest(data: bytes, folder: Path) -> None:
 
 def study(data: bytes, folder: Path) -> None:
     """A study whose answer, card, plan, run or figures are strange: choosing a run, reading it, its model."""
-    from frostline.inference.prediction import Predictor
+    from frostline.inference.predictor import Predictor
     from frostline.reports import study_reader
     from frostline.studies.best_run import best_of
     from frostline.studies.study_folder import Study
@@ -279,14 +279,14 @@ def amounts(data: bytes, folder: Path) -> None:
     """Budgets and sizes as the command line takes them: `90s`, `5m`, `2GB`."""
     import click
 
-    from frostline.cli import options
+    from frostline.cli import parameter_types
 
     text = data.decode("utf-8", "replace")
-    for kind in vars(options).values():
+    for kind in vars(parameter_types).values():
         if (
             isinstance(kind, type)
             and issubclass(kind, click.ParamType)
-            and kind.__module__ == options.__name__
+            and kind.__module__ == parameter_types.__name__
         ):
             with contextlib.suppress(click.BadParameter, click.UsageError):
                 kind().convert(text, None, None)
@@ -334,7 +334,7 @@ def layout(data: bytes, folder: Path) -> None:
     """Folders by any names, and `--split-names`: the first line; then a path a line."""
     import click
 
-    from frostline.cli.options import SplitNames
+    from frostline.cli.parameter_types import SplitNames
     from frostline.data.sources import folder_layout as module
     from frostline.data.sources.class_folders import read_folder
 
@@ -442,7 +442,7 @@ def words(data: bytes, folder: Path) -> None:
     import os
 
     from frostline.data import read_paths
-    from frostline.inference.prediction import Prediction, Predictions
+    from frostline.inference.prediction_rows import Prediction, Predictions
     from frostline.system import text_output
 
     name = os.fsdecode(data[:200].replace(b"\0", b""))

@@ -21,7 +21,7 @@ import frostline
 from forgetting import SIZE, drawn
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import selective_prediction
-from frostline.inference.prediction import Predictor
+from frostline.inference.predictor import Predictor
 
 SETS = ("clothing10", "sign_digits", "trashnet6", "fashion_mnist10")
 STRATEGY = "top_k(1)"

@@ -14,6 +14,7 @@ from PIL import Image
 from frostline.data import Manifest, Sample, SkippedImage
 from frostline.strategies import hyperparameters, parse, scaled, schedule
 from frostline.studies.study_folder import FORMAT, digest_of
+from frostline.studies.trial_records import TrialRecord
 
 STAGES = ("stem", "blocks.0", "blocks.1", "head")
 PLAIN = ("cat", "dog", "newt")
@@ -194,6 +195,9 @@ def compared(
             written = str(scaled(parse(strategy), share, len(data.samples)))
             run = write_run(cell, written, data, keep="last", val=mine, seed=fold, right=REACHED[strategy])
             trials.append(run.relative_to(place).as_posix())
+            if not finished:
+                number = TRIED.index(strategy)
+                TrialRecord(number, strategy, "standard", "", share, 0, fold, trials[-1]).write(folder)
         if not finished:
             continue
         standings.append(

@@ -387,4 +387,4 @@ def test_short_shared_memory_means_fewer_processes_and_the_same_pixels(
     assert started == [processes] * (processes > 0)
     texts = [str(one.message) for one in said if one.category is RunWarning]
     assert len(texts) == (room < 2)
-    assert all(f"{processes} decode now" in text for text in texts)
+    assert all(f"{processes} do it now" in text for text in texts)

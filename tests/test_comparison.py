@@ -14,6 +14,8 @@ import pytest
 import frostline
 from frostline.data import Manifest
 from frostline.errors import DataError, UsageError
+from frostline.reports import tried_strategies
+from frostline.reports.study_reader import read
 from frostline.selection import (
     ranking,
     resampling,
@@ -190,6 +192,10 @@ def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_p
         frostline.compare(tiny_backbone(), data, ["linear_probe", "full(epochs=1)"], log=stop, **given)
     answers = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
     assert answers.run == run.folder.name
+    rows = tried_strategies.strategy_rows(read(tmp_path / "study"))
+    assert sum(row.count for row in rows) == 2
+    assert {row.strategy for row in rows} <= {"linear_probe", "full(epochs=1)"}
+    assert {one.config["keep"] for row in rows for one in row.runs} == {"last"}
 
 
 def _right_out_of_fold(found: Any, data: Manifest) -> float:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import frostline
+from frostline.cli.config_file import NOT_KEPT, leave_config, names_in_file
 from frostline.cli.main import cli
-from frostline.cli.options import NOT_KEPT, leave_config, names_in_file
 from frostline.config import FILE, NAMES, OF_COMMANDS, TRAIN_ALONE, Config, Options, read_yaml
 from frostline.errors import UsageError
 from frostline.training.request import TrainRequest

@@ -15,7 +15,7 @@ import torch
 
 import frostline
 from frostline import profiling
-from frostline.cost import Learning, Line, Peaks, Rates, StageRates, predict
+from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates, device_memory, predict
 from frostline.cost.cache_tradeoff import needs, on_the_way, view_at, views_for, views_of
 from frostline.cost.estimate import BESIDE
 from frostline.cost.peak_memory import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
@@ -243,6 +243,26 @@ def test_freed_memory_is_used_again_but_not_all_of_it() -> None:
     assert grown([Moment(0.0, 10.0), Moment(0.0, 10.0)]) == pytest.approx(20.0)
 
 
+def test_memory_of_a_gpu_is_weights_what_learns_and_what_a_step_keeps() -> None:
+    on_gpu = dataclasses.replace(INVENTED, device="a card")
+
+    def peak(strategy: str, known: Rates = on_gpu, **changed: object) -> int:
+        given = {**DATA, "flip": "none", **changed}
+        bytes_ = predict(strategy, known, **given).device_peak_bytes  # type: ignore[arg-type]
+        assert bytes_ is not None
+        return bytes_
+
+    assert predict("full", INVENTED, **DATA).device_peak_bytes is None  # type: ignore[arg-type]
+    images = 25  # four batches an epoch
+    kept = sum(stage.learning[stage.plan].kept_bytes for stage in on_gpu.stages)
+    weights = on_gpu.model_bytes
+    by_hand = (1 + 1 + 2 + 3 + 1) * weights + images * (kept + 4 * on_gpu.pixel_bytes)
+    assert peak("full") == by_hand + device_memory.WORKSPACE_BYTES
+    assert peak("full", batch=64) > peak("full") > peak("full", batch=8)
+    assert peak("full(ema=0.9)") == peak("full") + 2 * weights
+    assert peak("full") > peak("top_k(1)") >= peak("linear_probe")
+
+
 def test_memory_that_was_not_used_before_takes_time() -> None:
     known = dataclasses.replace(INVENTED, touch_s=1e-9)
     found = predict("full", known, flip="none", **DATA)  # type: ignore[arg-type]
@@ -463,3 +483,54 @@ def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.Mon
     monkeypatch.delattr(rate_measurement, "_network")  # nothing is left to be timed
     nine = profiling.measure(backbone, images, cache=FeatureCache(), threads=1, classes=9)
     assert nine.parameters - three.parameters == 6 * (backbone.feature_width + 1)
+
+
+# --- decoding beside computing ---------------------------------------------------------------------------
+
+
+def test_on_a_card_the_slower_of_decoding_and_computing_decides() -> None:
+    card = Pipeline(workers=16, cores=16, on_card=True)
+    assert card.waiting_s(12.96, 2.0) == 0.0  # 16 threads, 0.81 of each: one second
+    assert card.waiting_s(12.96, 0.25) == pytest.approx(0.75)
+    assert (card.decides(12.96, 2.0), card.decides(12.96, 0.25)) == ("network", "decoding")
+    fewer = dataclasses.replace(card, cores=4)
+    assert fewer.waiting_s(3.24, 0.0) == pytest.approx(1.0)  # threads beyond the cores bring nothing
+    assert Pipeline(workers=1, cores=16, on_card=True).waiting_s(3.0, 2.0) == pytest.approx(1.0)
+    assert dataclasses.replace(card, workers=0).waiting_s(3.0, 100.0) == 3.0  # in between
+
+
+def test_on_a_processor_decoding_and_computing_share_the_cores() -> None:
+    two = Pipeline(workers=2, cores=2)
+    assert two.waiting_s(3.0, 10.0) == pytest.approx(1.5)
+    assert Pipeline(workers=1, cores=1).waiting_s(3.0, 10.0) == 3.0  # as without threads
+    assert Pipeline(workers=1, cores=8).waiting_s(8.0, 2.0) == pytest.approx(
+        6.0
+    )  # one thread is slower still
+    assert (two.decides(3.0, 10.0), two.decides(30.0, 10.0)) == ("network", "decoding")
+
+
+def test_predicted_seconds_know_the_pipeline() -> None:
+    known = dataclasses.replace(INVENTED, file_s=0.1, augment_s=0.1)
+    computed = 100 * 3 * 9e-3  # an epoch's steps
+    options = {"epochs": 1, "decode": 100 * 0.2}
+
+    def decode(pipeline: Pipeline, **changed: object) -> float:
+        return parts("full(epochs=1)", dataclasses.replace(known, pipeline=pipeline), val=0, **changed)[
+            "decode"
+        ]
+
+    assert decode(Pipeline()) == pytest.approx(options["decode"])
+    assert decode(Pipeline(2, 2)) == pytest.approx(options["decode"] / 2)
+    four = Pipeline(4, 4, on_card=True)
+    assert decode(four) == pytest.approx(options["decode"] / 3.24 - computed)
+    assert decode(Pipeline(16, 16, on_card=True)) == 0.0  # 1.5 s beside 2.7 s
+    slow = predict("full(epochs=1)", dataclasses.replace(known, pipeline=four), **DATA)  # type: ignore[arg-type]
+    quick = predict("full(epochs=1)", INVENTED, **DATA)  # type: ignore[arg-type]
+    assert (slow.decides, quick.decides) == ("decoding", "")
+    assert Rates.from_dict(dataclasses.replace(known, pipeline=four).as_dict()).pipeline == four
+
+
+def test_rates_hold_the_threads_that_will_decode(images: Images) -> None:
+    assert rate_measurement.pipeline_of(images, 3, 2) == Pipeline(3, 2)
+    assert rate_measurement.pipeline_of(images, 0, 2).workers == 0
+    assert 1 <= rate_measurement.pipeline_of(images, "auto", 2).workers <= 2

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import joblib
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 import frostline
 from frostline import profiling
@@ -195,6 +196,32 @@ def test_what_the_user_counts_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert numerics.thread_count() == 8
+
+
+def test_a_test_begins_with_one_thread() -> None:
+    """Also after the one above, which leaves eight: what follows would take many times as long."""
+    assert torch.get_num_threads() == 1
+
+
+def test_libraries_of_linear_algebra_are_looked_for_again_where_modules_were_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def counts() -> list[int]:
+        return [row["num_threads"] for row in threadpool_info() if row["user_api"] == "blas"]
+
+    before = counts()
+    assert before
+    for count in (1, 2):
+        with cpu_threads.linear_algebra(count):
+            assert set(counts()) == {count}
+        assert counts() == before
+    misses = cpu_threads._libraries.cache_info().misses
+    with cpu_threads.linear_algebra(None):
+        assert counts() == before
+    assert cpu_threads._libraries.cache_info().misses == misses
+    monkeypatch.setitem(sys.modules, "loaded_since", ModuleType("loaded_since"))
+    with cpu_threads.linear_algebra(1):
+        assert cpu_threads._libraries.cache_info().misses == misses + 1
 
 
 def test_processes_of_one_job_are_no_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from frostline.data.pixels.traits import Traits
 from frostline.errors import RunWarning
 from frostline.exports.code_examples import image_loading_code
 from frostline.feature_extraction.image_batches import Images
-from frostline.inference.prediction import Predictor
+from frostline.inference.predictor import Predictor
 from test_dataset_depth import Array, folder_of
 
 TIMM = "timm/test_efficientnet"

@@ -69,7 +69,7 @@ def test_a_card_with_a_higher_number_than_there_are(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices.resolve("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(UsageError, match=r"cpu, cuda:0, cuda:1 here\. Take device=cuda:1 or"):
+    with pytest.raises(UsageError, match=r"cpu, cuda:0, cuda:1 here\. Take device='cuda:1' or"):
         devices.resolve("cuda:2")
 
 
@@ -562,7 +562,7 @@ def test_the_16_bits_that_a_card_is_quick_with(
 
 @pytest.mark.usefixtures("on_processor")
 def test_float16_is_for_cards(data: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="float16 is for NVIDIA's GPUs, and device is cpu"):
+    with pytest.raises(UsageError, match="float16' is for NVIDIA's GPUs, and device is cpu"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", precision="float16")
     with pytest.raises(UsageError, match="deterministic means float32"):
         frostline.train(

@@ -17,7 +17,7 @@ import frostline
 from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import DataError, StudyError, UsageError
-from frostline.pipelines.evaluation import Evaluation
+from frostline.pipelines.evaluation import Evaluation, evaluating
 from frostline.selection import metric_intervals, significance
 from tiny import picture, tiny_backbone, tiny_model, write_folder
 
@@ -274,3 +274,8 @@ def test_mcnemar_is_the_binomial_test_on_discordant_images() -> None:
     other = np.array([False] * 9 + [True] * 2 + [True] * 5)
     assert significance.mcnemar(first, other) == pytest.approx(2 * (1 + 11 + 55) / 2**11)
     assert significance.mcnemar(first, first) == 1.0
+
+
+def test_values_are_in_the_order_of_their_numbers() -> None:
+    values = ["10.5", "", "2", "-1", "cam 10", "cam 2", "nan"]
+    assert sorted(values, key=evaluating._by_number) == ["-1", "2", "10.5", "cam 2", "cam 10", "nan", ""]

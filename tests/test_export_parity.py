@@ -447,11 +447,18 @@ def test_a_threshold_decides_for_or_against_its_class(changed: Path, mixed: Path
     assert labelled(plain.label, 1.0) not in (plain.label, least)
 
 
-def test_names_of_files_cannot_break_a_line(changed: Path, mixed: Path, tmp_path: Path) -> None:
+def test_names_of_files_cannot_break_a_line(
+    program: Path,
+    mixed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     hostile = tmp_path / "a\tb\nc\x1b[31m\u202e.jpg"
     shutil.copy(next(mixed.rglob("*.jpg")), hostile)
-    process = script(changed, hostile)
-    (line,) = process.stdout.splitlines()
+    monkeypatch.setattr(infer, "FOLDER", program)
+    assert infer.main([str(hostile)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
     assert line.count("\t") == 2
     assert "a\\tb\\nc\\x1b[31m\\u202e.jpg" in line
 

@@ -16,14 +16,15 @@ import timm
 import torch
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
+from PIL import Image
 
 import frostline
 from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
-from frostline.exports import model_card, programs, verification
+from frostline.exports import code_examples, model_card, programs, verification
 from frostline.exports.exported_model import calibrated, load_exported_model
-from frostline.inference.prediction import Predictor
+from frostline.inference.predictor import Predictor
 from frostline.models import heads, zoo
 from frostline.models.zoo import delta
 from frostline.training import Run
@@ -136,6 +137,69 @@ def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_p
     with torch.no_grad():
         assert torch.equal(logits, exported.model(exported.preprocessing.normalise(pixels)))
     np.testing.assert_allclose(metrics.softmax(logits.numpy()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "floor", "squash", "border"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+def test_the_code_of_the_card_makes_the_pixels_of_the_study(crop_mode: str, crop_pct: float) -> None:
+    preprocessing = frostline.Preprocessing(
+        33, crop_pct, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_mode
+    )
+    code = code_examples.squaring_code(preprocessing)
+    for size in ((20, 20), (91, 40), (40, 91), (33, 33), (300, 7)):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+        space: dict[str, Any] = {"image": image, "Image": Image, "np": np}
+        exec(code + code_examples._batch(preprocessing, as_bytes=False), space)
+        np.testing.assert_array_equal(np.asarray(space["image"]), preprocessing.crop(image).permute(1, 2, 0))
+        np.testing.assert_allclose(space["pixels"][0], preprocessing.evaluation()(image), atol=1e-6)
+        exec(code_examples._batch(preprocessing, as_bytes=True), space)
+        assert space["pixels"].shape == (1, 33, 33, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("linear", {}),
+        ("several", {}),
+        ("cosine", {}),
+        ("linear", {"to": "torch"}),
+        ("linear", {"to": "torch", "with_preprocessing": False}),
+        ("linear", {"to": "onnx"}),
+        ("linear", {"to": "onnx", "with_preprocessing": False}),
+    ],
+)
+def test_the_code_that_is_printed_answers_as_predict(
+    runs: dict[str, Run], kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Pasted into a fresh interpreter, with a photograph that is neither square nor upright."""
+    if kind == "several":
+        backbone = frostline.load_backbone(TIMM, size=SIDE, random=True, resize="pad")
+        data = frostline.load_data(run_images(runs["linear"]))
+        run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "several", deterministic=True)
+    else:
+        run = runs[kind]
+    if options.get("to") == "onnx":
+        pytest.importorskip("onnxruntime")
+    export = frostline.export(run.study.path, out=tmp_path / "out", **options)
+    photo, exif = picture(1, np.random.default_rng(3)).resize((90, 41)), Image.Exif()
+    exif[274] = 6  # lies on its side
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    code = export.usage.replace(code_examples.FOLDER, str(tmp_path / "out"))
+    code = code.replace(code_examples.FILE, str(tmp_path / "photo.jpg"))
+    printed = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint([float(p) for p in probabilities])"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    (row,) = frostline.predict(run.study.path, [tmp_path / "photo.jpg"])
+    names = json.loads((tmp_path / "out" / "config.json").read_text())["label_names"]
+    told = dict(zip(names, json.loads(printed.stdout), strict=True))
+    assert max(told, key=told.__getitem__) == row.label
+    assert told[row.label] == pytest.approx(row.probability, abs=1e-5)
+    assert export.usage in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["cosine", "mlp", "module"])

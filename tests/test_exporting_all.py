@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,27 @@ NETWORKS = {
 }
 
 
+Trained = Callable[[str], tuple[Backbone, frostline.Run]]
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A network of each kind and its run, trained once for all exports, which change neither."""
+
+    @functools.cache
+    def of_kind(kind: str) -> tuple[Backbone, frostline.Run]:
+        place = tmp_path_factory.mktemp("trained")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+            backbone = NETWORKS[kind](place)
+            data = frostline.load_data(photos, near_copies=False)
+            return backbone, frostline.train(
+                backbone, data, "linear_probe", study=place / "study", deterministic=True, temperature=1.5
+            )
+
+    return of_kind
+
+
 @pytest.mark.parametrize(
     "to",
     [
@@ -77,12 +100,10 @@ NETWORKS = {
 @pytest.mark.parametrize(
     "kind", ["vit", "torchvision", pytest.param("hugging face", marks=pytest.mark.ecosystem)]
 )
-def test_every_kind_of_network_can_be_taken_away(kind: str, to: str, photos: Path, tmp_path: Path) -> None:
-    backbone = NETWORKS[kind](tmp_path)
-    data = frostline.load_data(photos, near_copies=False)
-    run = frostline.train(
-        backbone, data, "linear_probe", study=tmp_path / "study", deterministic=True, temperature=1.5
-    )
+def test_every_kind_of_network_can_be_taken_away(
+    kind: str, to: str, trained: Trained, tmp_path: Path
+) -> None:
+    backbone, run = trained(kind)
     options = {"base": backbone} if to == "delta" else {}
     check_export(run.study.path, run, to, tmp_path / "out", **options)
 

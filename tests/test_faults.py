@@ -289,6 +289,42 @@ def test_memory_that_runs_out_makes_pieces_of_a_batch_and_the_same_steps(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # gradients are added in another order
 
 
+@pytest.mark.parametrize(("where", "bn"), [("forward", "eval"), ("backward", "train")])
+def test_memory_of_a_gpu_that_runs_out_makes_pieces_too(
+    where: str, bn: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In either pass, as torch says it of a card; what was half done of the step leaves no trace."""
+    strategy, given = f"full(epochs=1, bn={bn})", {**FAST, "batch_size": 12, "augment": "none"}
+    whole = frostline.train(backbone, data, strategy, study=tmp_path / "whole", **given)
+
+    def full(part: Tensor) -> None:
+        if len(part) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    real = trainer.Trainer._backward
+
+    def backward(self: Any, learning: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+        def narrow(part: Tensor) -> Tensor:
+            if where == "forward":
+                full(part)
+            logits = learning(part)
+            if where == "backward" and logits.requires_grad:
+                logits.register_hook(lambda gradient: full(gradient))
+            return logits
+
+        return real(self, narrow, z, y)
+
+    monkeypatch.setattr(trainer.Trainer, "_backward", backward)
+    with pytest.warns(RunWarning, match="6 at a time"):
+        run = frostline.train(backbone, data, strategy, study=tmp_path / "s", **given)
+    (note,) = run.notes
+    assert ("BatchNorm in training sees those alone" in note) == (bn == "train")
+    assert run.steps == whole.steps
+    if bn == "eval":
+        losses = [[row["loss"] for row in one.folder.metrics()] for one in (run, whole)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_memory_for_not_even_one_image_is_one_message(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

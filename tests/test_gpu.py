@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import frostline
-from frostline.system import numerics
+from frostline.errors import TrainingError, UsageError
+from frostline.system import devices, numerics
+from frostline.training.resilience import nan_oom_recovery
 from tiny import tiny_backbone, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,42 @@ def test_the_clock_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None
     assert told[:3] == ["wait", "run", "wait"]
     numerics.forget_device_peak()
     assert (told[-1], numerics.device_peak_bytes()) == ("forget", 7)
+
+
+def test_memory_of_a_gpu_is_bounded_inside_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(devices, "_best", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 * 10**9, 8 * 10**9))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share)
+    )
+    with pytest.raises(KeyError), numerics.device_memory_bounded(2 * 10**9):
+        raise KeyError
+    assert shares == [0.25, 1.0]
+    with numerics.device_memory_bounded(None):
+        pass
+    assert len(shares) == 2
+    assert numerics.device_memory_limit(None) == 8 * 10**9
+    with pytest.raises(UsageError, match=r"9 GB, and the GPU has 8 GB"):
+        numerics.device_memory_limit(9 * 10**9)
+
+
+@pytest.mark.usefixtures("on_processor")
+def test_a_limit_for_a_gpu_that_does_not_compute_is_refused(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=4, val=2), near_copies=False)
+    with pytest.raises(UsageError, match="device_memory limits the memory of a GPU, and cpu computes here"):
+        frostline.train(tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", device_memory=10**9)
+
+
+def test_memory_of_a_gpu_that_runs_out_elsewhere_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "in_use", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**9, 8 * 10**9))
+    with (
+        pytest.raises(TrainingError, match=r"GPU's memory ran out \(1\.0 of its 8\.0 GB are free"),
+        nan_oom_recovery.told_plainly(),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_a_batch_goes_to_a_gpu_from_pinned_memory_and_nobody_waits() -> None:

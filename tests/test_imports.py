@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,17 +36,29 @@ LISTED = TRAINING | TABLES | LEARNING | DRAWING | PRINTING | NETWORKS | {"numpy"
 
 def imported(*arguments: str) -> set[str]:
     """Which of the listed modules a call of the command line has imported when it ends."""
+    (modules,) = imported_by_then(arguments)
+    return modules
+
+
+def imported_by_then(*calls: Sequence[str]) -> list[set[str]]:
+    """Which of the listed modules one process has imported after each of several calls."""
     code = (
         "import json, sys; from frostline.cli import main\n"
-        f"sys.argv = ['frostline', *{list(arguments)!r}]\n"
-        "try: main()\n"
-        "finally: print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+        f"for call in {[list(call) for call in calls]!r}:\n"
+        "    sys.argv = ['frostline', *call]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert not end.code, call\n"
+        "    print('IMPORTED' + json.dumps(sorted(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ
     )
     assert done.returncode == 0, done.stderr
-    return LISTED & set(json.loads(done.stderr.strip().splitlines()[-1]))
+    lines = [
+        line.removeprefix("IMPORTED") for line in done.stderr.splitlines() if line.startswith("IMPORTED")
+    ]
+    assert len(lines) == len(calls), done.stderr
+    return [LISTED & set(json.loads(line)) for line in lines]
 
 
 @pytest.fixture
@@ -96,15 +109,15 @@ def test_stages_imports_a_network_alone() -> None:
     assert not imported("stages", "--size", "32") & (TRAINING | TABLES | LEARNING | DRAWING)
 
 
-def test_check_imports_no_network(tmp_path: Path) -> None:
+def test_check_and_models_build_no_network(tmp_path: Path) -> None:
+    """In one process: what a call has imported, the calls after it have."""
     table = write_table(tmp_path / "images", train=4, test=3)
     frostline.load_data(table)  # what was decoded before isn't decoded again
-    seen = imported("check", str(table), "--json")
+    page = str(tmp_path / "page.html")
+    calls = (["check", str(table), "--json"], ["check", str(table), "--page", page])
+    seen, shown = imported_by_then(*calls)
     assert not seen & (NETWORKS | TRAINING | TABLES | LEARNING | DRAWING | PRINTING)
-    assert not imported("check", str(table), "--page", str(tmp_path / "page.html")) & (NETWORKS | LEARNING)
-
-
-def test_models_builds_no_network() -> None:
+    assert not shown & (NETWORKS | LEARNING)
     assert not imported("models", "--json") & (LISTED - {"torch", "numpy", "PIL"})
 
 

@@ -223,7 +223,7 @@ def test_a_comparison_is_followed_run_by_run_and_warns_once(
 def test_an_unknown_logger_and_a_missing_library_are_said_first(
     data: Manifest, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="found 'tensorbord' Did you mean 'tensorboard'"):
+    with pytest.raises(UsageError, match=r"found 'tensorbord'\. Did you mean 'tensorboard'"):
         frostline.train(backbone, data, "head", study=tmp_path / "s", logger="mlflow,tensorbord")
     monkeypatch.setattr(factory, "_MODULES", {"mlflow": ("no_such_library",)})
     for call in (frostline.train, frostline.compare):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import frostline
 from frostline.cli.main import cli
-from frostline.config import read_yaml
-from frostline.errors import UsageError
+from frostline.config import NAMES, read_yaml
+from frostline.errors import UsageError, at_the_prompt, option
 from frostline.models.zoo import load_backbone
-from tiny import PREPROCESSING, tiny_model, write_folder
+from frostline.selection.candidates import listed, searched
+from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder
 
 # The command, what it says it found, and what it says to do.
 MISTAKES = [
@@ -48,6 +52,10 @@ MISTAKES = [
     ("compare . --draws 3", "--draws is the number of variants", "give --search"),
     ("fit . --strategies linear_probe --epochs 5", "epochs=5.0 has no effect on linear_probe", "take one of"),
     ("fit . --model lite0 --models lite0,lite1", "model (one backbone) or models", "not both"),
+    ("compare . --search lr,laier_decay", "'laier_decay' cannot be searched", "Did you mean 'layer_decay'?"),
+    ("compare . --search lr=1e-5..1e-2", "cannot be searched", "the range is the setting's own"),
+    ("train . --workers many", "neither auto nor a number of threads", "0 or more"),
+    ("train . --logger tensorbord", "--logger must be one of", "Did you mean 'tensorboard'?"),
     ("train . --interpolate-weights 1.5", "'1.5'", "a number between 0 and 1"),
     ("train . --device gpu1", "'gpu1' names no device", "Expected auto, cpu, cuda"),
     ("train --ray photos/", "'photos/' is not the address", "write --ray last"),
@@ -77,6 +85,67 @@ def test_a_wrong_combination_is_one_message(
     assert not list(tmp_path.iterdir())  # refused before anything is made
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nlr: 0.1\nseed: 2\n", "names 'seed' twice"),
+        ("lr: yes\n", "gives lr a truth value, true"),
+        ("keep: last\n", "has no option for"),
+        ("sead: 1\n", "Did you mean 'seed'?"),
+    ],
+)
+def test_a_file_of_options_that_is_wrong_is_one_message(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    result = CliRunner().invoke(cli, ["train", str(tmp_path), "--config", str(file)])
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_what_nothing_can_vary_is_not_searched() -> None:
+    head = listed(["head"], "none", 1)
+    with pytest.raises(UsageError, match=r"search='layer_decay' has no effect on head.*take one of top_k"):
+        searched(head, ["lr", "layer_decay"], 2, 0)
+    assert searched(head, ["lr"], 2, 0)
+
+
+def test_messages_name_options_as_their_reader_writes_them(tmp_path: Path) -> None:
+    assert option("min_recall", 0.98) == "min_recall=0.98"
+    assert option("golden", False) == "golden=False"
+    with at_the_prompt():
+        assert option("min_recall", 0.98) == "--min-recall 0.98"
+        assert (option("golden", False), option("int8", True)) == ("--no-golden", "--int8")
+        assert (option("continue_from"), option("search")) == ("--continue", "--search")
+    photos = write_folder(tmp_path / "photos", classes=2, per_class=4)
+    with pytest.raises(UsageError, match="name it with positive"):
+        frostline.train(tiny_backbone(), frostline.load_data(photos), "head", min_recall=0.9)
+    words = ["train", str(photos), "--min-recall", "0.9", "--size", "32", "--study", str(tmp_path / "s")]
+    result = CliRunner().invoke(cli, words)
+    assert "--min-recall is of one class: name it with --positive" in result.stderr
+    assert option("min_recall") == "min_recall"  # the command has ended
+
+
+def test_no_message_spells_an_option_itself() -> None:
+    """Every option with an underscore goes through `option`: which spelling is right, only that knows."""
+    names = {*NAMES, *(str(p.name) for command in cli.commands.values() for p in command.params)}
+    names -= {"weight_decay", "label_smoothing", "plain_timm"}  # in a strategy's brackets; a file's name
+    spelled = re.compile(rf"(?<![\w.\-/`'])({'|'.join(sorted(n for n in names if '_' in n))})\b(?![.(])")
+    source = Path(frostline.__file__).parent
+    found = []
+    for path in source.rglob("*.py"):
+        if path.is_relative_to(source / "integrations"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                texts = [
+                    part.value
+                    for part in ast.walk(node.exc)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str) and " " in part.value
+                ]
+                found += [f"{path}: {text}" for text in texts if spelled.search(text)]
+    assert found == []
+
+
 def test_options_that_contradict_each_other_with_images_are_refused_before_training(tmp_path: Path) -> None:
     photos = write_folder(tmp_path / "photos", classes=2, per_class=4)
     words = ["train", str(photos), "--study", str(tmp_path / "s"), "--size", "32", "--strategy", "full"]
@@ -84,7 +153,10 @@ def test_options_that_contradict_each_other_with_images_are_refused_before_train
     for options, remedy in (
         (["--deterministic", "--precision", "bfloat16"], "drop one of"),
         (["--interpolate-weights", "auto", "--val-size", "0"], "there is no val part"),
-        (["--batch-size", "1", "--set", "bn=train"], "needs batches of 2 or more images, found batch_size=1"),
+        (
+            ["--batch-size", "1", "--set", "bn=train"],
+            "needs batches of 2 or more images, found --batch-size 1",
+        ),
     ):
         result = CliRunner().invoke(cli, [*words, *options])
         assert result.exit_code == 2, result.output

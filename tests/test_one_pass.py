@@ -17,7 +17,8 @@ from frostline.feature_extraction import ForwardConfig, ForwardPass, image_batch
 from frostline.feature_extraction.forward_pass import EvenlyTaken
 from frostline.feature_extraction.image_batches import Images, PassRates
 from frostline.inference import error_gallery, selective_prediction
-from frostline.inference.prediction import Predictor, predict_probabilities
+from frostline.inference.prediction import predict_probabilities
+from frostline.inference.predictor import Predictor
 from frostline.system import numerics
 from frostline.training import evaluation
 from tiny import live_logits, tiny_backbone, write_folder, write_table

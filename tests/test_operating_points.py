@@ -111,7 +111,7 @@ def test_the_least_expected_cost_decides(tmp_path: Path) -> None:
     assert (point.figures["cost"].value or 0) < (point.figures["highest_probability"].value or 0)
     assert Decision.from_config(point.as_dict(), CLASSES) == point.decision
     for text, message in (
-        ("label,defect,good\ndefect,0,10\n", "gives None for an image of good"),
+        ("label,defect,good\ndefect,0,10\n", "gives nothing for an image of good"),
         ("label,defect,bad\ndefect,0,10\ngood,1,0\n", "'bad', which is no class"),
         ("label,defect,good\ndefect,0\n", "is no matrix"),
         ("label,defect,good\ndefect,0,x\ngood,1,0\n", "gives 'x' for an image of defect"),
@@ -197,6 +197,25 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
 def _labels(evaluation: frostline.Evaluation, predictions: frostline.Predictions) -> list[str]:
     label_of = {Path(row.path).as_posix(): row.label for row in predictions}
     return [next(label for path, label in label_of.items() if path.endswith(p)) for p in evaluation.paths]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("x,defect,good\ndefect,0,5\ngood,-1,0\n", r"cheaper to predict an image of good as defect \(-1\)"),
+        ("x,defect,good\ndefect,0,0\ngood,0,0\n", "lets every prediction cost the same"),
+        ("x,defect,good\ndefect,0,5\ndefect,1,0\ngood,1,0\n", "names 'defect' twice"),
+        ("x,defect,defect\ndefect,0,5\ngood,1,0\n", "names 'defect' twice"),
+        ("x,defect\ndefect,0\ngood,1\n", "gives nothing for an image of defect that is predicted as good"),
+        ("x,defect,good\ndefect,0,5\ngod,1,0\n", "Did you mean 'good'"),
+        ("x,defect,good\ndefect,0\ngood,1,0\n", "is no matrix"),
+    ],
+)
+def test_costs_that_make_no_sense_get_one_message(table: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "costs.csv"
+    path.write_text(table)
+    with pytest.raises(UsageError, match=message):
+        cost_matrix(str(path), CLASSES)
 
 
 def test_infer_decides_by_costs_as_frostline_does() -> None:

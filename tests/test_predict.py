@@ -118,7 +118,7 @@ def test_a_run_keeps_its_model_for_the_next_call(
     run: frostline.Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run.predict(photos)
-    monkeypatch.setattr("frostline.inference.prediction.rebuilt", None)
+    monkeypatch.setattr("frostline.inference.predictor.rebuilt", None)
     assert run.predict(photos).rows == first.rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import Launch, launched
 from frostline.errors import RunWarning, UsageError
 from frostline.strategies import parse
+from frostline.system import devices
 from frostline.training.loop import trainer
 from frostline.training.request import TrainRequest
+from pretended_card import CARD, pretended
 from tiny import write_folder, write_table
 from training_in_processes import OPTIONS, exhaust, images_of, steady_backbone
 
@@ -130,6 +133,33 @@ def test_two_processes_end_where_one_does(
     assert "Memory ran out with 6 images a step: they are now learned from 3 at a time" in note
     assert "RunWarning" in done.stderr
     assert done.stderr.count("Memory ran out") == 1, "said by more than one process"
+
+
+@pytest.mark.slow
+def test_two_processes_solve_the_head_that_one_does(tmp_path: Path, table: Path) -> None:
+    """A head on several stages: of a frozen network, with and without kept rows, and after training."""
+    strategies = {
+        "probe": ("linear_probe", {}),
+        "kept": ("linear_probe(layers=auto)", {"cache": "keep"}),
+        "refitted": ("lp_ft(epochs=2, refit_layers=4)", {}),
+    }
+    jobs = [
+        {"table": table, "study": tmp_path / name, "strategy": strategy, "options": options}
+        for name, (strategy, options) in strategies.items()
+    ]
+    done = launch(2, tmp_path, *jobs)
+    assert done.returncode == 0, done.stderr
+    for job in jobs:
+        assert_alike(job["study"])
+        name = Path(job["study"]).name
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another store"))
+            one = alone(table, tmp_path / f"{name} by one", job["strategy"], **job["options"])
+        result = told(job["study"], 1)["result"]
+        assert result["layers"] == one.layers == 4
+        apart = farthest(tmp_path / f"{name} by one", job["study"])
+        assert apart == 0.0 if name != "refitted" else apart < 1e-3
+        assert result["log_loss"] == pytest.approx(one.log_loss, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -266,6 +296,47 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
         "MASTER_PORT": "1",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("device", "local_size", "backend"),
+    [("cuda", 2, "cpu:gloo,cuda:nccl"), ("cuda:0", 1, "cpu:gloo,cuda:nccl"), ("cuda:0", 2, "gloo")],
+)
+def test_a_gpu_that_is_named_is_shared_by_gloo(
+    device: str, local_size: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, **_: begun.append(name))
+    monkeypatch.setattr(devices, "current", lambda: torch.device(device))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(atexit, "register", lambda call: None)
+    process_group._begin(Launch(0, 2, 0, local_size))
+    assert begun == [backend]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    if (device, local_size) == ("cuda", 2):
+        with pytest.raises(UsageError, match=r"NCCL takes no two processes on one GPU; .*--device cuda:0"):
+            process_group._begin(Launch(1, 2, 1, local_size))
+
+
+def test_without_nccl_sums_of_a_gpus_tensors_go_through_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    summed: list[str] = []
+
+    def all_reduce(values: torch.Tensor, group: object = None) -> None:
+        summed.append(values.device.type)
+        values.mul_(2)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:gloo")
+    monkeypatch.setattr(process_group, "_joined", [process_group._Group(0, 2, None)])
+    with pretended():
+        gradient = torch.ones(3).to(CARD)
+        process_group.add_up([gradient])
+        assert gradient.device.type == torch.device(CARD).type
+        assert gradient.tolist() == [2.0, 2.0, 2.0]
+    assert summed == ["cpu"]
 
 
 @pytest.mark.parametrize("verb", ["compare", "fit", "measure", "plan", "demo"])

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import frostline
-from frostline import cost
+from frostline import cost, metrics
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.feature_extraction.augmentation import Policy, Transform
@@ -281,6 +281,35 @@ def test_a_run_with_every_recipe_goes_on_where_it_was_killed(
     rows = whole.result["numeric_plan"]["frozen"]["rows"]
     assert rows
     assert all(row["why"].startswith("images are mixed") and set(row["views_kept"]) <= {0} for row in rows)
+
+
+def test_a_run_that_stops_early_with_every_recipe_goes_on_where_it_was_killed(
+    data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `patience` has counted and the average of the weights are in the same checkpoint."""
+    scores = [
+        0.5,
+        0.6,
+        0.4,
+        0.5,
+        0.5,
+    ]  # the best is the second: one of patience 3 is counted when it is killed
+    real = trainer.Trainer._validate
+
+    def validate(self: trainer.Trainer) -> dict[str, float]:
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "goodness", lambda *_: scores[len(self.epochs)])
+            return real(self)
+
+    monkeypatch.setattr(trainer.Trainer, "_validate", validate)
+    text, steps_an_epoch = "full(epochs=9, ema=0.9, mixup=0.4, cutmix=1)", 3
+    whole, resumed = killed_and_resumed(
+        text, data, tmp_path, monkeypatch, stop=3 * steps_an_epoch + 1, patience=3, batch_size=16
+    )
+    assert whole.early_stopping["epochs"] == resumed.early_stopping["epochs"] == 5
+    assert same_bytes(whole, resumed)
+    losses = [[row["loss"] for row in run.folder.metrics()] for run in (whole, resumed)]
+    assert losses[0] == losses[1]
 
 
 def test_features_of_mixed_pictures_are_computed_anew_each_epoch(

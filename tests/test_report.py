@@ -26,7 +26,7 @@ import studies
 from frostline.cli.main import cli
 from frostline.errors import StudyError, UsageError
 from frostline.inference import error_gallery
-from frostline.inference.prediction import Prediction, Predictions
+from frostline.inference.prediction_rows import Prediction, Predictions
 from frostline.reports import charts, notebook, page, prediction_table, tried_strategies, usage_section
 from frostline.reports.conclusions import DISTANCES, EXPECTATIONS, conclusions
 from frostline.reports.display_names import shortened, unique_names, visible
@@ -364,6 +364,32 @@ def test_a_candidates_runs_are_found_by_the_paths_that_the_comparison_wrote(tmp_
     ]
     assert [len(row.runs) for row in rows] == [1, 2, 2, 2]
     assert [row.winner for row in rows] == [row["winner"] for row in result["standings"]]
+
+
+def test_trials_of_an_unfinished_comparison_are_found_by_the_paths_that_were_written(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study", finished=False)
+    data = read(study).data
+    assert data is not None
+    # A run on a fold that looks like a trial, and is none: made by another comparison, or by the classifier.
+    fold, held = study / "splits" / "fold0", data.samples[:9]
+    stranger = studies.write_run(fold, "top_k(1)", data, keep="last", val=held, seed=7)
+    files = sorted(study.glob("comparisons/*/trials/*.json"))
+    named = [file for file in files if json.loads(file.read_text())["strategy"] == "top_k(1)"]
+    rows = {row.strategy: row for row in tried_strategies.strategy_rows(read(study))}
+    assert set(rows) == set(studies.TRIED)
+    assert len(files) == sum(row.count for row in rows.values()) == 2 * len(studies.TRIED)
+    assert rows["full"].epoch_share == 0.25
+    paths = [run.path for run in rows["top_k(1)"].runs]
+    assert paths == sorted(json.loads(file.read_text())["run"] for file in named)
+    assert stranger.relative_to(study).as_posix() not in paths
+    named[0].write_text("{}")
+    named[1].write_text(named[1].read_text().replace("splits/", "../splits/"))
+    contents = read(study)
+    assert "top_k(1)" not in {row.strategy for row in tried_strategies.strategy_rows(contents)}
+    assert [str(file) in problem for file, problem in zip(named, contents.problems, strict=True)] == [
+        True,
+        True,
+    ]
 
 
 def test_figures_are_what_they_say(tmp_path: Path) -> None:

@@ -97,6 +97,16 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     assert "3 configurations have been evaluated on" in sentences.accuracy({**headline, "test_looks": 3})
     three = {**result, "repeats": 3, "separated": True}
     assert verdict_lines(three)[0].startswith("full wins over 3 repeats, significantly better")
+    for metric, first, second in (
+        ("average_precision", "leads every other by average precision", "+10.0 points of average precision"),
+        ("log_loss", "by log loss over 1 repeat", "log loss 0.100 lower (+0.050 to +0.200)"),
+        ("quadratic_kappa", "by quadratic kappa", "quadratic kappa +0.100 (+0.050 to +0.200)"),
+        ("profit", "by profit", "profit +0.100 (+0.050 to +0.200)"),
+        ("sensitivity@specificity=0.9", "by sensitivity at a specificity of 0.9", "+10.0 points of sens"),
+    ):
+        lines = verdict_lines({**result, "metric": metric})
+        assert first in lines[0]
+        assert second in lines[1]
     alone = {**result, "differences": []}
     assert (
         verdict_lines(alone)[0]

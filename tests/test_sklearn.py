@@ -110,6 +110,31 @@ def test_in_cross_validation_grids_and_pipelines(data: Any, calls: list[int]) ->
     assert tail.score(X, y) > 0.6
 
 
+def test_a_grid_goes_over_hyperparameters(data: Any) -> None:
+    X, y = data
+    made = classifier(strategy="head", epochs=2, augment="none", hyperparameters={"label_smoothing": 0.0})
+    grid = {"lr": [0.001, 0.01], "weight_decay": [0.0, 0.1]}
+    search = GridSearchCV(made, grid, cv=2).fit(X, y)
+    assert len(search.cv_results_["mean_test_score"]) == 4
+    written = search.best_estimator_.result_["strategy"]
+    for name, value in search.best_params_.items():
+        assert f"{name}={value:g}" in written
+    assert "label_smoothing=0" in written
+    with pytest.raises(ValueError, match=r"lr=0\.1 has no effect on linear_probe"):
+        classifier(lr=0.1).fit(X, y)
+
+
+def test_patience_holds_images_out(data: Any) -> None:
+    X, y = data
+    options = {"strategy": "head", "epochs": 6, "lr": 1e-6, "augment": "none", "patience": 1}
+    twice = np.arange(40) % 30  # as in a bootstrap sample; an image is in one part
+    made = classifier(**options, validation_fraction=0.2).fit(X[twice], y[twice])
+    assert 6 <= made.result_["n_val"] <= 12
+    assert made.result_["early_stopping"]["epochs_saved"] > 0
+    with pytest.raises(ValueError, match=r"validation_fraction is 0; expected a share"):
+        classifier(**options, validation_fraction=0).fit(X, y)
+
+
 def test_it_is_copied_pickled_and_saved(data: Any, tmp_path: Path) -> None:
     X, y = data
     made = FrostlineClassifier("lite0", size=32, threads=1, deterministic=True).fit(X, y)

@@ -19,9 +19,10 @@ from frostline import models as bb
 from frostline import probe, strategies
 from frostline.cli.main import cli
 from frostline.data import Manifest
-from frostline.errors import ModelError, UsageError
+from frostline.errors import StudyError, UsageError
 from frostline.feature_extraction import Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images
+from frostline.inference import error_gallery
 from frostline.models.stage_statistics import statistics
 from tiny import PREPROCESSING, TinyNet, live_logits, tiny_backbone, write_table
 
@@ -258,9 +259,83 @@ def test_what_timm_cannot_load_is_refused_before_training(
         frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "study", plain_timm=True, **FAST)
 
 
-def test_its_run_is_no_backbone(run: frostline.Run) -> None:
-    with pytest.raises(ModelError, match=r"head that reads several stages.*layers=last"):
-        frostline.load_backbone(str(run.folder.path))
+def test_its_mistakes_have_no_maps_and_the_reason_is_said(data: Manifest, tmp_path: Path) -> None:
+    sample, names = data.part("test")[0], data.classes
+    chances = ",".join(["0.1", *["0.9" if name != sample.label else "0.05" for name in names[1:]]])
+    other = next(name for name in names[1:] if name != sample.label)
+    header = ",".join(["path", "label", "predicted", *(f"p({name})" for name in names)])
+    table = tmp_path / "predictions-test.csv"
+    table.write_text(f"{header}\n{sample.path},{sample.label},{other},{chances}\n")
+    backbone = tiny_backbone()
+    for model, words in ((adapted(), "reads several stages"), (backbone.adapt(3), "")):
+        error_gallery.write_gallery(tmp_path, table, backbone, data, lambda path, model=model: model)
+        gallery = json.loads((tmp_path / "looks.json").read_text())
+        assert gallery["note"] == "" if not words else words in gallery["note"]
+        (row,) = gallery["rows"]
+        assert (row["map"] is None) == bool(words)
+
+
+@pytest.fixture
+def timm_run(data: Manifest, tmp_path: Path) -> frostline.Run:
+    backbone = frostline.load_backbone("timm/test_resnet", size=32, random=True)
+    return frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", **FAST)
+
+
+def test_its_run_is_a_plain_network_with_a_new_head(
+    timm_run: frostline.Run, data: Manifest, tmp_path: Path
+) -> None:
+    study = timm_run.study.path
+    frostline.export(study, out=tmp_path / "export")
+    frostline.export(study, "delta", out=tmp_path / "delta", base=timm_run.backbone)
+    first = timm_run.backbone
+    for source in (study, timm_run.folder.path, tmp_path / "export", tmp_path / "delta"):
+        backbone = frostline.load_backbone(str(source))
+        assert [cut.name for cut in backbone.cuts] == [cut.name for cut in first.cuts]
+        assert bb.multi_stage_head_in(backbone.model) is None
+        assert not any(module._forward_hooks for module in backbone.model.modules())
+        assert any("stays behind" in note for note in backbone.notes)
+        own = {k: v for k, v in first.model.state_dict().items() if not first.classifier.owns(k)}
+        assert all(torch.equal(value, backbone.model.state_dict()[key]) for key, value in own.items())
+
+
+@pytest.fixture
+def more(tmp_path: Path) -> Manifest:
+    table = write_table(tmp_path / "more", train=4, val=2, test=0, seed=1)
+    return frostline.load_data(table, near_copies=False)
+
+
+def test_training_goes_on_from_its_run(timm_run: frostline.Run, more: Manifest, tmp_path: Path) -> None:
+    backbone = frostline.load_backbone(str(timm_run.study.path))
+    study = tmp_path / "next"
+    child = frostline.train(backbone, more, "top_k(1, epochs=1)", study=study, **FAST)
+    val = more.part("val")
+    answers = frostline.predict(study, [more.read(sample) for sample in val]).rows
+    lines = (child.folder.path / "predictions-val.csv").read_text().splitlines()[1:]
+    assert [row.label for row in answers] == [line.split(",")[2] for line in lines]
+    written = [max(float(p) for p in line.split(",")[3:]) for line in lines]
+    np.testing.assert_allclose([row.probability for row in answers], written, atol=1e-4)
+
+
+def test_what_a_new_classifier_knew_is_not_measured(timm_run: frostline.Run, data: Manifest) -> None:
+    backbone = frostline.load_backbone(str(timm_run.study.path))
+    with pytest.raises(UsageError, match="begins with a new classifier"):
+        frostline.forgetting(backbone, backbone.adapt(3), data)
+    signals = frostline.measure(backbone, data, rates=False, random=False)
+    assert signals.confidence is None
+    assert any("new classifier" in note for note in signals.notes)
+
+
+def test_a_module_of_ones_own_is_known_by_the_weights_with_its_head(
+    run: frostline.Run, data: Manifest, more: Manifest, tmp_path: Path
+) -> None:
+    module = frostline.load_model(run.folder, module=TinyNet())
+    again = frostline.load_backbone(module, preprocessing=PREPROCESSING)
+    assert len(again.cuts) == len(tiny_backbone().cuts)
+    with pytest.raises(StudyError, match="study of other data"):  # which knows the weights nevertheless
+        frostline.train(again, more, "head(epochs=1)", study=run.study.path, **FAST)
+    assert again.fingerprints is not None
+    child = frostline.train(again, more, "linear_probe", study=tmp_path / "next", **FAST)
+    assert bb.multi_stage_head_in(frostline.load_model(child.folder, module=TinyNet())) is not None
 
 
 # --- notation -----------------------------------------------------------------------------------------

@@ -232,6 +232,62 @@ def test_a_compiled_model_trains_what_thaws() -> None:
     torch.compiler.reset()
 
 
+def compiled_in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend="aot_eager")
+    return model
+
+
+def compiled_from_inside(model: nn.Module) -> nn.Module:
+    for block in model.blocks:
+        block.compile(backend="aot_eager")
+    return model
+
+
+def compiled_forward(model: nn.Module) -> nn.Module:
+    model.forward = torch.compile(model.forward, backend="aot_eager")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("way", [compiled_in_place, compiled_from_inside, compiled_forward])
+def test_however_a_user_compiled_what_thaws_learns(way: Any) -> None:
+    backbone = tiny_backbone()
+    loop = Loop(backbone, way)
+    for number in (0, 2, 4):  # the first epoch of each phase, and one of each that ends it
+        for epoch in (number, number + 1):
+            before, cut = state(loop.model), loop.schedule.cut.index
+            loop.epoch(epoch)
+            assert stages_that_moved(backbone, before, loop.model) == set(range(cut, 5))
+    torch.compiler.reset()
+
+
+def test_a_thawed_stage_without_a_gradient_is_an_error_in_a_loop_of_ones_own(backbone: Backbone) -> None:
+    loop = Loop(backbone)
+    blocks = loop.model.blocks
+    blocks.register_forward_hook(lambda module, given, result: result.detach())  # as a stale graph would
+    for number in range(2):
+        loop.epoch(number)  # the head alone learns, and does
+    with pytest.raises(ModelError, match=r"1 of 2 stages .* no gradient: .*blocks\.2\.conv\.weight"):
+        loop.epoch(2)
+
+
+def test_gradients_that_are_dropped_after_the_step_are_seen(backbone: Backbone) -> None:
+    model = backbone.adapt(3)
+    optimizer = torch.optim.SGD(frostline.param_groups(backbone, model), lr=0.1)
+    schedule = frostline.Unfreezing(optimizer, backbone, model, "full", epochs=1, steps_per_epoch=2)
+    for step in range(2):
+
+        def closure(step: int = step) -> float:  # as Lightning does: the backward pass is in the step
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(batch(step)[0]), batch(step)[1])
+            loss.backward()
+            return loss.item()
+
+        optimizer.step(closure)
+        optimizer.zero_grad()
+        schedule.step()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     text=st.sampled_from(

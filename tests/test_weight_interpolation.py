@@ -72,6 +72,15 @@ def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> N
         raced(data, tmp_path / "study", STRATEGY, interpolate_weights=1.5)
 
 
+def test_a_head_solved_for_after_training_is_not_interpolated(data: Manifest, tmp_path: Path) -> None:
+    said: list[str] = []
+    strategy = "top_k(1, epochs=1, refit_layers=2)"
+    comparison = raced(data, tmp_path / "study", strategy, interpolate_weights=0.4, log=said.append)
+    assert "interpolation" not in comparison.result
+    assert comparison.run.layers == 2
+    assert any("is not interpolated: it ends with another head" in line for line in said)
+
+
 def test_with_one_part_held_out_it_says_that_the_same_images_chose(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=10, val=6), near_copies=False)
     comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")

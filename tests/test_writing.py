@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.cli import main
-from frostline.inference.prediction import Prediction, Predictions
+from frostline.inference.prediction_rows import Prediction, Predictions
 from frostline.system import directories
 from frostline.system.text_output import encoded, never_fail
 from tiny import write_table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,11 @@ class TinyNet(nn.Module):
 
 def tiny_model(seed: int = 0) -> nn.Module:
     """A TinyNet whose BatchNorm statistics have seen something."""
+    return copy.deepcopy(_model(seed))
+
+
+@functools.lru_cache(maxsize=16)
+def _model(seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = TinyNet()

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from frostline.diagnostics.feature_drift import Forgetting, drift, forgetting
     from frostline.errors import FrostlineError
     from frostline.exports import Export, export
-    from frostline.inference.prediction import load_model, predict
+    from frostline.inference.prediction import predict
+    from frostline.inference.predictor import load_model
     from frostline.models import Backbone, Cut, Preprocessing, Stage
     from frostline.models.zoo import load_backbone
     from frostline.pipelines import Fitted, demo, fit
@@ -71,7 +72,7 @@ _HOME = {
     "interpolate_weights": "training",
     "load_backbone": "models.zoo",
     "load_data": "data",
-    "load_model": "inference.prediction",
+    "load_model": "inference.predictor",
     "lr_find": "training",
     "measure": "diagnostics",
     "param_groups": "unfreezing",

@@ -13,7 +13,8 @@ from frostline.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from PIL import Image
 
-BATCH = 32  # images a step: what the epochs of strategies/ were measured with
+BATCH = 32  # images a step: what the epochs and rates of strategies/ were measured with
+AUTO_BATCH = "auto"  # strategies/batch_rule.py says which
 AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
 # What a comparison has no use for.
@@ -61,8 +62,9 @@ class Options(TypedDict, total=False):
     min_crop: float | None
     rotate: str
     imbalance: str
-    batch_size: int
+    batch_size: int | str
     device: str
+    device_memory: int | None
     deterministic: bool
     precision: str
     threads: int | None
@@ -121,10 +123,14 @@ class Config:
     imbalance
         none, weights, sampler or logit_adjustment.
     batch_size
-        Images a step, over all processes.
+        Images a step, over all processes. auto: 32; on an NVIDIA GPU up to 256 where training keeps 150
+        steps or more, with a learning rate that follows unless it is given (docs/strategies.md).
     device
         What computes: auto (a GPU where torch finds one), cpu, cuda, cuda:1 (a GPU's number) or mps. It is no
         part of what a run is; a run that goes on stays on the device it began on.
+    device_memory
+        Bytes of a GPU's memory that a run may use; None: all that it has. Where a step needs more, its batch
+        is learned from in pieces. It is no part of what a run is.
     deterministic
         Float32 and no timed choice, on a GPU also deterministic kernels: repeats agree bit for bit.
     precision
@@ -178,8 +184,9 @@ class Config:
     min_crop: float | None = None
     rotate: str = "none"
     imbalance: str = "none"
-    batch_size: int = BATCH
+    batch_size: int | str = AUTO_BATCH
     device: str = "auto"
+    device_memory: int | None = None
     deterministic: bool = False
     precision: str = "auto"
     threads: int | None = None
@@ -289,15 +296,21 @@ def as_number(value: float | str) -> float | None:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds. Raises `UsageError` with what was found otherwise."""
-    from yaml import YAMLError, safe_load
+    from yaml import MappingNode, YAMLError, compose, safe_load
 
     try:
-        values = safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values, tree = safe_load(text), compose(text)
     except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UsageError(f"{path} cannot be read as YAML ({reason}).") from None
     if values is None:
         return {}
+    if isinstance(tree, MappingNode):  # YAML's reader keeps the last of two
+        names = [str(key.value) for key, _ in tree.value]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise UsageError(f"{path} names {twice[0]!r} twice. Give each option once.")
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UsageError(f"{path} holds no options. Expected lines such as `seed: 1` or `model: lite0`.")
     return values

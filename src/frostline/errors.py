@@ -16,13 +16,20 @@
     RunWarning            not an error: something went wrong, and the run handles it
 
 Each message says what was found, what was expected and what to do, and is written to be shown to a
-person unchanged. The command line prints it without a traceback and leaves with `exit_code`.
+person unchanged. The command line prints it without a traceback and leaves with `exit_code`. Options are
+named by `option`, which knows whether the command line or Python reads the message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+# Options whose name at the prompt is not that in Python with dashes.
+AT_PROMPT = {"continue_from": "--continue", "hyperparameters": "--set"}
+NOT_GIVEN = object()
+_prompts = 0  # calls of the command line that this process is inside of
 
 
 class FrostlineError(Exception):
@@ -79,6 +86,46 @@ class LoggerWarning(UserWarning):
 
 class RunWarning(UserWarning):
     """Something went wrong, and the run continues; the message says how."""
+
+
+@contextmanager
+def at_the_prompt() -> Iterator[None]:
+    """Let messages name options as the command line has them, until the block ends."""
+    global _prompts
+    _prompts += 1
+    try:
+        yield
+    finally:
+        _prompts -= 1
+
+
+def option(name: str, value: object = NOT_GIVEN) -> str:
+    """Return an option as whoever reads the message writes it.
+
+    Parameters
+    ----------
+    name : str
+        Its name in Python, such as "min_recall".
+    value : object
+        What it is set to; a truth value makes a switch.
+
+    Returns
+    -------
+    str
+        At the prompt ``--min-recall`` or ``--min-recall 0.98``, ``--int8`` and ``--no-golden``; in Python
+        ``min_recall`` or ``min_recall=0.98``, ``to='onnx'``, ``int8=True`` and ``golden=False``.
+    """
+    if not _prompts:
+        return name if value is NOT_GIVEN else f"{name}={value!r}"
+    flag = AT_PROMPT.get(name, f"--{name.replace('_', '-')}")
+    if value is NOT_GIVEN or value is True:
+        return flag
+    return f"--no-{flag[2:]}" if value is False else f"{flag} {value}"
+
+
+def spoken(at_the_prompt: str, in_python: str) -> str:
+    """Return the words for whoever reads the message, where the two do different things about it."""
+    return at_the_prompt if _prompts else in_python
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:

@@ -1,19 +1,22 @@
 """Earlier trials: strategies on real image sets, with what was measured before training.
 
 `experience/outcomes.jsonl` holds one run per line, `experience/signals.jsonl` the output of `measure` for the
-same training images; benchmarks/experience.py writes both. Imports no torch.
+same training images; benchmarks/experience.py writes both. `experience/tasks.jsonl` holds one small task per
+line, runs and signals together; benchmarks/tasks.py writes it. Imports no torch.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).parent / "experience"
 TASK = ("model", "size", "set", "per_class", "seed")
+MOST_PROBED = 500  # as in frostline.diagnostics.measurement, which needs torch; or 10 a class
+BEST_STAGES = 3  # whose mean accuracy is the frozen network's: the best of many flatters itself
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,13 @@ class Facts:
         How much better the best stage's probe is.
     slope
         Gain of the probe by doubling the images.
+    stages
+        Out-of-fold accuracy of a probe after each stage.
+    together
+        Out-of-fold accuracy of a probe of several stages at once; `None` if it was not measured. Not used:
+        it foretells less than `frozen` does (docs/LOG.md 2026-11-28).
+    measured
+        Images that the probes of the stages were evaluated on; `None` for all training images.
     """
 
     images: int
@@ -42,11 +52,37 @@ class Facts:
     probe: float
     peak: float
     slope: float
+    stages: tuple[float, ...] = ()
+    together: float | None = None
+    measured: int | None = None
+
+    @property
+    def frozen(self) -> float:
+        """What the frozen network gets right, out of fold, 0–1: mean accuracy of its best three stages."""
+        if not self.stages:
+            return self.probe
+        best = sorted(self.stages)[-BEST_STAGES:]
+        return sum(best) / len(best)
+
+    @property
+    def depth_gain(self) -> float:
+        """How far `frozen` lies above the last stage alone."""
+        return self.frozen - (self.stages[-1] if self.stages else self.probe)
+
+    @property
+    def probe_variance(self) -> float:
+        """Variance of `frozen` by the chance of which images were measured: p (1 − p) / n."""
+        count = max(1, self.measured or self.images)
+        share = min(max(self.frozen, 1 / (count + 2)), 1 - 1 / (count + 2))  # never 0: so few prove nothing
+        return share * (1 - share) / count
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One sample of training images: its facts, and accuracy (0–1) and seconds of each strategy."""
+    """One sample of training images: its facts, and accuracy (0–1) and seconds of each strategy.
+
+    `scores` holds transferability scores, "log_me" and "h_score", a value per stage.
+    """
 
     model: str
     size: int
@@ -57,6 +93,7 @@ class Trial:
     accuracy: Mapping[str, float]
     val_accuracy: Mapping[str, float | None]
     seconds: Mapping[str, float]
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
@@ -72,6 +109,9 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
         float(curve[-1]["accuracy"]),
         float(best - last),
         float(curve[-1]["accuracy"] - curve[-2]["accuracy"]),
+        tuple(float(row["accuracy"]) for row in stages),
+        signals.get("together"),
+        min(images, int(signals.get("n_measured", images)), max(MOST_PROBED, 10 * int(signals["n_classes"]))),
     )
 
 
@@ -93,9 +133,46 @@ def read_experience(folder: Path = HOME) -> list[Trial]:
                 accuracy={r["strategy"]: r["accuracy"] for r in outcomes},
                 val_accuracy={r["strategy"]: r["val_accuracy"] for r in outcomes},
                 seconds={r["strategy"]: r["seconds"] for r in outcomes},
+                scores={key: tuple(p[key] for p in row["probe_by_stage"]) for key in ("log_me", "h_score")},
             )
         )
-    return trials
+    tasks = folder / "tasks.jsonl"
+    return trials + (read_tasks(tasks) if tasks.exists() else [])
+
+
+def read_tasks(path: Path) -> list[Trial]:
+    """Return the trials in a file of small tasks, those of which too little could be measured left out."""
+    return [trial for row in _rows(path) if (trial := _of_task(row))]
+
+
+def _of_task(row: Mapping[str, Any]) -> Trial | None:
+    """Return the trial that a line of `tasks.jsonl` describes; `None` if too little could be measured."""
+    known, runs = row["signals"], row["runs"]
+    facts = facts_of(
+        {
+            "n_classes": known["n_classes"],
+            "n_measured": known["n_measured"],
+            "similarity": None if known["similarity"] is None else {"value": known["similarity"]},
+            "probe_by_stage": [{"accuracy": value} for value in known["probes"]],
+            "together": known["out_of_fold"]["linear_probe"],
+            "learning_curve": [{"accuracy": accuracy} for _, accuracy in known["curve"]],
+        },
+        row["n_train"],
+    )
+    if facts is None:
+        return None
+    return Trial(
+        model=row["model"],
+        size=row["size"],
+        set=row["set"],
+        per_class=round(facts.images / facts.classes),
+        seed=row["task"],
+        facts=facts,
+        accuracy={name: accuracy for name, (accuracy, _, _) in runs.items()},
+        val_accuracy={name: val for name, (_, val, _) in runs.items()},
+        seconds={name: seconds for name, (_, _, seconds) in runs.items()},
+        scores={key: tuple(known[key]) for key in ("log_me", "h_score")},
+    )
 
 
 def read_signals(folder: Path = HOME) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
-from frostline.system import devices
+from frostline.system import devices, numerics
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def plan(
     minutes: float | None = None,
     memory_bytes: int | None = None,
     disk_bytes: int | None = None,
+    device_memory_bytes: int | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -73,6 +74,8 @@ def plan(
         Memory that a run may use above its imports; `None` for no limit.
     disk_bytes
         Disk that cached features may use; `None` for no limit.
+    device_memory_bytes
+        Memory of the GPU that a run's tensors may use; `None` for what the GPU has.
     seed
         Seed of folds and sampling.
     device
@@ -94,7 +97,8 @@ def plan(
     UsageError
         If the budget is invalid or no strategy fits it.
     """
-    budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes)
+    limit = numerics.device_memory_limit(device_memory_bytes)
+    budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes, limit)
     budget.check()
     progress = Progress.of(progress)
     data = data.checked(progress)
@@ -116,6 +120,7 @@ def plan(
         val=len(data.part("val")),
         test=len(data.part("test")),
         classes=len(data.classes),
+        kind=devices.current().type,
         random=bool(backbone.source.get("random")),
         commonest=signals.size.per_class[-1] / signals.size.train,
     )

@@ -11,11 +11,21 @@ from frostline.advice import text
 from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
 from frostline.advice.text import PLAINEST, TIME_MARGIN, Inputs, enough, room
+from frostline.config import AUTO_BATCH, BATCH
 from frostline.cost import Cost, Rates, predict
 from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.errors import UsageError
 from frostline.reports import notebook
-from frostline.strategies import ResolvedPhase, Strategy, hyperparameters, parse, schedule
+from frostline.strategies import (
+    BatchSize,
+    ResolvedPhase,
+    Strategy,
+    batch_size,
+    halved,
+    hyperparameters,
+    parse,
+    schedule,
+)
 
 # Factor of the intervals' width for networks and sizes without trials: a choice, since trials of one network
 # and two sizes can't tell.
@@ -38,17 +48,21 @@ class Budget:
         Memory above the imports.
     disk_bytes
         Disk for cached features.
+    device_memory_bytes
+        Memory of a GPU.
     """
 
     seconds: float | None = None
     memory_bytes: int | None = None
     disk_bytes: int | None = None
+    device_memory_bytes: int | None = None
 
     def check(self) -> None:
         """Raise `UsageError` if a limit is negative, zero seconds or not finite."""
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UsageError(f"minutes must be above 0, found {self.seconds / 60:g}.")
-        for name, value in (("memory_bytes", self.memory_bytes), ("disk_bytes", self.disk_bytes)):
+        for name in ("memory_bytes", "disk_bytes", "device_memory_bytes"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} must be 0 or more, found {value:g}.")
 
@@ -61,6 +75,8 @@ class Budget:
             exceeded.append(f"may hold {room(cost.peak_memory_upper_bytes)} of memory")
         if self.disk_bytes is not None and cost.disk_bytes > self.disk_bytes:
             exceeded.append(f"keeps {room(cost.disk_bytes)} on disk")
+        if self.device_memory_bytes is not None and (cost.device_peak_bytes or 0) > self.device_memory_bytes:
+            exceeded.append(f"may hold {room(cost.device_peak_bytes or 0)} of a GPU's memory")
         return ", ".join(exceeded)
 
     def __str__(self) -> str:
@@ -69,6 +85,8 @@ class Budget:
             limits.append(f"{self.memory_bytes / 1e6:g} MB of memory")
         if self.disk_bytes is not None:
             limits.append(f"{self.disk_bytes / 1e6:g} MB on disk")
+        if self.device_memory_bytes is not None:
+            limits.append(f"{self.device_memory_bytes / 1e6:g} MB of a GPU's memory")
         return ", ".join(limits) or "no limit"
 
 
@@ -91,7 +109,7 @@ class Option:
     reason
         How it compares with the recommended one, or why it does not fit.
     hyperparameters
-        Learning rate, decay, cut, epochs, augmentation, BatchNorm, size, batch.
+        Learning rate, decay, cut, epochs, augmentation, BatchNorm, size, batch and why.
     """
 
     strategy: str
@@ -108,7 +126,14 @@ class Option:
         """Return the option as plain data."""
         values = {key: value for key, value in asdict(self).items() if key != "cost"}
         cost = {key: getattr(self.cost, key) for key in ("seconds", "peak_memory_bytes", "disk_bytes")}
-        return {**values, **cost, "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes}
+        device = self.cost.device_peak_bytes
+        return {
+            **values,
+            **cost,
+            "decides": self.cost.decides,
+            "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes,
+            **({} if device is None else {"device_peak_bytes": device}),
+        }
 
 
 @dataclass(frozen=True)
@@ -192,6 +217,8 @@ class Case:
         Augmentation.
     batch
         Batch size.
+    kind
+        Kind of the device that the rule chooses batch sizes for; None: `batch` is what was given.
     random
         Whether the network has random weights.
     commonest
@@ -206,9 +233,15 @@ class Case:
     test: int
     classes: int
     augment: str = "standard"
-    batch: int = 32
+    batch: int = BATCH
+    kind: str | None = None
     random: bool = False
     commonest: float = 0.0
+
+    def batch_size(self, strategy: Strategy) -> BatchSize:
+        """Return the batch size of a strategy, and how its learning rate follows."""
+        requested = self.batch if self.kind is None else AUTO_BATCH
+        return batch_size(requested, strategy, images=self.train, kind=self.kind or "")
 
     @property
     def facts(self) -> Facts | None:
@@ -261,10 +294,10 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
             facts = replace(facts, similarity=model.typical["similarity"])
     candidates = [name for name in model.strategies if (parse(name).k or 0) < case.stages]
     costs = {name: _cost(name, rates, case, budget) for name in candidates}
-    over_budget = {name: budget.refuses(cost) for name, (cost, _) in costs.items()}
+    over_budget = {name: budget.refuses(cost) for name, (cost, *_) in costs.items()}
     feasible = [name for name in candidates if not over_budget[name]]
     if not feasible:
-        raise UsageError(_nothing_fits({name: cost for name, (cost, _) in costs.items()}, budget))
+        raise UsageError(_nothing_fits({name: cost for name, (cost, *_) in costs.items()}, budget))
     seconds = {name: costs[name][0].seconds for name in candidates}
     widen = _widening(case, trials) if basis == "extrapolated" else 1.0
     expected = {e.strategy: e for e in model.forecasts(facts, widen) if e.strategy in costs} if facts else {}
@@ -283,10 +316,10 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
             expected[name].accuracy if expected else None,
             expected[name].low if expected else None,
             expected[name].high if expected else None,
-            *costs[name],
+            *costs[name][:2],
             fits=not over_budget[name],
             reason=text.reason(inputs, name),
-            hyperparameters=described_hyperparameters(name, case),
+            hyperparameters=described_hyperparameters(name, case, costs[name][2]),
         )
         for name in order
     )
@@ -315,36 +348,62 @@ def _with_more(
         return None
     doublings = math.log2(MORE_IMAGES)
     probe = min(1.0, facts.probe + doublings * max(0.0, facts.slope))
-    larger = replace(facts, images=facts.images * MORE_IMAGES, probe=probe)
+    more = probe - facts.probe
+    larger = replace(
+        facts,
+        images=facts.images * MORE_IMAGES,
+        probe=probe,
+        stages=tuple(min(1.0, accuracy + more) for accuracy in facts.stages),
+        measured=None if facts.measured is None else facts.measured * MORE_IMAGES,
+    )
     larger_case = replace(case, train=case.train * MORE_IMAGES)
     return choose_strategy(
         model, larger, {name: _cost(name, rates, larger_case, Budget())[0].seconds for name in names}
     )
 
 
-def described_hyperparameters(name: str, case: Case) -> dict[str, Any]:
+def described_hyperparameters(name: str, case: Case, batch: BatchSize | None = None) -> dict[str, Any]:
     """Return the hyperparameters of a strategy, with every default filled in."""
     strategy: Strategy = parse(name)
     values = hyperparameters(strategy)
+    batch = batch or case.batch_size(strategy)
     phases: tuple[ResolvedPhase, ...] = schedule(
-        strategy, stages=case.stages, images=case.train, batch=case.batch
+        strategy, stages=case.stages, images=case.train, batch=batch.images
     )
     lowest = min((phase.cut for phase in phases), default=case.stages - 1)
     return {
-        "lr": values.lr if phases else None,
+        "lr": batch.lr_factor * values.lr if phases else None,
         "layer_decay": values.layer_decay if phases else None,
         "cut": lowest,
         "epochs": sum(phase.epochs for phase in phases),
         "bn": values.bn if phases else None,
         "augment": case.augment if phases else "none",
         "size": case.signals["input_size"],
-        "batch": case.batch,
+        "batch": batch.images,
+        "batch_reason": batch.reason if phases and batch.auto else None,
+        "batch_lowered": batch.images < case.batch_size(strategy).images,  # for the memory
     }
 
 
-def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, str]:
-    """Return the predicted cost, with features recomputed if they don't fit the disk, and the cache mode."""
+def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, str, BatchSize]:
+    """Return the predicted cost, the cache mode and the batch size.
 
+    Features are recomputed if they don't fit the disk. A batch that the rule chose is halved while the run
+    doesn't fit the memory.
+    """
+    strategy = parse(name)
+    first = batch = case.batch_size(strategy)
+    while True:
+        cost, rows = _cost_with(name, rates, case, budget, batch)
+        if budget.memory_bytes is None or cost.peak_memory_upper_bytes <= budget.memory_bytes:
+            return cost, rows, batch
+        smaller = halved(batch, strategy)
+        if smaller is None:  # no batch fits: said of the one that the run would have
+            return *_cost_with(name, rates, case, budget, first), first
+        batch = smaller
+
+
+def _cost_with(name: str, rates: Rates, case: Case, budget: Budget, batch: BatchSize) -> tuple[Cost, str]:
     def at(rows: str) -> Cost:
         return predict(
             name,
@@ -353,7 +412,7 @@ def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, st
             val=case.val,
             test=case.test,
             classes=case.classes,
-            batch=case.batch,
+            batch=batch.images,
             augment=case.augment,
             rows=rows,
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, clearly_better
+from frostline.advice.forecast import EVIDENCE, Forecast, ForecastModel, choose_strategy, clearly_better
 from frostline.advice.knowledge import Facts, Trial
 
 # 1 of 104 runs took longer than this times the prediction on an idle machine, more on a busy one
@@ -90,9 +90,11 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
     assert inputs.facts is not None
     forecast = inputs.expected[inputs.pick]
     span = f"{100 * forecast.low:.0f}–{100 * forecast.high:.0f} %"
+    facts = inputs.facts
     expectation = (
-        f"With {inputs.facts.images:,} training images of {inputs.facts.classes} classes, {similarity_text} "
-        f"and a ridge probe at {100 * inputs.facts.probe:.0f} %, {inputs.pick} is expected to reach "
+        f"With {facts.images:,} training images of {facts.classes} classes, {similarity_text} "
+        f"and probes of the frozen network's best stages at {100 * facts.frozen:.0f} % "
+        f"({100 * facts.probe:.0f} % of the last), {inputs.pick} is expected to reach "
         f"{100 * forecast.accuracy:.0f} % ({span}) on new images, in about "
         f"{minutes(inputs.seconds[inputs.pick])}."
     )
@@ -100,7 +102,15 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
         return (expectation,)
     next_forecast = inputs.expected[inputs.runner_up]
     takes = minutes(inputs.seconds[inputs.runner_up])
-    if _by_default(inputs) and forecast.accuracy < next_forecast.accuracy:
+    default = inputs.expected.get(inputs.model.default)
+    if inputs.model.departs_from_default and default is not None and default.strategy != inputs.pick:
+        name = inputs.model.deciding(inputs.pick, default.strategy, facts)
+        comparison = (
+            f"On average {default.strategy} was best ({100 * default.accuracy:.0f} % here), but {name} is "
+            f"{EVIDENCE[name](facts):.2f}, {inputs.model.typical[name]:.2f} in earlier trials. "
+            f"{inputs.runner_up} ({100 * next_forecast.accuracy:.0f} %, {takes}) is next."
+        )
+    elif _by_default(inputs) and forecast.accuracy < next_forecast.accuracy:
         comparison = (
             f"It was best on average on the {len(set(inputs.model.sets))} image sets of earlier trials; "
             "choosing another by forecast gained nothing there. "

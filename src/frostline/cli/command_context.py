@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from frostline.distributed.torchrun_env import Launch, demand_alone, launched
 from frostline.errors import CacheWarning, FrostlineError, LoggerWarning, NoTime, RunWarning, UsageError
@@ -51,6 +52,12 @@ everywhere = stack(
         help="Folder of caches shared by all studies [FROSTLINE_CACHE_DIR].",
     ),
 )
+
+
+def given(option: str) -> bool:
+    """Whether an option was written at the prompt."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not ParameterSource.DEFAULT
 
 
 class Verb:

@@ -10,6 +10,7 @@ import click
 
 from frostline import sentences, strategies
 from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.command_inputs import demand_effect, followed, loaded
 from frostline.cli.commands.cache import cache
 from frostline.cli.commands.check import check
 from frostline.cli.commands.compare import compare
@@ -21,23 +22,16 @@ from frostline.cli.commands.models import models
 from frostline.cli.commands.plan import measure, plan
 from frostline.cli.commands.report import report
 from frostline.cli.commands.strategies import list_strategies
+from frostline.cli.config_file import config_option, continue_options, leave_config
 from frostline.cli.options import (
     HYPERPARAMETERS,
-    Minutes,
-    Share,
-    StrategyText,
     batch_size_option,
-    config_option,
-    continue_options,
     data_options,
-    demand_effect,
+    device_memory_option,
     device_option,
     flip_option,
-    followed,
     hyperparameter_options,
     imbalance_option,
-    leave_config,
-    loaded,
     logger_option,
     metric_option,
     model_options,
@@ -53,14 +47,24 @@ from frostline.cli.options import (
     tta_option,
     varied_options,
 )
+from frostline.cli.parameter_types import Minutes, Share, StrategyText
 from frostline.config import FILE, OF_OPERATING_POINT
 from frostline.distributed.torchrun_env import launched
-from frostline.errors import DataError, NoTime, UsageError
+from frostline.errors import DataError, NoTime, UsageError, at_the_prompt
 from frostline.system import deadline
 from frostline.system.text_output import standard_streams
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Spoken(click.Group):
+    """The commands; while they run, messages name options as the command line has them."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command."""
+        with at_the_prompt():
+            return super().main(*args, **kwargs)
+
+
+@click.group(cls=Spoken, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="frostline")
 def cli() -> None:
     """Adapt a pretrained vision model to your own labelled images."""
@@ -80,6 +84,7 @@ def cli() -> None:
 @no_pretrained_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @click.option(
@@ -185,6 +190,7 @@ def train(data: str, **options: Any) -> None:
             "imbalance",
             "batch_size",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

@@ -1,13 +1,14 @@
 """Predict the seconds and bytes of a run: arithmetic on measured rates. Imports no torch.
 
-cache_tradeoff (views, and which features are cached) · rates → run_time (a run, step by step) · peak_memory
-→ estimate (`predict`)
+cache_tradeoff (views, and which features are cached) · pipeline (decoding beside computing) → rates →
+run_time (a run, step by step) · peak_memory → estimate (`predict`)
 
 The rates come from `frostline.profiling.measure`, or from wherever `Rates.as_dict` was written.
 """
 
 from frostline.cost.cache_tradeoff import Choice, RowRates, read_or_recompute
 from frostline.cost.estimate import Cost, predict
+from frostline.cost.pipeline import Pipeline
 from frostline.cost.rates import Learning, Line, Peaks, Rates, StageRates
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Learning",
     "Line",
     "Peaks",
+    "Pipeline",
     "Rates",
     "RowRates",
     "StageRates",

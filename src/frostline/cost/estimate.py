@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from frostline.cost.device_memory import device_peak
 from frostline.cost.peak_memory import peak
 from frostline.cost.rates import Rates
 from frostline.cost.run_time import Job, Walk
@@ -30,6 +31,11 @@ class Cost:
         Seconds by item.
     rows : int
         Features that a run with an empty cache computes and caches.
+    decides : str
+        "decoding" where pictures take longer than what is computed of them, else "network"; the slower of
+        both decides. Empty where no picture is decoded.
+    device_peak_bytes : int or None
+        Of tensors on a GPU; None where rates were measured on a processor.
     """
 
     seconds: float
@@ -38,6 +44,8 @@ class Cost:
     disk_bytes: int
     parts: dict[str, float]
     rows: int = 0
+    decides: str = ""
+    device_peak_bytes: int | None = None
 
 
 def predict(
@@ -97,7 +105,8 @@ def predict(
         warm=warm,
         rows=rows,
     )
-    walk = Walk(rates, job).run()
+    steps = Walk(rates, job)
+    walk = steps.run()
     memory = peak(rates, job, walk)
     walk.seconds["fresh memory"] += rates.touch_s * (memory.expected - rates.peaks.base)
     walk.seconds["beside"] = BESIDE * sum(walk.seconds.values())
@@ -109,4 +118,6 @@ def predict(
         disk_bytes=0 if rows == "compute" else round(walk.disk_bytes),
         parts=parts,
         rows=0 if rows == "compute" else walk.rows,
+        decides=rates.pipeline.decides(steps.decode_s, steps.beside_s) if steps.decode_s else "",
+        device_peak_bytes=device_peak(rates, job) if rates.device else None,
     )

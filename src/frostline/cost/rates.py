@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from frostline.cost.pipeline import IN_BETWEEN, Pipeline
+
 PIXEL_CHANNELS = 3
 FLOAT_BYTES = 4
 
@@ -109,6 +111,7 @@ class Rates:
     notes: tuple[str, ...] = ()  # what is doubtful about them
     device: str = ""  # what they were measured on, by name
     others: float = 0.0  # cores' worth of work that others did when they were measured, or checked last
+    pipeline: Pipeline = IN_BETWEEN  # how pictures are decoded beside computing
     factor: float = 1.0  # what whole runs took beside what these rates say; every prediction is times this
 
     @property
@@ -195,5 +198,6 @@ class Rates:
             "peaks": Peaks(**data["peaks"]),
             "statistics": tuple(data.get("statistics", ())),
             "notes": tuple(data.get("notes", ())),
+            "pipeline": Pipeline(**data.get("pipeline", {})),
         }
         return cls(**{**data, **lines, **rest})

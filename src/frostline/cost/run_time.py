@@ -110,6 +110,7 @@ class Walk:
         self.rates, self.job, self.result = rates, job, WalkResult()
         self._filled: set[tuple[int, str, int]] = set()  # (cut, part, view) that are kept by now
         self._decoded: set[str] = set()  # parts whose pictures are in memory
+        self.decode_s = self.beside_s = 0.0  # of one thread, and of what is computed beside it
         self.views = 0 if job.still or job.mixes else views_of(job.phases)
         self._decide()
 
@@ -166,8 +167,13 @@ class Walk:
 
     # --- frozen layers -----------------------------------------------------------------------------------
 
+    def _decode(self, decode_s: float, beside_s: float, item: str = "decode") -> None:
+        """Add what decoding of so many seconds lets computing wait, which goes on beside it."""
+        self.decode_s, self.beside_s = self.decode_s + decode_s, self.beside_s + beside_s
+        self._add(item, self.rates.pipeline.waiting_s(decode_s, beside_s))
+
     def _pixels(self, part: str, view: int, images: int) -> float:
-        """Seconds for the pixels of one view; pictures are decoded once where they stay in memory."""
+        """Seconds of one thread for a view's pixels; pictures are decoded once where they stay in memory."""
         rates = self.rates
         file_s = 0.0 if part in self._decoded else rates.file_s
         self._decoded.add(part)
@@ -192,11 +198,11 @@ class Walk:
         if early:  # tried once, on one batch, against the way from pixels
             n_images = min(images, rates.frozen_batch)
             self._add("frozen layers", self._forward(cut, n_images) + self._forward(cut, n_images, early))
-            self._add("decode", self._pixels(part, view, n_images))
+            self._decode(self._pixels(part, view, n_images), self._forward(cut, n_images))
             self._add("store", images * rates.read.at(rates.at(early).row_bytes))
             self._add("frozen layers", self._forward(cut, images, early))
         else:
-            self._add("decode", self._pixels(part, view, images))
+            self._decode(self._pixels(part, view, images), self._forward(cut, images))
             self._add("frozen layers", self._forward(cut, images))
         self._add("store", images * rates.keep.at(row_bytes))
 
@@ -245,7 +251,7 @@ class Walk:
         self._count_cached(images, rates.last.row_bytes)
         if not self.job.warm:
             if pixels:
-                self._add("decode", images * (rates.file_s + rates.crop_s))
+                self._decode(images * (rates.file_s + rates.crop_s), self._forward(last, images))
             self._add(item, self._forward(last, images) + rates.frozen_copy_s)
             self._add("store", images * rates.keep.at(rates.last.row_bytes))
 
@@ -317,21 +323,33 @@ class Walk:
                 drawn += 1
                 view = 0 if self.job.still else view_at(drawn, self.views) if phase.cut else drawn
                 images = round(self.job.train * phase.steps_per_epoch / phase.batches)
-                self._supply(phase.cut, later, "train", view, images, in_memory)
-                self._learn(phase, images)
+                step_s = self._learning_s(phase, images)
+                self._supply(phase.cut, later, "train", view, images, in_memory, step_s)
+                self._add("training", step_s + PASS_S)
                 if self.job.val:
-                    self._supply(phase.cut, later, "val", 0, self.job.val, in_memory)
-                    self._validate(phase.cut)
+                    pass_s = self._validation_s(phase.cut)
+                    self._supply(phase.cut, later, "val", 0, self.job.val, in_memory, pass_s)
+                    self._add("validation", pass_s + PASS_S)
         elapsed = sum(self.result.seconds.values()) - before
         if elapsed > CHECKPOINT_S / CHECKPOINT_SHARE:
             self._add("checkpoints", CHECKPOINT_SHARE * elapsed)
 
     def _supply(
-        self, cut: int, later: list[int], part: str, view: int, images: int, in_memory: set[tuple[str, int]]
+        self,
+        cut: int,
+        later: list[int],
+        part: str,
+        view: int,
+        images: int,
+        in_memory: set[tuple[str, int]],
+        step_s: float,
     ) -> None:
-        """Add the costs of the training layers' input: pixels, cached rows, or rows computed each time."""
+        """Add the costs of the training layers' input: pixels, cached rows, or rows computed each time.
+
+        `step_s` is what the training layers compute of it meanwhile.
+        """
         if self.job.mixes and part == "train":
-            self._add("decode", self._pixels(part, view, images))
+            self._decode(self._pixels(part, view, images), self._forward(cut, images) + step_s)
             self._add("frozen layers", self._forward(cut, images))
             return
         for later_cut in (*later, cut):
@@ -340,7 +358,7 @@ class Walk:
         if (part, view) in in_memory:
             return
         if cut == 0 or view not in self.result.cached_views.get(cut, ()):
-            self._add("decode", self._pixels(part, view, images))
+            self._decode(self._pixels(part, view, images), self._forward(cut, images) + step_s)
             self._add("frozen layers", self._forward(cut, images))
             if part == "val" and cut == 0:
                 in_memory.add((part, view))
@@ -349,18 +367,19 @@ class Walk:
         if images * self.rates.at(cut).row_bytes <= HELD_BYTES:
             in_memory.add((part, view))
 
-    def _learn(self, phase: ResolvedPhase, images: int) -> None:
+    def _learning_s(self, phase: ResolvedPhase, images: int) -> float:
+        """Seconds of an epoch's steps, without what feeds them."""
         rates, plan = self.rates, self._plan(phase.cut)
         image_s = rates.above(phase.cut, lambda s: s.learning[plan].forward_s + s.learning[plan].backward_s)
         fixed = rates.above(phase.cut, lambda stage: stage.learning[plan].fixed_s)
         update_s = rates.update_s * rates.above(phase.cut, lambda stage: stage.parameters)
-        self._add("training", images * (image_s + self._normalising(phase.cut)) + PASS_S)
-        self._add("training", phase.steps_per_epoch * (rates.step_s + fixed + update_s))
+        steps_s = phase.steps_per_epoch * (rates.step_s + fixed + update_s)
+        return images * (image_s + self._normalising(phase.cut)) + steps_s
 
-    def _validate(self, cut: int) -> None:
+    def _validation_s(self, cut: int) -> float:
         plan = self._plan(cut)
         image_s = self.rates.above(cut, lambda stage: stage.learning[plan].forward_s)
-        self._add("validation", self.job.val * (image_s + self._normalising(cut)) + PASS_S)
+        return self.job.val * (image_s + self._normalising(cut))
 
     def _normalising(self, cut: int) -> float:
         return 0.0 if cut else self.rates.normalise_s
@@ -390,7 +409,9 @@ class Walk:
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:
                 if cut > 0 or part == "test":  # of val the first validation holds the pixels
-                    self._add("final figures", images * (rates.file_s + rates.crop_s))
+                    passed_s = images * rates.above(cut, lambda stage: stage.evaluation_s)
+                    passed_s += padded * rates.below(cut, lambda stage: stage.evaluation_s)
+                    self._decode(images * (rates.file_s + rates.crop_s), passed_s, "final figures")
                 self._add("final figures", padded * rates.below(cut, lambda stage: stage.evaluation_s))
         if job.val:
             self._add("final figures", rates.temperature_s)

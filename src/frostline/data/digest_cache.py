@@ -1,7 +1,8 @@
 """Cache of file digests, image traits and pixel digests, in one SQLite file.
 
-Three tables: `files` says which content a path of this size and time held; `contents` says what that content
-turned out to be (sound, damaged and why, its perceptual mark, its traits); `pixels` digests what was decoded.
+Five tables: `files` says which content a path of this size and time held; `contents` says what that content
+turned out to be (sound, damaged and why, its perceptual mark, its traits); `pixels` digests what was decoded,
+`tops` the first rows of large JPEGs, `edges` what such rows of a large picture may have been.
 Losing any of it costs time, never correctness: where the cache cannot be used, `trouble` says so once
 and every lookup is empty. Safe with several processes at once (write-ahead log, a time-out, no
 connection kept open).
@@ -40,6 +41,10 @@ CREATE TABLE IF NOT EXISTS files (
 CREATE TABLE IF NOT EXISTS contents (
     digest BLOB PRIMARY KEY, decoder TEXT, decoded INTEGER, fault TEXT, mark BLOB, traits TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pixels (
+    digest BLOB PRIMARY KEY, decoder TEXT, pixels BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tops (
+    digest BLOB PRIMARY KEY, decoder TEXT, pixels BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS edges (
     digest BLOB PRIMARY KEY, decoder TEXT, pixels BLOB) WITHOUT ROWID;
 """
 
@@ -90,18 +95,29 @@ class DigestCache:
 
     def pixels_of(self, digests: Iterable[str]) -> dict[str, bytes]:
         """Return the pixel digest (`pixel_digest.digest_of`) of contents that this decoder decoded."""
-        blobs = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
-        rows = self._select("pixels", "digest", blobs)
-        return {digest.hex(): pixels for digest, decoder, pixels in rows if decoder == DECODER}
+        return self._digests_in("pixels", digests)
+
+    def tops_of(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """Return the digest of contents' first rows (`top_rows.digest_of`); nothing where there is none."""
+        return self._digests_in("tops", digests)
+
+    def edges_of(self, digests: Iterable[str]) -> dict[str, bytes]:
+        """Return the digests of pictures' edges (`top_rows.candidates`), one after another."""
+        return self._digests_in("edges", digests)
 
     def remember(
         self,
         files: Iterable[tuple[FileKey, str]] = (),
         contents: Iterable[CachedContent] = (),
         pixels: Iterable[tuple[str, bytes]] = (),
+        tops: Iterable[tuple[str, bytes]] = (),
+        edges: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         """Write all kinds of rows in one transaction."""
-        pixel_rows = [(bytes.fromhex(digest), DECODER, value) for digest, value in pixels]
+        digest_rows = {
+            table: [(bytes.fromhex(digest), DECODER, value) for digest, value in pairs]
+            for table, pairs in (("pixels", pixels), ("tops", tops), ("edges", edges))
+        }
         file_rows = [(key.path, key.size_bytes, key.mtime_ns, bytes.fromhex(digest)) for key, digest in files]
         content_rows = [
             (
@@ -118,10 +134,17 @@ class DigestCache:
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", file_rows)
             connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", content_rows)
-            connection.executemany("INSERT OR REPLACE INTO pixels VALUES (?, ?, ?)", pixel_rows)
+            for table, rows in digest_rows.items():
+                connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", rows)
 
-        if file_rows or content_rows or pixel_rows:
+        if file_rows or content_rows or any(digest_rows.values()):
             self._run(write)
+
+    def _digests_in(self, table: str, digests: Iterable[str]) -> dict[str, bytes]:
+        """Return what this decoder's rows of a table of digests hold."""
+        blobs = [bytes.fromhex(digest) for digest in dict.fromkeys(digests)]
+        rows = self._select(table, "digest", blobs)
+        return {digest.hex(): value for digest, decoder, value in rows if decoder == DECODER}
 
     def _select(self, table: str, column: str, values: list[bytes]) -> list[Any]:
         """Return the rows of `table` whose `column` is among `values`."""

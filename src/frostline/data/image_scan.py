@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from frostline.data.digest_cache import CachedContent, DigestCache, FileKey
-from frostline.data.pixels import decoding
+from frostline.data.pixels import decoding, pixel_digest
 from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.rendering import GREY, WHITE
@@ -130,12 +130,16 @@ def _mark(image: Indexed, source: Source) -> CachedContent:
         )
         traits = recheck_if_shrunk(content, picture, with_decoded_traits(picture, image.traits))
         mark = mark_of(picture, GREY if traits.hidden_on_white else WHITE)
+        if not picture.shrunk:
+            pixel_digest.note(image.digest, picture)
+        elif isinstance(content, bytes):
+            pixel_digest.note_top(image.digest, content)
         return CachedContent(image.digest, decoded=True, mark=mark, traits=traits)
     except DamagedImage as error:
         return CachedContent(image.digest, decoded=True, fault=str(error))
 
 
-def pixel_digest(picture: Picture) -> str:
+def _digest_of_item(picture: Picture) -> str:
     """Return the SHA-256 of decoded pixels and their shape, (H, W[, 3]), for images without a file."""
     pixels = np.asarray(picture.rgb()) if picture.deep is None else picture.deep.values
     return hashlib.sha256(repr(pixels.shape).encode("ascii") + pixels.tobytes()).hexdigest()
@@ -246,7 +250,7 @@ def _of_item(entry: ImageEntry, source: Source) -> Indexed:
         picture, fault = decoding.picture(content), decoding.size_fault(*content.size)
         width, height = content.size if isinstance(content, Deep) else decoding.upright_size(content)
         traits = Traits(picture.kind, width=width, height=height)
-        return Indexed(entry, pixel_digest(picture), fault, None, traits, header_read=True)
+        return Indexed(entry, _digest_of_item(picture), fault, None, traits, header_read=True)
     except DamagedImage as error:
         return Indexed(entry, fault=str(error), kind=_kind_of(error))
 

@@ -42,7 +42,7 @@ from frostline.data.splits.near_duplicates import NOTHING_ALIKE, Likeness
 from frostline.data.splits.saved_splits import Assignment, assigned
 from frostline.data.splits.split_notes import about_copies, about_losses, about_split
 from frostline.data.splits.train_val_test import Split, SplitOptions, split
-from frostline.errors import DataError, UsageError, did_you_mean
+from frostline.errors import DataError, UsageError, did_you_mean, option
 from frostline.progress import OnProgress, Progress
 
 DRAWN = 0.2  # share of the test part by default: a fifth is the usual choice
@@ -137,7 +137,9 @@ def load_data(
     _demand_shares(test_size=test_size, val_size=val_size)
     if test_data is not None and test_size not in (0.0, DRAWN):
         raise UsageError(
-            f"test_size={test_size:g} draws a test part, and test_data is one: give one of the two."
+            f"{option('test_size', test_size)} draws a test part, and {option('test_data')} is "
+            "one: give one "
+            "of the two."
         )
     rendering, earlier = (
         rendering_choice.rendering_options(intensity_range, alpha_background),
@@ -361,7 +363,9 @@ def _source_of(
     if isinstance(source, str | Path):
         return _source_at(Path(source).expanduser(), split_names, columns, groups_inside)
     if split_names:
-        raise UsageError("split_names is for folders; a table or a dataset names its parts itself.")
+        raise UsageError(
+            f"{option('split_names')} is for folders; a table or a dataset names its parts itself."
+        )
     if isinstance(source, Pairs):
         return read_pairs(source)
     if python_datasets.is_hugging_face(source):
@@ -393,7 +397,9 @@ def _has_columns(source: Any) -> bool:
 
 def _source_at(path: Path, split_names: SplitNames, columns: _NamedColumns, groups_inside: bool) -> Source:
     if split_names and not path.is_dir() and path.exists():
-        raise UsageError(f"split_names is for folders, and {path} is a file: it names its parts itself.")
+        raise UsageError(
+            f"{option('split_names')} is for folders, and {path} is a file: it names its parts itself."
+        )
     if is_shards(path.name) and not path.is_dir():
         return read_shards(str(path.absolute()))
     if not path.exists():
@@ -465,8 +471,9 @@ def _demand_whole(source: Source, strict: bool) -> None:
     if strict and source.skipped:
         lines = [f"{image.path} {image.reason}" for image in source.skipped]
         raise DataError(
-            f"{len(lines)} image(s) would be skipped, and strict=True was given:{listing(lines)}\n"
-            "Repair or remove them, or load without strict."
+            f"{len(lines)} image(s) would be skipped, and {option('strict', True)} was "
+            f"given:{listing(lines)}\n"
+            f"Repair or remove them, or load without {option('strict')}."
         )
 
 

@@ -283,6 +283,18 @@ class Manifest:
         """Return the digest of a sample's pixels as they are stored, which is noted, too."""
         return pixel_digest.digest_of(self._picture(sample))
 
+    def top_digest(self, sample: Sample) -> bytes:
+        """Return the digest of the first rows of a sample's file, a large JPEG, which is noted; else b""."""
+        content = self._content(sample)
+        if not isinstance(content, bytes):
+            return b""
+        self._demand_unchanged(sample, content)
+        return pixel_digest.note_top(sample.digest, content)
+
+    def picture(self, sample: Sample) -> Picture:
+        """Return a sample decoded whole, before it is rendered. Raises as `read` does."""
+        return self._picture(sample)
+
     def rendered(self, sample: Sample) -> str:
         """Name what `rendering` does to a sample's pixels: equal names, equal pixels; "" for nothing."""
         return self.rendering.name_of(self.kinds.get(sample.digest, ""))
@@ -435,11 +447,15 @@ class Manifest:
     def _decoded(self, sample: Sample, side_pixels: int = 0) -> Picture:
         """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
         content = self._content(sample)
-        if isinstance(content, bytes) and hashlib.sha256(content).hexdigest() != sample.digest:
-            raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
+        if isinstance(content, bytes):
+            self._demand_unchanged(sample, content)
         if side_pixels and isinstance(content, bytes):
             return decoding.picture_small(content, side_pixels)
         return decoding.picture(content)
+
+    def _demand_unchanged(self, sample: Sample, content: bytes) -> None:
+        if hashlib.sha256(content).hexdigest() != sample.digest:
+            raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
 
     def _content(self, sample: Sample) -> Image.Image | Deep | bytes:
         if self.items is not None:

@@ -3,6 +3,9 @@
 `Fingerprints` travel with a model, `recognised` finds their images in new data. A fingerprint says as little
 as it can: 64 bits of the file's SHA-256, 64 bits of the pixels', and a perceptual hash. No path, no label, no
 picture.
+
+A large JPEG that training decoded at a fraction has 64 bits of its first rows in place of all pixels. First
+rows alone prove nothing (a banner, a sky): an image is known by them where its perceptual hash agrees, too.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from safetensors.numpy import load_file, save
 from frostline.data.digest_cache import DigestCache
 from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import Sample
-from frostline.data.pixels import pixel_digest
-from frostline.data.splits.near_duplicates import alike, hash_of
+from frostline.data.pixels import pixel_digest, top_rows
+from frostline.data.splits.near_duplicates import alike, bits_apart, hash_of, mark_of
 from frostline.errors import StudyError
 from frostline.system import directories
 
@@ -28,6 +31,10 @@ NAME = directories.FINGERPRINTS
 SHORT_BYTES = 8  # of a SHA-256: among a million images two share 64 bits with a chance of 3 in 10⁸
 HASH_BYTES = 32  # of `near_duplicates`' perceptual hash of 256 bits; zeros where an image has none
 SIDES = ("train", "val", "test")
+# Of 256. With the same first rows, bit by bit, a hash must only tell a banner from a copy: of one picture,
+# decoded whole and at an eighth, hashes differ in 20 bits at most (docs/LOG.md), of unrelated ones in 128.
+SAME_TOP_BITS = 64
+COLUMNS = ("files", "pixels", "hashes", "sides", "tops")
 LEARNED = ("train", "val")  # what chose the weights counts as learned from, too
 
 Bytes = NDArray[np.uint8]
@@ -35,29 +42,48 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Images a model has seen: `files`, `pixels` (n, 8), `hashes` (n, 32), `sides` (n,), places in `SIDES`.
+    """Images a model has seen: `files`, `pixels`, `tops` (n, 8), `hashes` (n, 32), `sides` (n,).
 
-    Rows are sorted, so that their order tells nothing. Zeros stand for pixels that were not decoded.
+    Rows are sorted, so that their order tells nothing. `sides` are places in `SIDES`. Zeros stand for pixels
+    that were not decoded: `tops` are of the first rows of pictures that were not decoded whole.
     """
 
     files: Bytes
     pixels: Bytes
     hashes: Bytes
     sides: Bytes
+    tops: Bytes
 
     @classmethod
     def of(
-        cls, files: Sequence[str], pixels: Sequence[bytes], hashes: Sequence[bytes], sides: Sequence[str]
+        cls,
+        files: Sequence[str],
+        pixels: Sequence[bytes],
+        hashes: Sequence[bytes],
+        sides: Sequence[str],
+        tops: Sequence[bytes] = (),
     ) -> Fingerprints:
-        """Make fingerprints of images: SHA-256 of files in hex, of pixels in bytes, hashes, and sides."""
-        short = b"".join(bytes.fromhex(digest)[:SHORT_BYTES] for digest in files)
-        pixel_bytes = b"".join(digest[:SHORT_BYTES].ljust(SHORT_BYTES, b"\0") for digest in pixels)
-        marks = b"".join(mark[:HASH_BYTES].ljust(HASH_BYTES, b"\0") for mark in hashes)
+        """Make fingerprints of images.
+
+        Parameters
+        ----------
+        files : sequence of str
+            SHA-256 of each file, in hex.
+        pixels : sequence of bytes
+            Digest of each image's pixels (`pixel_digest.digest_of`); b"" for one not decoded whole.
+        hashes : sequence of bytes
+            Perceptual hash of each (`near_duplicates.hash_of`); b"" for one without.
+        sides : sequence of str
+            What each was for, of `SIDES`.
+        tops : sequence of bytes
+            Digest of each image's first rows (`top_rows.digest_of`); b"" for one without. Default: all.
+        """
         return cls(
-            np.frombuffer(short, np.uint8).reshape(-1, SHORT_BYTES),
-            np.frombuffer(pixel_bytes, np.uint8).reshape(-1, SHORT_BYTES),
-            np.frombuffer(marks, np.uint8).reshape(-1, HASH_BYTES),
+            _bytes_table([bytes.fromhex(digest) for digest in files], SHORT_BYTES),
+            _bytes_table(pixels, SHORT_BYTES),
+            _bytes_table(hashes, HASH_BYTES),
             np.array([SIDES.index(side) for side in sides], dtype=np.uint8),
+            _bytes_table(tops or [b""] * len(files), SHORT_BYTES),
         )._unique()
 
     def __len__(self) -> int:
@@ -70,6 +96,7 @@ class Fingerprints:
             np.concatenate([self.pixels, other.pixels]),
             np.concatenate([self.hashes, other.hashes]),
             np.concatenate([self.sides, other.sides]),
+            np.concatenate([self.tops, other.tops]),
         )._unique()
 
     @property
@@ -87,13 +114,29 @@ class Fingerprints:
             for file, pixel_digest in zip(files, pixels, strict=True)
         ]
 
+    def with_tops(self, tops: bytes) -> Fingerprints:
+        """Return those of images with one of these digests of first rows, which stand one after another."""
+        ours = np.ascontiguousarray(self.tops).view(np.uint64)[:, 0]
+        return self._rows(np.isin(ours, np.frombuffer(tops, np.uint64)) & (ours != 0))
+
+    def side_alike(self, perceptual_hash: bytes) -> str:
+        """Return the side of an image whose hash differs in `SAME_TOP_BITS` at most; "" for none.
+
+        Learned from wins over held out, as everywhere.
+        """
+        sides = self.sides[bits_apart(self.hashes, perceptual_hash) <= SAME_TOP_BITS]
+        return SIDES[sides.min()] if len(sides) else ""
+
     def _table(self, digests: Bytes) -> dict[bytes, str]:
         """Return sides by digest; of two rows with one digest, learned from wins over held out."""
         order = np.argsort(self.sides, kind="stable")[::-1]
         return {digests[row].tobytes(): SIDES[self.sides[row]] for row in order}
 
     def _rows(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Fingerprints:
-        return Fingerprints(self.files[rows], self.pixels[rows], self.hashes[rows], self.sides[rows])
+        return Fingerprints(*(values[rows] for values in self._columns().values()))
+
+    def _columns(self) -> dict[str, Bytes]:
+        return {name: getattr(self, name) for name in COLUMNS}
 
     def _unique(self) -> Fingerprints:
         """Return one row for each file, sorted; the side nearest to learning stays."""
@@ -105,10 +148,8 @@ class Fingerprints:
 
     def write(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        tensors = {"files": self.files, "pixels": self.pixels, "hashes": self.hashes, "sides": self.sides}
-        directories.write_atomically(
-            path, save({name: np.ascontiguousarray(values) for name, values in tensors.items()})
-        )
+        tensors = {name: np.ascontiguousarray(values) for name, values in self._columns().items()}
+        directories.write_atomically(path, save(tensors))
 
     @staticmethod
     def read(folder: Path) -> Fingerprints | None:
@@ -118,10 +159,11 @@ class Fingerprints:
             return None
         try:
             tensors = load_file(path)
-            fingerprints = Fingerprints(*(tensors[name] for name in ("files", "pixels", "hashes", "sides")))
-            shapes = {fingerprints.files.shape, fingerprints.pixels.shape} | {
-                (len(fingerprints), SHORT_BYTES)
-            }
+            if "tops" not in tensors:  # written before there were any
+                tensors["tops"] = np.zeros_like(tensors["pixels"])
+            fingerprints = Fingerprints(*(tensors[name] for name in COLUMNS))
+            digests = (fingerprints.files, fingerprints.pixels, fingerprints.tops)
+            shapes = {table.shape for table in digests} | {(len(fingerprints), SHORT_BYTES)}
             plain = all(values.dtype == np.uint8 for values in tensors.values())
             if not plain or len(shapes) > 1 or fingerprints.hashes.shape != (len(fingerprints), HASH_BYTES):
                 raise ValueError("its tables have other shapes")
@@ -156,16 +198,37 @@ def recognised(data: Manifest, fingerprints: Fingerprints) -> Recognised:
     -------
     Recognised
     """
+    sample_of = {sample.digest: sample for sample in reversed(data.samples)}
     digests = list(dict.fromkeys(sample.digest for sample in data.samples))
     by_file = _sides(digests, fingerprints.sides_of(digests, [b""] * len(digests)))
     rest = [digest for digest in digests if digest not in by_file]
+    hash_by_digest = dict(zip(rest, _hashes(rest), strict=True))
     of_pixels = _pixel_digests(data, rest)
     by_pixels = _sides(rest, fingerprints.sides_of(rest, [of_pixels[digest] for digest in rest]))
     unmatched = [digest for digest in rest if digest not in by_pixels]
+    for digest, edges in _edges(data, unmatched if fingerprints.tops.any() else []).items():
+        with_edge = fingerprints.with_tops(edges)
+        if len(with_edge):
+            own_hash = hash_by_digest[digest] or hash_of(mark_of(data.picture(sample_of[digest])))
+            side = with_edge.side_alike(own_hash) if own_hash else ""
+            by_pixels |= {digest: side} if side else {}
+    unmatched = [digest for digest in unmatched if digest not in by_pixels]
     learned = [row.tobytes() for row in fingerprints.learned.hashes]
-    like = alike(_hashes(unmatched), learned)
+    like = alike([hash_by_digest[digest] for digest in unmatched], learned)
     near = frozenset(digest for digest, is_like in zip(unmatched, like, strict=True) if is_like)
     return Recognised(by_file | by_pixels, near)
+
+
+def _edges(data: Manifest, digests: Sequence[str]) -> dict[str, bytes]:
+    """Return the digests of each image's edges, one after another; decodes those that are not remembered."""
+    cache = DigestCache()
+    pixel_digest.write_waiting(cache)
+    edges = cache.edges_of(digests)
+    sample_of = {sample.digest: sample for sample in reversed(data.samples)}
+    for digest in digests:
+        if digest not in edges:
+            edges[digest] = b"".join(top_rows.candidates(data.picture(sample_of[digest])))
+    return edges
 
 
 def fingerprints_of(data: Manifest) -> Fingerprints:
@@ -174,22 +237,42 @@ def fingerprints_of(data: Manifest) -> Fingerprints:
     Parameters
     ----------
     data : Manifest
-        Images without cached pixel digests are decoded.
+        Images without a cached digest of their pixels or first rows are decoded: large JPEGs that have a
+        perceptual hash as far as their first rows, others whole.
 
     Returns
     -------
     Fingerprints
     """
-    first_samples: dict[str, Sample] = {}
+    sample_of: dict[str, Sample] = {}
     for sample in data.samples:
-        first_samples.setdefault(sample.digest, sample)
-    of_pixels, sides = (
-        _pixel_digests(data, list(first_samples)),
-        [sample.split for sample in first_samples.values()],
-    )
+        sample_of.setdefault(sample.digest, sample)
+    digests, hashes = list(sample_of), _hashes(list(sample_of))
+    cache = DigestCache()
+    pixel_digest.write_waiting(cache)
+    of_pixels, of_tops = cache.pixels_of(digests), cache.tops_of(digests)
+    for digest, own_hash in zip(digests, hashes, strict=True):
+        if digest not in of_pixels and own_hash and digest not in of_tops:
+            of_tops[digest] = data.top_digest(sample_of[digest])
+    tops = {
+        digest: of_tops[digest]
+        for digest, own_hash in zip(digests, hashes, strict=True)
+        if digest not in of_pixels and own_hash and of_tops[digest]
+    }
+    of_pixels |= _pixel_digests(data, [digest for digest in digests if digest not in tops])
     return Fingerprints.of(
-        list(first_samples), [of_pixels[d] for d in first_samples], _hashes(list(first_samples)), sides
+        digests,
+        [of_pixels.get(digest, b"") for digest in digests],
+        hashes,
+        [sample.split for sample in sample_of.values()],
+        [tops.get(digest, b"") for digest in digests],
     )
+
+
+def _bytes_table(rows: Sequence[bytes], width: int) -> Bytes:
+    """Return the first `width` bytes of each row, zeros after shorter ones: (n, width)."""
+    cut = b"".join(row[:width].ljust(width, b"\0") for row in rows)
+    return np.frombuffer(cut, np.uint8).reshape(-1, width)
 
 
 def _sides(digests: Sequence[str], sides: Sequence[str]) -> dict[str, str]:

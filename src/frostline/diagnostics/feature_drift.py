@@ -23,7 +23,7 @@ from frostline import models as bb
 from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest
 from frostline.distributed import process_group
-from frostline.errors import DataError
+from frostline.errors import DataError, UsageError
 from frostline.feature_extraction import ForwardConfig, ForwardPass, Outputs
 from frostline.feature_extraction.forward_pass import EvenlyTaken, collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
@@ -133,8 +133,14 @@ def _mean(values: Floats) -> float | None:
 def own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
     """Return the place among the backbone's outputs of each class of `data`; (classes,).
 
-    Raises `DataError` for a class that is none of the backbone's.
+    Raises `DataError` for a class that is none of the backbone's, `UsageError` where its classifier is new.
     """
+    if not backbone.has_own_classifier:
+        raise UsageError(
+            f"{backbone.name} begins with a new classifier, since its own reads several stages: what it "
+            "forgets can't be measured. Leave out source_data, or begin with a run of "
+            "linear_probe(layers=last) or without refit_layers."
+        )
     width = _width(backbone)
     own = backbone.source.get("classes") or [str(place) for place in range(width)]
     places = {str(name): place for place, name in enumerate(own)}

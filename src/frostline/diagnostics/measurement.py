@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import profiling as rates_of
 from frostline import sentences
+from frostline.config import AUTO_BATCH
 from frostline.cost import Rates
 from frostline.data import CutAway, Manifest, Sample
 from frostline.diagnostics import stage_probes
@@ -39,6 +40,7 @@ from frostline.probe import Folds
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
+from frostline.strategies import Strategy, batch_size
 from frostline.studies.study_folder import digest_of
 from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
@@ -289,7 +291,12 @@ def _rates(backbone: Backbone, data: Manifest, cache: FeatureCache, seed: int, t
     """Time the network on this machine, and the decoding of some of these images."""
     samples = data.part("train")[:TIMED]
     images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
-    return rates_of.measure(backbone, images, cache=cache, threads=threads, classes=len(data.classes))
+    batch = batch_size(
+        AUTO_BATCH, Strategy("full"), images=len(data.part("train")), kind=devices.current().type
+    ).images
+    return rates_of.measure(
+        backbone, images, cache=cache, batch=batch, threads=threads, classes=len(data.classes)
+    )
 
 
 def _measure_signals(
@@ -333,7 +340,9 @@ def _measure_signals(
             notes.append(
                 f"Similarity was not validated for networks like {backbone.name}: do not rely on its value."
             )
-    if len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
+    if not backbone.has_own_classifier:
+        notes.append(f"{backbone.name} has a new classifier, so its confidence says nothing.")
+    elif len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
         signals["confidence"] = asdict(_confidence(backbone, measured.confidence, units))
     folds = _folds(data, probed, seed)
     learned = sum(sample.digest in data.learned for sample in probed)

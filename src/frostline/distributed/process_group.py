@@ -86,21 +86,26 @@ def together() -> Iterator[None]:
 
 
 def _begin(launch: Launch) -> None:
-    """Meet the other processes."""
+    """Meet the other processes: by NCCL where each has a GPU of its own, else by gloo.
+
+    A GPU that is named is the one of all processes of this machine, which NCCL refuses.
+    """
     if not distributed.is_available():
         raise UsageError(
             "This torch was built without torch.distributed: start one process, without torchrun."
         )
     backend = "gloo"
-    kind = devices.current().type
-    if kind == "cuda":
+    here = devices.current()
+    kind = here.type
+    if kind == "cuda" and not (here.index is not None and launch.local_size > 1):
         gpus = torch.cuda.device_count()
         if launch.local_rank >= gpus:
             raise UsageError(
                 f"{launch.local_size} processes were started on a machine with {gpus} GPU(s); expected at "
-                f"most one for each: torchrun --nproc-per-node {gpus}."
+                f"most one for each: torchrun --nproc-per-node {gpus}. NCCL takes no two processes on one "
+                "GPU; name it to share it by gloo, through the processor: --device cuda:0."
             )
-        torch.cuda.set_device(launch.local_rank)
+        torch.cuda.set_device(launch.local_rank if here.index is None else here.index)
         backend = "cpu:gloo,cuda:nccl"
     elif kind == "mps":
         raise UsageError("Several processes can't share an Apple GPU here: start one, without torchrun.")
@@ -258,10 +263,23 @@ def add_up(tensors: Sequence[Tensor]) -> None:
         for same_kind in kinds.values():
             for bucket in _buckets(same_kind):
                 flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                distributed.all_reduce(flat, group=None if flat.is_cuda else _joined[0].control)
+                _all_reduce(flat)
                 parts = torch.split(flat, [tensor.numel() for tensor in bucket])
                 for tensor, part in zip(bucket, parts, strict=True):
                     tensor.copy_(part.view(tensor.shape))
+
+
+def _all_reduce(flat: Tensor) -> None:
+    """Replace a tensor by its sum over the processes: by NCCL on GPUs, else through the processor."""
+    control = _joined[0].control
+    if flat.device.type == "cpu":
+        distributed.all_reduce(flat, group=control)
+    elif "nccl" in str(distributed.get_backend_config()):
+        distributed.all_reduce(flat)
+    else:
+        on_processor = flat.cpu()
+        distributed.all_reduce(on_processor, group=control)
+        flat.copy_(on_processor)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

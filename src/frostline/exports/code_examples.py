@@ -1,13 +1,95 @@
-"""Example code for the model card: load an image file with the same pixels as the study."""
+"""Example code for the model card: from an image file to what the network is given, as in the study."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from frostline.data import Rendering
 from frostline.data.pixels.rendering import ALPHA, AUTO, PER_IMAGE, parsed_range
+from frostline.models import Preprocessing
 
 # Pixel types that Pillow reads unchanged; of 16-bit colours it reads only the high byte.
 PILLOW_DTYPES = ("uint16", "int16", "int32", "float32")
 FOLDER, FILE = "path/to/this/folder", "image.jpg"
+
+
+def usage_code(
+    rendering: Rendering,
+    preprocessing: Preprocessing,
+    imports: Sequence[str],
+    model: str,
+    answer: str,
+    as_bytes: bool = False,
+) -> str:
+    """Return code from an image file to probabilities, to be pasted as it is.
+
+    Parameters
+    ----------
+    rendering : Rendering
+    preprocessing : Preprocessing
+    imports : sequence of str
+        Lines that import what `model` and `answer` need, but for numpy, and those of Pillow.
+    model : str
+        Lines that load the model.
+    answer : str
+        Lines that make `probabilities` of `pixels`, an array of one image: float32 (1, 3, size, size), or
+        uint8 (1, size, size, 3) where `as_bytes`.
+    as_bytes : bool
+        The model scales and normalises.
+
+    Returns
+    -------
+    str
+    """
+    image_imports, image = image_loading_code(rendering)
+    lines = {*image_imports.splitlines(), *imports, "import numpy as np"} - {""}
+    if not any("PIL" in line for line in lines):
+        lines.add("from PIL import Image")
+    blocks = [[], [], []]  # type: list[list[str]]
+    for line in sorted(lines, key=lambda line: (line.startswith("from"), line.lower())):
+        library = line.split()[1].partition(".")[0]
+        place = 0 if library in ("json", "pathlib", "sys") else 2 if library == "frostline" else 1
+        blocks[place].append(line)
+    header = "\n\n".join("\n".join(block) for block in blocks if block)
+    return (
+        f"{header}\n\n{model}{image}{squaring_code(preprocessing)}{_batch(preprocessing, as_bytes)}{answer}"
+    )
+
+
+def squaring_code(preprocessing: Preprocessing) -> str:
+    """Return code that makes `image` the square that the network sees, with Pillow's resampling."""
+    size, crop_mode = preprocessing.size, preprocessing.crop_mode
+    side = math.floor(size / preprocessing.crop_pct)
+    target = f"({side}, int({side} * h / w)) if w <= h else (int({side} * w / h), {side})"
+    if preprocessing.resize == "squash":
+        target = f"({side}, {side})"
+    elif preprocessing.resize == "pad":
+        target = f"[max(1, round(length / (max(w, h) / {side}))) for length in (w, h)]"
+    lines = ["w, h = image.size"] if preprocessing.resize != "squash" else []
+    lines.append(f"image = image.resize({target}, Image.Resampling.{preprocessing.interpolation.upper()})")
+    if preprocessing.resize == "pad":
+        lines += [
+            f"page = Image.new('RGB', [max(length, {size}) for length in image.size], {preprocessing.fill})",
+            f"page.paste(image, [max(0, {size} - length) // 2 for length in image.size])",
+            "image = page",
+        ]
+    if preprocessing.resize == "crop" or side != size:
+        half = "({} - {}) // 2" if crop_mode == "floor" else "round(({} - {}) / 2)"
+        left, top = half.format("image.width", size), half.format("image.height", size)
+        lines += [f"x, y = {left}, {top}", f"image = image.crop((x, y, x + {size}, y + {size}))"]
+    return "\n".join(lines).replace("'", '"') + "\n"
+
+
+def _batch(preprocessing: Preprocessing, as_bytes: bool) -> str:
+    """Return code that makes `pixels` of `image`, a batch of one."""
+    if as_bytes:
+        return "pixels = np.array(image)[None]\n"
+    mean, std = ([float(f"{value:.9g}") for value in row] for row in (preprocessing.mean, preprocessing.std))
+    return (
+        f"mean, std = np.float32({mean}), np.float32({std})\n"
+        "pixels = ((np.float32(image) / 255 - mean) / std).transpose(2, 0, 1)[None]\n"
+    )
 
 
 def image_loading_code(rendering: Rendering) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, option
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.models import Backbone, zoo
@@ -22,7 +22,7 @@ def write(exported: ExportedModel, folder: Path, base: str | nn.Module | Backbon
         raise ModelError(
             f"These are other base weights: {backbone.name} has digest {backbone.digest[: delta.SHOWN]}…, "
             f"and run {exported.folder.name} began with {exported.config['weights'][: delta.SHOWN]}…. "
-            "Pass the weights it was trained from: base= in Python, --base FILE on the command line."
+            f"Pass the weights it was trained from as {option('base')}."
         )
     tensors = delta.changed(exported.model, backbone)
     directories.write_atomically(folder / delta.WEIGHTS, save(tensors, {"format": "pt"}))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from frostline.data import Rendering
-from frostline.inference.prediction import Predictor, rebuilt
+from frostline.inference.predictor import Predictor, rebuilt
 from frostline.models import Backbone, Preprocessing, heads
 from frostline.models.zoo.delta import digest_of
 from frostline.strategies import parse

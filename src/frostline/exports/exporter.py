@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.exports import (
     delta_export,
     golden_images,
@@ -26,7 +26,7 @@ from frostline.exports.golden_images import GoldenImages
 from frostline.exports.quantisation import MAX_LOSS, Quantised
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import LogitsFunction, VerificationResult
-from frostline.inference.prediction import decided_by
+from frostline.inference.chosen_model import decided_by
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.progress import Activity, OnProgress, Progress
@@ -268,17 +268,17 @@ def _check(to: str, with_preprocessing: bool, int8: bool, max_loss: float | None
     if not golden and to not in programs.FORMATS:
         raise UsageError(
             f"Golden images come with a program (onnx, torch), and {to} has none to leave out: drop "
-            "--no-golden (golden=False)."
+            f"{option('golden', False)}."
         )
     if int8 and to != "onnx":
-        raise UsageError(f"INT8 is for ONNX, by ONNX Runtime, and not for {to}: take --to onnx (to='onnx').")
+        raise UsageError(f"INT8 is for ONNX, by ONNX Runtime, and not for {to}: take {option('to', 'onnx')}.")
     if max_loss is not None and not int8:
         raise UsageError(
-            "max_loss is what INT8 may lose, and has no effect without it: add --int8 (int8=True), or leave "
-            "out --max-loss."
+            f"{option('max_loss')} is what INT8 may lose, and has no effect without it: add "
+            f"{option('int8', True)}, or leave out {option('max_loss')}."
         )
     if max_loss is not None and not 0 <= max_loss <= 100:
-        raise UsageError(f"max_loss is {max_loss:g}; expected 0 to 100 points of accuracy.")
+        raise UsageError(f"{option('max_loss')} is {max_loss:g}; expected 0 to 100 points of accuracy.")
     if to == "onnx":
         programs.require_onnx()
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from frostline import metrics
 from frostline.data import Manifest, Rendering, find_images
 from frostline.data.pixels import decoding, formats
-from frostline.errors import DamagedImage, DataError, ModelError
+from frostline.errors import DamagedImage, DataError, ModelError, option
 from frostline.exports import infer
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.programs import model_input
@@ -149,7 +149,7 @@ def require_agreement(folder: Path) -> None:
         raise ModelError(
             "infer.py does not give what the study gives, so nothing was written; expected equal tensors and "
             f"probabilities. {' '.join(infer.report(result).splitlines())} Leave the golden images out with "
-            "--no-golden (golden=False), and report this with the images' format."
+            f"{option('golden', False)}, and report this with the images' format."
         )
 
 

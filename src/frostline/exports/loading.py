@@ -19,7 +19,8 @@ from frostline.errors import FrostlineError, StudyError, UsageError
 from frostline.exports import programs, standalone_loader
 from frostline.exports.safetensors_export import WEIGHTS
 from frostline.exports.verification import LogitsFunction, logits_function
-from frostline.inference.prediction import Predictor, exported_decision
+from frostline.inference.chosen_model import exported_decision
+from frostline.inference.predictor import Predictor
 from frostline.models import Backbone, Preprocessing
 from frostline.models.zoo import delta
 from frostline.studies.operating_point import Decision

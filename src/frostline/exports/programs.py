@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline.errors import ModelError, UsageError
+from frostline.exports import code_examples
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import LogitsFunction
@@ -76,11 +77,13 @@ def write_torch(
     with silenced():
         torch.export.save(program, folder / TORCH, extra_files={"config.json": json.dumps(config)})
         loaded = torch.export.load(folder / TORCH).module()
-    usage = (
-        "import torch\n\n"
-        'model = torch.export.load("path/to/this/folder/model.pt2").module()\n'
-        "probabilities = model(images).softmax(dim=1)  "
-        f"# images: {_input_description(exported, with_preprocessing)}"
+    usage = code_examples.usage_code(
+        exported.rendering,
+        exported.preprocessing,
+        ("import torch",),
+        f'model = torch.export.load("{code_examples.FOLDER}/{TORCH}").module()\n',
+        "probabilities = model(torch.from_numpy(pixels)).softmax(dim=1)[0]  # in the order of label_names",
+        with_preprocessing,
     )
     return FormatDetails(config, "pytorch", usage, notes=_notes(with_preprocessing)), module_logits(
         loaded, exported.preprocessing, with_preprocessing
@@ -109,12 +112,14 @@ def write_onnx(
     onnx_program.model.metadata_props.update({key: json.dumps(value) for key, value in config.items()})
     weights = sum(value.numel() * value.element_size() for value in exported.model.state_dict().values())
     onnx_program.save(folder / ONNX, external_data=weights > MOST_BYTES_IN_ONE_FILE)
-    usage = (
-        "import onnxruntime\nfrom scipy.special import softmax\n\n"
-        'session = onnxruntime.InferenceSession("path/to/this/folder/model.onnx")\n'
-        f'logits = session.run(["{OUTPUT}"], {{"{INPUT}": images}})[0]  '
-        f"# {_input_description(exported, with_preprocessing)}\n"
-        "probabilities = softmax(logits, axis=1)"
+    usage = code_examples.usage_code(
+        exported.rendering,
+        exported.preprocessing,
+        ("import onnxruntime", "from scipy.special import softmax"),
+        f'session = onnxruntime.InferenceSession("{code_examples.FOLDER}/{ONNX}")\n',
+        f'logits = session.run(["{OUTPUT}"], {{"{INPUT}": pixels}})[0]\n'
+        "probabilities = softmax(logits, axis=1)[0]  # in the order of label_names in config.json",
+        with_preprocessing,
     )
     return FormatDetails(config, "onnx", usage, notes=_notes(with_preprocessing)), onnx_logits(
         folder / ONNX, exported.preprocessing, with_preprocessing
@@ -142,15 +147,6 @@ def program_config(exported: ExportedModel, with_preprocessing: bool, runtime: s
         },
         "rendering": exported.rendering.as_dict(),
     }
-
-
-def _input_description(exported: ExportedModel, with_preprocessing: bool) -> str:
-    size = exported.preprocessing.size
-    return (
-        f"uint8 (n, {size}, {size}, 3), RGB"
-        if with_preprocessing
-        else f"float32 (n, 3, {size}, {size}), normalised"
-    )
 
 
 def _notes(with_preprocessing: bool) -> tuple[str, ...]:

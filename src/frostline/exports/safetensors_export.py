@@ -30,11 +30,11 @@ from frostline.system import directories
 WEIGHTS, LOADER = "model.safetensors", "load.py"
 # The note where transformers has no equivalent of the preprocessing.
 NO_PROCESSOR = "transformers has no image processor for this preprocessing: config.json describes it."
-TRANSFORMERS_USAGE = (
-    "import torch\nfrom transformers import AutoModelForImageClassification\n\n"
-    'model = AutoModelForImageClassification.from_pretrained("path/to/this/folder").eval()\n'
-    "with torch.inference_mode():  # pixels: float32 (n, 3, size, size), see `preprocessing`\n"
-    "    probabilities = model(pixels).logits.softmax(dim=1)  # in the order of label_names in config.json"
+FOLDER = code_examples.FOLDER
+ANSWER = (
+    "with torch.inference_mode():\n"
+    "    # in the order of label_names in config.json\n"
+    "    probabilities = {logits}.softmax(dim=1)[0]"
 )
 # Keys of timm's configuration about a network's shape; the source of its weights is in the model card.
 SHAPE_KEYS = ("fixed_input_size", "first_conv", "classifier")
@@ -119,9 +119,7 @@ def _write_for_timm(
         'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
         f"{image}"
-        "with torch.inference_mode():\n"
-        "    # in the order of label_names in config.json\n"
-        "    probabilities = model(transform(image)[None]).softmax(dim=1)[0]"
+        f"{ANSWER.format(logits='model(transform(image)[None])')}"
     )
     return FormatDetails(config, "timm", usage, model, tags=("timm", "transformers"))
 
@@ -189,7 +187,14 @@ def _write_with_loader(
             exported, hugging_face.load(str(folder), preprocessing=exported.preprocessing).model, check_images
         )
         notes = () if processor_settings else (NO_PROCESSOR,)
-        return FormatDetails(config, "transformers", TRANSFORMERS_USAGE, model, notes, tags=("transformers",))
+        usage = code_examples.usage_code(
+            exported.rendering,
+            exported.preprocessing,
+            ("import torch", "from transformers import AutoModelForImageClassification"),
+            f'model = AutoModelForImageClassification.from_pretrained("{FOLDER}").eval()\n',
+            ANSWER.format(logits="model(torch.from_numpy(pixels)).logits"),
+        )
+        return FormatDetails(config, "transformers", usage, model, notes, tags=("transformers",))
     own = rebuild_config["library"] == "module"
     kind = "head that reads several stages" if exported.several else f"{exported.head} head like this one"
     reasons = {
@@ -198,9 +203,14 @@ def _write_with_loader(
         "hf": f"transformers has no {kind}",
         "module": "the network is the owner's own module",
     }[rebuild_config["library"]]
-    usage = (
-        "import sys\n\nsys.path.append('path/to/this/folder')\nfrom load import load\n\n"
-        f"model = load('path/to/this/folder'{', module' if own else ''})  # softmax gives probabilities"
+    module_argument = ", module" if own else ""
+    usage = code_examples.usage_code(
+        exported.rendering,
+        exported.preprocessing,
+        ("import sys", "import torch"),
+        f'sys.path.append("{FOLDER}")\nfrom load import load\n\n'
+        f'model = load("{FOLDER}"{module_argument})' + ("  # module: your network\n" if own else "\n"),
+        ANSWER.format(logits="model(torch.from_numpy(pixels))"),
     )
     note = f"{reasons[0].upper()}{reasons[1:]}, so {LOADER} in the folder loads it."
     return FormatDetails(config, "pytorch", usage, model, (note,))

@@ -3,6 +3,8 @@
     from load import load
     model = load("path/to/this/folder")   # logits; softmax gives calibrated probabilities
 
+README.md has the lines that make an image file what it is given.
+
 For a network that was your own module, pass the module, as for training: load(folder, module).
 """
 

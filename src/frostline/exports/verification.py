@@ -16,7 +16,7 @@ from frostline import metrics
 from frostline.data import Manifest, Rendering, find_images, open_image
 from frostline.errors import DataError, ModelError
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH
-from frostline.inference.prediction import Predictor
+from frostline.inference.predictor import Predictor
 from frostline.models import Preprocessing
 
 # Images compared: more find no other fault in a program that runs the same layers, and take longer.

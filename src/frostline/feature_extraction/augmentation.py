@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from frostline.config import AUGMENTS
 from frostline.data.pixels import random_rotation
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction import random_transforms
 from frostline.feature_extraction.random_transforms import RandomTransform
 from frostline.models import Preprocessing
@@ -66,12 +66,14 @@ class Policy:
             return
         if not 0 < self.min_crop <= 1:  # nan is neither
             raise UsageError(
-                f"min_crop is {self.min_crop!r}, expected a share of a picture's area: above 0, at most 1."
+                f"{option('min_crop')} is {self.min_crop!r}, expected a share of a picture's area: above "
+                "0, at most 1."
             )
         if self.name not in CROP_SCALE:
             raise UsageError(
-                f"The augmentation {self.name} takes no random crops, so min_crop={self.min_crop:g} has no "
-                f"effect. Expected {', '.join(CROP_SCALE)}, or no min_crop."
+                f"The augmentation {self.name} takes no random crops, so "
+                f"{option('min_crop', self.min_crop)} has no effect. Expected "
+                f"{', '.join(CROP_SCALE)}, or no {option('min_crop')}."
             )
 
     @property

@@ -400,8 +400,8 @@ def _fitting(workers: int, batch_bytes: int) -> int:
     if fitting < workers:
         warnings.warn(
             f"Shared memory ({SHARED_MEMORY}) has {free_bytes / 1e6:.0f} MB free, and {workers} processes "
-            f"that decode need {workers * SHARED_BATCHES * batch_bytes / 1e6:.0f} MB: {fitting} decode now. "
-            "Give the container more (docker run --shm-size=2g), or smaller batches.",
+            f"that decode would need {workers * SHARED_BATCHES * batch_bytes / 1e6:.0f} MB: {fitting} do it "
+            "now. Give the container more (docker run --shm-size=2g), or smaller batches.",
             RunWarning,
             stacklevel=2,
         )

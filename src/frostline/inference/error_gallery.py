@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from frostline.data import Manifest, Sample
 from frostline.errors import FrostlineError
 from frostline.feature_extraction.image_batches import Images
-from frostline.models import Backbone
+from frostline.models import Backbone, multi_stage_head_in
 from frostline.reports.prediction_table import LABEL_ISSUE_RATIO, mistakes
 from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
@@ -37,6 +37,10 @@ QUALITY = 82  # of JPEG: about 4 kB a picture
 COLD, WARM = (36, 84, 130), (244, 130, 40)  # a map's ends
 NO_MAPS = (
     "There are no class-activation maps: this network does not end in average pooling and a linear head."
+)
+NO_MAPS_OF_STAGES = (
+    "There are no class-activation maps: the head reads several stages, so no map of one layer is its "
+    "answer. linear_probe(layers=last) has them."
 )
 
 Floats = NDArray[np.float64]
@@ -70,7 +74,7 @@ def write_gallery(
         images, maps = test or Images(data, data.samples, backbone.preprocessing), maps or {}
         mistakes_shown = _worst(predictions, images)
         (folder / "looks").mkdir(exist_ok=True)
-        rows, mapped = [], True
+        rows, mapped, reason = [], True, NO_MAPS
         for mistake in mistakes_shown:
             with contextlib.suppress(FrostlineError, OSError):
                 pixels, path = images[(mistake.position, 0)], images.samples[mistake.position].path
@@ -78,9 +82,10 @@ def write_gallery(
                 if heat is None and mapped and (model := model_of(path)) is not None:
                     found = class_maps(backbone, model, pixels[None], [mistake.predicted])
                     heat, mapped = (None, False) if found is None else (found[0], True)
+                    reason = NO_MAPS if multi_stage_head_in(model) is None else NO_MAPS_OF_STAGES
                 row = _write_example(folder / "looks", images.samples[mistake.position], pixels, heat)
                 rows.append(row)
-        note = "" if mapped or not rows else NO_MAPS
+        note = "" if mapped or not rows else reason
         text = json.dumps({"note": note, "rows": rows}, indent=1)
         directories.write_atomically(folder / "looks.json", (text + "\n").encode())
 

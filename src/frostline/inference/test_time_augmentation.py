@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as tv
 
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.models import Preprocessing
 
 TTA = ("none", "flip", "five_crop", "ten_crop")
@@ -73,7 +73,7 @@ def note(tta: str, flip: str | None) -> list[str]:
     if tta == "none":
         return []
     number = {"flip": 2, "five_crop": 5, "ten_crop": 10}[tta]
-    views_line = f"Probabilities are means over {number} views of each image (tta={tta})"
+    views_line = f"Probabilities are means over {number} views of each image ({option('tta', tta)})"
     lines = [f"{views_line}; a study's own figures are of one view."]
     if tta != "five_crop" and flip == "none":
         lines.append("The run learned from no mirrored images: views in a mirror may cost accuracy.")

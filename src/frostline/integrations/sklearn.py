@@ -6,10 +6,11 @@ costs little more than one fit.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +22,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import nn
 
 from frostline import metrics
+from frostline.config import AUTO_BATCH
 from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
 from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_cache import FeatureCache
@@ -37,7 +40,7 @@ from frostline.models.heads import adapted_for
 from frostline.models.zoo import load_backbone
 from frostline.strategies import parse
 from frostline.system import devices, directories, numerics
-from frostline.training import BATCH, Plan, train
+from frostline.training import Plan, train
 
 FITTED = ("classes_", "result_")  # beside the weights: all that a saved classifier needs
 
@@ -50,6 +53,14 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
         size: Side of the backbone's input in pixels; None is the checkpoint's own.
         resize: How pictures become square: "crop", "squash" or "pad"; None is the backbone's own.
+        epochs, lr, weight_decay, label_smoothing: Hyperparameters of the strategy, as in its brackets; None
+            is as the strategy has it.
+        hyperparameters: Others by name, such as ``{"layer_decay": 0.8}``.
+        patience: Stop after so many epochs in a row in which `metric` was not above its best so far, on
+            images that are held out for that; the best weights stay. None runs the schedule to its end.
+        validation_fraction: Share of the images that `patience` holds out, above 0 and below 1; without
+            `patience`, every image learns.
+        metric: What `patience` counts, as in `frostline.train`.
         augment, flip, min_crop, rotate, imbalance, batch_size, device, deterministic, precision,
             threads, workers, views: As in `frostline.train`.
         random_state: Decides order, augmentation and fresh weights.
@@ -57,7 +68,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
 
     X is an array of images, uint8, floats in 0–1 or other integers (deep pixels), (n, h, w, 3) or (n, h, w);
     or n paths, as a list, a Series or an array (n,) or (n, 1). y holds n labels of any kind that scikit-learn
-    takes. Every image of X learns: nothing is held out here. Mistakes raise `ValueError`; what
+    takes. Every image of X learns, except those that `patience` holds out. Mistakes raise `ValueError`; what
     is odd about how images are shown to the model (another depth than in `fit`, many pixels outside its
     range) is a `RunWarning`.
 
@@ -74,12 +85,20 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         *,
         size: int | None = None,
         resize: str | None = None,
+        epochs: float | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        label_smoothing: float | None = None,
+        hyperparameters: Mapping[str, float | str] | None = None,
+        patience: int | None = None,
+        validation_fraction: float = 0.1,
+        metric: str | Callable[[Any, Any], float] = "accuracy",
         augment: str = "standard",
         flip: str = "auto",
         min_crop: float | None = None,
         rotate: str = "none",
         imbalance: str = "none",
-        batch_size: int = BATCH,
+        batch_size: int | str = AUTO_BATCH,
         device: str = "auto",
         deterministic: bool = False,
         precision: str = "auto",
@@ -93,6 +112,14 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.strategy = strategy
         self.size = size
         self.resize = resize
+        self.epochs = epochs
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.hyperparameters = hyperparameters
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.metric = metric
         self.augment = augment
         self.flip = flip
         self.min_crop = min_crop
@@ -114,7 +141,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             images = _images(X)
             self.classes_, targets = np.unique(_labels(y, len(images)), return_inverse=True)
             names = [f"{target:06}" for target in targets]  # sorted as `classes_` is
-            pairs = Pairs(images, names)
+            pairs = Pairs(images, names, None if self.patience is None else self._parts(images, names))
             data = load_data(
                 pairs,
                 test_size=0.0,
@@ -131,6 +158,13 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     self.strategy,
                     study=place,
                     seed=_seed(self.random_state),
+                    epochs=self.epochs,
+                    lr=self.lr,
+                    weight_decay=self.weight_decay,
+                    label_smoothing=self.label_smoothing,
+                    hyperparameters=self.hyperparameters,
+                    patience=self.patience,
+                    metric=self.metric,
                     augment=self.augment,
                     flip=self.flip,
                     min_crop=self.min_crop,
@@ -143,7 +177,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     threads=self.threads,
                     workers=self.workers,
                     views=self.views,
-                    keep="last",
+                    keep="last" if self.patience is None else "best",
                 )
                 self.result_ = json.loads(json.dumps(run.result))
                 if not data.rendering.plain:
@@ -153,6 +187,29 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.__dict__.pop("_model", None)
         _ = self.model_
         return self
+
+    def _parts(self, images: Sequence[Any], labels: Sequence[str]) -> list[str]:
+        """Return the part of each image, "train" or "val": a share of each class is held out for `patience`.
+
+        An image that is there more than once, as in a bootstrap sample, is in one part. Raises `ValueError`,
+        as scikit-learn does, where the share is not between 0 and 1, or too small for the classes.
+        """
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}; expected a share of the images above 0 "
+                "and below 1, which patience holds out."
+            )
+        _, first, unit_of_image = np.unique(
+            [_identity(image) for image in images], return_index=True, return_inverse=True
+        )
+        _, held_out = train_test_split(
+            np.arange(len(first)),
+            test_size=self.validation_fraction,
+            stratify=[labels[position] for position in first],
+            random_state=_seed(self.random_state),
+        )
+        in_val = frozenset(held_out.tolist())
+        return ["val" if unit in in_val else "train" for unit in unit_of_image]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the likeliest label of each image, (n,)."""
@@ -299,6 +356,14 @@ def _images(X: Any) -> Sequence[Any]:
     return images
 
 
+def _identity(image: Any) -> str:
+    """Return what is the same for an image that is there twice: its path, or a digest of its pixels."""
+    if isinstance(image, str | Path):
+        return str(image)
+    pixels = np.ascontiguousarray(np.asarray(image))
+    return hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
+
+
 def _is_tensor(X: Any) -> bool:
     return hasattr(X, "detach")
 
@@ -345,6 +410,9 @@ def _seed(state: Any) -> int:
 
 
 def _plain(value: Any) -> bool:
+    """Return whether a parameter can be written to a file and read again as it is."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(entry) for key, entry in value.items())
     return value is None or isinstance(value, bool | int | float | str)
 
 

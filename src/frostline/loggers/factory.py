@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.loggers import mlflow, tensorboard, wandb
 from frostline.loggers.logger import Log, Tracked
 from frostline.loggers.run_logger import Following
@@ -58,9 +58,12 @@ def parse_names(text: str | Iterable[str]) -> tuple[str, ...]:
     """
     parts = [text] if isinstance(text, str) else list(text)
     names = [name.strip() for part in parts for name in part.split(",")]
-    invalid = [f"{name!r}{did_you_mean(name, NAMES)}" for name in names if name not in NAMES]
+    invalid = [name for name in names if name not in NAMES]
     if invalid:
-        raise UsageError(f"logger must be one of {', '.join(NAMES)}, found {', '.join(invalid)}.")
+        raise UsageError(
+            f"{option('logger')} must be one of {', '.join(NAMES)}, found {', '.join(map(repr, invalid))}."
+            f"{did_you_mean(invalid[0], NAMES)}"
+        )
     return tuple(names)
 
 

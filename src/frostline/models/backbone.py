@@ -143,6 +143,11 @@ class Backbone:
         """Whether it has learned nothing yet: random weights that were not trained on any images."""
         return bool(self.source.get("random")) and "classes" not in self.source
 
+    @property
+    def has_own_classifier(self) -> bool:
+        """Whether its classifier is the one that it was trained with, not a new one in its place."""
+        return not self.source.get("new_classifier")
+
     def as_dict(self) -> dict[str, Any]:
         """Return name, stages, cuts and notes as plain data."""
         return {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from frostline.models.classifier import fresh_linear, put_module
 from frostline.models.stage_statistics import Tap, first_tensor, statistics
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class MultiStageHead(nn.Module):
         """How many stages it reads."""
         return len(self.taps)
 
+    @property
+    def feature_width(self) -> int:
+        """How many features before the head it takes."""
+        return self.weight.shape[1] - sum(tap.width for tap in self.taps)
+
     def attach(self, model: nn.Module) -> None:
         """Listen to the stages of `model`, in which this module is the head."""
         self.detach()
@@ -116,6 +122,26 @@ class MultiStageHead(nn.Module):
 def multi_stage_head_in(module: nn.Module) -> MultiStageHead | None:
     """Return the head of an adapted network that reads several stages; `None` where it has another."""
     return next((part for part in module.modules() if isinstance(part, MultiStageHead)), None)
+
+
+def put_plain_head(model: nn.Module) -> bool:
+    """Put a new linear head where one reads several stages, in place, and return whether there was one.
+
+    What lies below is then a plain network, which can be cut behind any stage.
+    """
+    places = [
+        (name, part)
+        for name, part in model.named_modules(remove_duplicate=False)
+        if isinstance(part, MultiStageHead)
+    ]
+    if not places:
+        return False
+    several = places[0][1]
+    several.detach()
+    plain = fresh_linear(several.feature_width, several.weight.shape[0], seed=0).to(several.weight)
+    for name, _ in places:  # twins share one layer
+        put_module(model, name, plain)
+    return True
 
 
 def reads_several(state: Mapping[str, Tensor]) -> bool:

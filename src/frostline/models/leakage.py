@@ -84,10 +84,11 @@ def _find_seen(backbones: Sequence[Backbone], data: Manifest, study: Study | Non
 
 def _of_module(backbone: Backbone, study: Study) -> Fingerprints | None:
     """Return the fingerprints of the run of this study that made exactly these weights, if one did."""
+    weights = backbone.source.get("weights", backbone.digest)
     for path in sorted(study.path.rglob("runs/*/result.json")):
         run = RunFolder(path.parent)
         result = run.read("result.json")
-        if isinstance(result, dict) and result.get("weights_digest") == backbone.digest:
+        if isinstance(result, dict) and result.get("weights_digest") == weights:
             return Fingerprints.read(run.path)
     return None
 

@@ -162,7 +162,7 @@ class Preprocessing:
         -------
         Tensor of uint8, shape (3, size, size)
         """
-        pixels: Tensor = _cropping(self)(image.convert("RGB"))
+        pixels: Tensor = _cropping(self)(image if image.mode == "RGB" else image.convert("RGB"))
         return pixels
 
     def normalise(self, batch: Tensor) -> Tensor:

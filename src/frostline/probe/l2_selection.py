@@ -18,6 +18,7 @@ from frostline.probe import logistic as lbfgs
 from frostline.probe import ridge as closed_form
 from frostline.probe.feature_scaling import Floats, Ints, Scaled, Solution
 from frostline.probe.logistic import FINE, ROUGH, Turned
+from frostline.system import cpu_threads
 
 Folds = Sequence[tuple[Ints, Ints]]
 
@@ -270,9 +271,7 @@ def _path(
 @contextmanager
 def _threads(multiplications: int) -> Iterator[None]:
     """Let BLAS use one thread for small problems."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1 if multiplications < THREADED else None, user_api="blas"):
+    with cpu_threads.linear_algebra(1 if multiplications < THREADED else None):
         yield
 
 

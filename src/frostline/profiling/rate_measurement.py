@@ -15,10 +15,10 @@ import torch
 
 from frostline import metrics, probe
 from frostline import models as bb
-from frostline.cost import Learning, Line, Peaks, Rates, StageRates
+from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
+from frostline.feature_extraction.image_batches import AUTO, EVALUATION_BATCH, Images, Workers, contact_sheet
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
 from frostline.system import cpu_threads, deadline, devices, directories, numerics
@@ -51,6 +51,7 @@ def measure(
     batch: int = 32,
     threads: int | None = None,
     classes: int = 0,
+    workers: Workers = AUTO,
 ) -> Rates:
     """Return the rates of a network on this machine, with images like `images`, augmented as they are.
 
@@ -68,6 +69,8 @@ def measure(
     threads : int or None
     classes : int
         Width of the new head; 0 is the number of classes of the images.
+    workers : int or str
+        Threads that decode, as in `train`.
 
     Returns
     -------
@@ -114,9 +117,31 @@ def measure(
         notes=_notes(network_rates["given"]) if newly_timed else (),
         device=numerics.device_name(),
         others=cpu_threads.free().others,
+        pipeline=pipeline_of(images, workers, count),
         factor=rate_correction.factor(backbone, count),
     )
     return rates if newly_timed else rate_correction.checked(rates, backbone, network_rates["check"])
+
+
+def pipeline_of(images: Images, workers: Workers, threads: int) -> Pipeline:
+    """Return how pictures are decoded beside computing on this device.
+
+    Parameters
+    ----------
+    images : Images
+    workers : int or str
+        As in `train`.
+    threads : int
+        That compute, where the processor does.
+
+    Returns
+    -------
+    Pipeline
+    """
+    on_card = devices.current().type != "cpu"
+    with numerics.threads(threads):
+        count = images.workers(workers)
+    return Pipeline(count, cpu_threads.free().cores if on_card else threads, on_card)
 
 
 def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:

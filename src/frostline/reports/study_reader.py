@@ -22,6 +22,7 @@ from frostline.errors import DataError, StudyError
 from frostline.sentences import Basis
 from frostline.studies.best_run import PassedOver, apart_from, best_of
 from frostline.studies.study_folder import LOOKS, RunFolder, Study
+from frostline.studies.trial_records import TrialRecord, record_files
 
 T = TypeVar("T")
 
@@ -100,6 +101,7 @@ class ComparisonContents:
     folder: Path
     plan: dict[str, Any] | None
     result: dict[str, Any] | None
+    trials: tuple[TrialRecord, ...] = ()  # that are finished, of an unfinished comparison
 
 
 @dataclass
@@ -239,7 +241,9 @@ def _choose_comparison(contents: StudyContents) -> ComparisonContents | None:
         plan = _try_read(contents, lambda folder=folder: _load_json_object(folder / "plan.json"))  # type: ignore[misc]
         result = _try_read(contents, lambda folder=folder: _load_json_object(folder / "comparison.json"))  # type: ignore[misc]
         if plan or result:
-            comparisons.append(ComparisonContents(folder, plan, result))
+            comparisons.append(
+                ComparisonContents(folder, plan, result, _read_trials(contents, folder, result))
+            )
     finished = [comparison for comparison in comparisons if comparison.result is not None]
     if contents.fit is not None:  # the comparison of `fit`, recognised by its winning run
         winning_run = contents.fit.get("run")
@@ -247,6 +251,19 @@ def _choose_comparison(contents: StudyContents) -> ComparisonContents | None:
     if finished:
         return max(finished, key=lambda c: (_modified_at(c.folder / "comparison.json"), c.folder.name))
     return max(comparisons, key=lambda c: (_modified_at(c.folder / "plan.json"), c.folder.name), default=None)
+
+
+def _read_trials(
+    contents: StudyContents, comparison: Path, result: dict[str, Any] | None
+) -> tuple[TrialRecord, ...]:
+    """Return the finished trials of an unfinished comparison; a finished one names them in its result."""
+    if result is not None:
+        return ()
+    trials = [
+        _try_read(contents, lambda file=file: TrialRecord.read(file))  # type: ignore[misc]
+        for file in record_files(comparison)
+    ]
+    return tuple(trial for trial in trials if trial is not None)
 
 
 def _max_test_evaluations(contents: StudyContents) -> int | None:

@@ -17,6 +17,7 @@ from frostline import metrics, strategies
 from frostline.errors import UsageError
 from frostline.reports.study_reader import RunContents, StudyContents, read_predictions
 from frostline.sentences import Basis
+from frostline.studies.trial_records import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,13 @@ def resolved_phases(contents: StudyContents, run: RunContents) -> tuple[strategi
             epochs=parent["extra_epochs"],
             lr=parent["lr"],
         )
-    return strategies.schedule(strategies.parse(run.strategy), stages=stages, images=images, batch=batch)
+    return strategies.schedule(
+        strategies.parse(run.strategy),
+        stages=stages,
+        images=images,
+        batch=batch,
+        lr_factor=float(run.config.get("lr_factor", 1.0)),
+    )
 
 
 def _train_size(run: RunContents) -> int | None:
@@ -197,35 +204,41 @@ def _standing_row(contents: StudyContents, standing: dict[str, Any], number: int
 
 
 def _unfinished_rows(contents: StudyContents) -> list[Row]:
-    """Return the rows of an unfinished comparison, from the runs that are finished."""
-    groups: dict[tuple[str, str, str], list[RunContents]] = {}
-    for run in contents.split_runs:
-        if run.config.get("keep") == "last" and run.result is not None:
-            group_key = (run.strategy, str(run.config.get("augment")), str(run.config.get("model", "")))
-            groups.setdefault(group_key, []).append(run)
-    several = len({model for *_, model in groups}) > 1
+    """Return the rows of an unfinished comparison, from the trials that are finished.
+
+    As in a finished one, the metrics are of each candidate's longest runs.
+    """
+    assert contents.comparison is not None
+    finished = {run.path: run for run in contents.split_runs if run.result is not None}
+    by_candidate: dict[int, list[TrialRecord]] = {}
+    for trial in contents.comparison.trials:
+        if trial.run in finished:
+            by_candidate.setdefault(trial.candidate, []).append(trial)
     rows = []
-    for number, ((name, augment, model), runs) in enumerate(sorted(groups.items())):
+    for candidate, trials in sorted(by_candidate.items()):
+        name, share = trials[0].strategy, max(trial.share for trial in trials)
+        paths = sorted({trial.run for trial in trials if trial.share == share})
+        runs = tuple(finished[path] for path in paths)
+        results = [run.result for run in runs if run.result is not None]
         row = Row(
-            key=f"tried-{number}",
+            key=f"tried-{candidate}",
             strategy=name,
-            augment=augment,
-            accuracy=statistics.fmean(float(run.result["val_accuracy"]) for run in runs if run.result),
+            augment=trials[0].augment,
+            accuracy=statistics.fmean(float(result["val_accuracy"]) for result in results),
             low=None,
             high=None,
-            seconds=statistics.fmean(float(run.result["seconds"]) for run in runs if run.result),
+            seconds=statistics.fmean(float(result["seconds"]) for result in results),
             predicted_s=None,
-            runs=tuple(runs),
-            count=len(runs),
+            runs=runs,
+            count=len({trial.run for trial in trials}),
             repeats=0,
-            epoch_share=1.0,
+            epoch_share=share if _is_trained(name) else 1.0,
             cut=lowest_cut(contents, name, runs[0]),
             winner=False,
             evaluated_on="held-out images, so far",
-            model=model if several else "",
+            model=trials[0].model,
         )
-        plan = contents.comparison.plan if contents.comparison else None
-        rows.append(_with_interval(contents, row, float((plan or {}).get("spread", 1.0))))
+        rows.append(_with_interval(contents, row, float((contents.comparison.plan or {}).get("spread", 1.0))))
     return sorted(rows, key=lambda row: -(row.accuracy or 0.0))
 
 

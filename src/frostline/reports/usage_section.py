@@ -6,7 +6,7 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
-from frostline.config import OF_OPERATING_POINT
+from frostline.config import AUTO_BATCH, BATCH, OF_OPERATING_POINT
 from frostline.data import as_options
 from frostline.data.splits.grouping import GroupBy
 from frostline.reports import chart_parts, charts
@@ -14,6 +14,7 @@ from frostline.reports.chart_parts import Chart
 from frostline.reports.conclusions import ReportContext, duration
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.section import Section
+from frostline.reports.study_reader import RunContents
 from frostline.reports.tried_strategies import rows_of_backbone
 from frostline.sentences import between, percent
 from frostline.studies.best_run import passed_over_line
@@ -26,7 +27,7 @@ DEFAULTS = {
     "flip": "auto",
     "rotate": "none",
     "imbalance": "none",
-    "batch_size": 32,
+    "batch_size": "auto",
     "precision": "auto",
     "repeats": 3,
     "test_size": 0.2,
@@ -262,6 +263,7 @@ def repeat(context: ReportContext) -> str:
     random = isinstance(source, dict) and bool(source.get("random")) and "classes" not in source
     arguments = {
         **run.config,
+        "batch_size": _batch_size(run),
         "no_pretrained": random,
         "size": run.config["preprocessing"]["size"],
         "resize": _resize(run.config),
@@ -270,7 +272,11 @@ def repeat(context: ReportContext) -> str:
     commands = []
     for row in context.rows:
         row_config = (
-            {**row.example_run.config, "resize": _resize(row.example_run.config)}
+            {
+                **row.example_run.config,
+                "batch_size": _batch_size(row.example_run),
+                "resize": _resize(row.example_run.config),
+            }
             if row.example_run
             else arguments
         )
@@ -288,6 +294,18 @@ def repeat(context: ReportContext) -> str:
             )
         )
     return "\n".join(dict.fromkeys(commands))
+
+
+def _batch_size(run: RunContents) -> int | str:
+    """Return the `batch_size` that a run was given; "auto" where the rule chose it."""
+    config, plan = run.config, (run.result or {}).get("numeric_plan")
+    batch = plan.get("batch") if isinstance(plan, dict) else None
+    images = int(config.get("batch_size", BATCH))
+    if config.get("parent"):  # which it has its batches from
+        return AUTO_BATCH
+    if batch is None:
+        return AUTO_BATCH if images == BATCH or "lr_factor" in config else images
+    return AUTO_BATCH if batch["auto"] else images
 
 
 def _resize(config: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from frostline.config import SEARCHED
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.strategies import (
     KINDS,
     Strategy,
@@ -18,6 +18,7 @@ from frostline.strategies import (
     parse_list,
     timm_loadable,
 )
+from frostline.strategies.overrides import no_use, takers
 
 # The search space: learning rates relative to each strategy's own default, the rest over the ranges in common
 # use (`Hyperparameters` names the sources).
@@ -98,7 +99,8 @@ def listed(
     if len(unique) < least:
         raise UsageError(
             f"Found {len(unique)} strategy to compare; name at least two, such as "
-            "linear_probe,top_k(2),lp_ft, or give search, such as lr, to compare variants of the one."
+            f"linear_probe,top_k(2),lp_ft, or give {option('search')}, such as lr, to compare variants "
+            "of the one."
         )
     return unique
 
@@ -136,6 +138,13 @@ def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed:
             f"{names} is solved for and has nothing of {', '.join(search)} to search: name a strategy that "
             "trains, such as top_k(1)."
         )
+    in_vain = [name for name in search if name != "augment" and not _takers(training, name)]
+    if in_vain:
+        names = ", ".join(dict.fromkeys(str(candidate.strategy) for candidate in training))
+        raise UsageError(
+            f"{option('search', in_vain[0])} has no effect on {names}. Leave it out, or take one of "
+            f"{', '.join(takers(in_vain[0]))}."
+        )
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -157,6 +166,11 @@ def searched(base: Sequence[Candidate], search: Sequence[str], draws: int, seed:
         study.tell(trial, 0.0)
         variants[_variant(training[number % len(training)], trial.params)] = None
     return [candidate for candidate in variants if candidate not in base]
+
+
+def _takers(candidates: Sequence[Candidate], name: str) -> list[Candidate]:
+    """Return the candidates whose strategy has a setting."""
+    return [candidate for candidate in candidates if not no_use(candidate.strategy, name)]
 
 
 def _variant(base: Candidate, values: dict[str, float | str]) -> Candidate:

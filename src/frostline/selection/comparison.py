@@ -14,7 +14,7 @@ from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
 from frostline.data import Manifest
 from frostline.distributed import torchrun_env
-from frostline.errors import NoTime, UsageError
+from frostline.errors import NoTime, UsageError, option
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy, check_options
 from frostline.feature_extraction.image_batches import Images
@@ -154,15 +154,16 @@ def compare(
     with deadline.within(chosen.minutes, watch):
         data = data.checked(deadline.telling(progress, deadline.READING))
     if chosen.repeats < 1:
-        raise UsageError(f"repeats must be at least 1, found {chosen.repeats}.")
+        raise UsageError(f"{option('repeats')} must be at least 1, found {chosen.repeats}.")
     if cuts and strategies is not None:
         raise UsageError(
-            "cuts compares one strategy per stage, and strategies names others: give one of the two."
+            f"{option('cuts')} compares one strategy per stage, and {option('strategies')} names others: "
+            "give one of the two."
         )
     if bool(search) != bool(draws):
         raise UsageError(
-            f"search names the settings to vary, and draws the number of variants: found "
-            f"search={list(search)} and draws={draws}. Give both, or neither."
+            f"{option('search')} names the settings to vary, and {option('draws')} the number of variants: "
+            f"found {option('search', ','.join(search))} and {option('draws', draws)}. Give both, or neither."
         )
     strategies = EVERY if strategies is None else strategies
     backbones = {name: network.resized(chosen.resize) for name, network in _by_name(backbone).items()}
@@ -240,7 +241,9 @@ def _demand_share(share: float | str | None) -> None:
     """Raise `UsageError` for anything but an interpolation share from 0 to 1, or "auto"."""
     if share is None or share == "auto" or (not isinstance(share, str) and 0 <= share <= 1):
         return
-    raise UsageError(f'interpolate_weights must be "auto" or a number between 0 and 1, found {share!r}.')
+    raise UsageError(
+        f"{option('interpolate_weights')} must be auto or a number between 0 and 1, found {share!r}."
+    )
 
 
 def _points(request: CompareRequest) -> int:
@@ -332,7 +335,7 @@ def _demand_time(request: CompareRequest) -> float:
     floor_s, after_s = request.watch.seconds, ENDING_S
     for network in request.backbones.values():
         each_s = pass_s(network, data, samples, threads)
-        ready = profiling.ready(network, batch=request.config.batch_size, threads=threads, classes=classes)
+        ready = profiling.ready(network, batch=request.batch(len(samples)), threads=threads, classes=classes)
         floor_s += 0.0 if ready else MEASURING * profiling.timing_s(network, threads)
         after_s += each_s * len(samples)
     floor_s += after_s
@@ -354,9 +357,10 @@ def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
             backbone,
             images,
             cache=request.cache,
-            batch=config.batch_size,
+            batch=request.batch(len(resampling.pool(data))),
             threads=threads,
             classes=len(data.classes),
+            workers=config.workers,
         )
 
 
@@ -374,7 +378,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
             val=val,
             test=test,
             classes=len(data.classes),
-            batch=request.config.batch_size,
+            batch=request.batch(train, candidate.strategy),
             augment=candidate.augment,
             flip=request.config.flip,
             rotate=request.config.rotate,

@@ -296,10 +296,8 @@ def _interpolation(
     """Return the winner's weight interpolation if requested and possible, else `None`."""
     if request.config.interpolate_weights is None or not len(predictions.images):
         return None
-    if not wise_ft_share.can_interpolate(request.candidates[index]):
-        request.progress.log(
-            f"{request.candidates[index]} is not interpolated: it does not differ from a probe."
-        )
+    if (reason := wise_ft_share.why_not(request.candidates[index])) is not None:
+        request.progress.log(f"{request.candidates[index]} is not interpolated: {reason}.")
         return None
     return wise_ft_share.choose(request, runner, index, predictions)
 
@@ -334,7 +332,8 @@ def _repeatable(request: CompareRequest) -> dict[str, Any]:
             if request.config.interpolate_weights is None
             else {"interpolate_weights": request.config.interpolate_weights}
         ),
-        **request.options,
+        **{key: value for key, value in request.options.items() if key != "batch_given"},
+        "batch_size": request.config.batch_size,
     }
 
 

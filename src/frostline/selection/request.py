@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from frostline import metrics
-from frostline.config import REPEATS, Config
+from frostline.config import AUTO_BATCH, BATCH, REPEATS, Config
 from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers
 from frostline.models import Backbone
 from frostline.progress import Progress
 from frostline.selection.candidates import Candidate
+from frostline.strategies import Strategy, batch_size
 from frostline.studies.best_run import PassedOver
 from frostline.studies.study_folder import Study, digest_of, plain
+from frostline.system import devices
 from frostline.system.timing import Stopwatch
 from frostline.training.request import metric_identity
 
@@ -83,20 +85,36 @@ class CompareRequest:
         positive = self.config.positive if isinstance(self.metric, metrics.Sensitivity) else None
         return replace(config, positive=positive, min_recall=None, min_precision=None, costs=None)
 
+    def batch(self, images: int, strategy: Strategy | None = None) -> int:
+        """Return the images a step of a run that trains on so many images, on this device."""
+        strategy = strategy or Strategy("full")
+        kind = devices.current().type
+        return batch_size(self.config.batch_size, strategy, images=images, kind=kind).images
+
     @property
     def options(self) -> dict[str, Any]:
         """The options that change what runs learn, as plain data; new ones only where they were given."""
         config = self.config
+        auto = config.batch_size == AUTO_BATCH
+        # The default is written as before it was a rule, so that digests stay; the same number that was given
+        # is another comparison where the rule takes another one.
+        given = not auto and config.batch_size == BATCH and self._rule() != BATCH
         return {
             **metric_identity(config, self.metric),
             "flip": config.flip,
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
             "imbalance": config.imbalance,
-            "batch_size": config.batch_size,
+            "batch_size": BATCH if auto else config.batch_size,
+            **({"batch_given": True} if given else {}),
             "deterministic": config.deterministic,
             "precision": config.precision,
         }
+
+    def _rule(self) -> int:
+        """Return the images a step that the rule would choose here."""
+        images, kind = len(self.data.part("train")), devices.current().type
+        return batch_size(AUTO_BATCH, Strategy("full"), images=images, kind=kind).images
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -104,6 +122,7 @@ class CompareRequest:
         named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two if given
         options = self.options
         shared = {**{key: options[key] for key in named if key in options}, "views": None}
+        shared["batch_size"] = self.batch(len(self.data.part("train")))
         settings = {
             name: {"weights": network.digest, "preprocessing": network.preprocessing.as_dict(), **shared}
             for name, network in self.backbones.items()

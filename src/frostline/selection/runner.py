@@ -30,6 +30,7 @@ from frostline.selection.trial_queue import Outcome, TrialQueue
 from frostline.strategies import scaled
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.study_folder import Study
+from frostline.studies.trial_records import TrialRecord
 from frostline.system import cpu_threads, directories
 from frostline.system.timing import Stopwatch
 from frostline.training import Run, train
@@ -289,10 +290,25 @@ class TrialRunner:
             "taken": run.seconds if run.again else max(run.seconds, watch.seconds),
             "run": str(run.folder.path.relative_to(self.study.path)),
         }
+        self._record(task, run)
         self.log_outcome(task, outcome)
         self.outcomes[task] = outcome
         self._offer_leader(task, run)
         return outcome
+
+    def _record(self, task: Task, run: Run) -> None:
+        """Write which run is the trial, so that reports find it while the comparison is unfinished."""
+        candidate = self.candidates[task.candidate]
+        TrialRecord(
+            candidate=task.candidate,
+            strategy=str(candidate.strategy),
+            augment=candidate.augment,
+            model=candidate.model,
+            share=task.share,
+            repeat=task.cell.repeat,
+            fold=task.cell.fold,
+            run=run.folder.path.relative_to(self.study.path).as_posix(),
+        ).write(self.clock.file.parent)
 
     def _update_rates(self, task: Task, run: Run, started: cpu_threads.Reading) -> dict[str, float]:
         """Update the measured rates by a run; return its expected seconds if they can be computed."""

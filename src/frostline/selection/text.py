@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ACCURACY, LOG_LOSS, SENSITIVITY = "accuracy", "log_loss", "sensitivity@"
+SHARES = (ACCURACY, "balanced_accuracy", "macro_f1", "auroc", "average_precision")  # differences in points
+WORDS = {LOG_LOSS: "log loss", "quadratic_kappa": "quadratic kappa", "macro_f1": "macro F1", "auroc": "AUROC"}
+
 
 def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     """Return sentences that name the winner, its lead, and whether the lead is significant."""
     winner = titled(result)
     lines = [_first(result)]
     for difference in sorted(result["differences"], key=lambda d: d["mean"])[:2]:
-        mean, low, high = (100 * difference[key] for key in ("mean", "low", "high"))
         word = "significant" if difference["separated"] else "not significantly different"
-        lines.append(
-            f"{difference['leader']} over {difference['other']}: {mean:+.1f} points "
-            f"({low:+.1f} to {high:+.1f}), {word}."
-        )
+        gap = _gap(difference, result.get("metric", ACCURACY))
+        lines.append(f"{difference['leader']} over {difference['other']}: {gap}, {word}.")
     if interpolation := result.get("interpolation"):
         lines.append(_interpolated(interpolation, result["metric"]))
     lines += [_promising(row, result) for row in result.get("promising", [])]
@@ -34,10 +35,41 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _gap(difference: Mapping[str, Any], metric: str) -> str:
+    """Return by how much the leader is better, with the interval, in the unit of what decided."""
+    low, high = difference["low"], difference["high"]
+    span = f"{100 * low:+.1f} to {100 * high:+.1f}" if _is_share(metric) else f"{low:+.3f} to {high:+.3f}"
+    return f"{_ahead(difference['mean'], metric)} ({span})"
+
+
+def _ahead(by: float, metric: str) -> str:
+    """Return a lead in the unit of what decided; a log loss leads by being lower."""
+    if metric == LOG_LOSS:
+        return f"log loss {by:.3f} lower"
+    if not _is_share(metric):
+        return f"{in_words(metric)} {by:+.3f}"
+    return f"{100 * by:+.1f} points{'' if metric == ACCURACY else f' of {in_words(metric)}'}"
+
+
+def _is_share(metric: str) -> bool:
+    return metric in SHARES or metric.startswith(SENSITIVITY)
+
+
+def in_words(metric: str) -> str:
+    """Return a metric's name as a sentence has it."""
+    sensitivity, _, specificity = metric.partition("@specificity=")
+    if specificity:
+        return f"{sensitivity} at a specificity of {specificity}"
+    return WORDS.get(metric, metric.replace("_", " ") if metric in SHARES else metric)
+
+
 def _promising(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Return a sentence about a strategy that leads on some folds but was not run on all."""
-    ahead = f"{100 * row['ahead']:+.1f} points compared with {row['beside']} on the same images"
-    return f"{row['strategy']} is promising: {row['folds']} of {result['folds']} folds, {ahead}."
+    ahead = _ahead(row["ahead"], result.get("metric", ACCURACY))
+    return (
+        f"{row['strategy']} is promising: {row['folds']} of {result['folds']} folds, {ahead} compared with "
+        f"{row['beside']} on the same images."
+    )
 
 
 def _interpolated(interpolation: Mapping[str, Any], metric: str) -> str:
@@ -68,6 +100,8 @@ def titled(result: Mapping[str, Any]) -> str:
 def _first(result: Mapping[str, Any]) -> str:
     winner, repeats = titled(result), result["repeats"]
     basis = f"{repeats} repeat{'s' if repeats != 1 else ''}" if repeats else "part of the first repeat"
+    metric = result.get("metric", ACCURACY)
+    by = "" if metric == ACCURACY else f" by {in_words(metric)}"
     if result.get("judged_on_folds", result.get("folds")) != result.get("folds"):
         basis = (
             f"one hold-out of {result['out_of_fold']['images']} images"
@@ -80,12 +114,13 @@ def _first(result: Mapping[str, Any]) -> str:
         return f"{winner} was evaluated on {basis}, and no other was: not enough to name a winner."
     leader = result["differences"][0]["leader"]
     if result["separated"]:
-        return f"{winner} wins over {basis}, significantly better than every other repeated strategy."
+        return f"{winner} wins{by} over {basis}, significantly better than every other repeated strategy."
     if leader != winner:
         return (
-            f"{winner} and {leader} are not significantly different over {basis}: {winner} is chosen because "
+            f"{winner} and {leader} are not significantly different{by} over {basis}: {winner} is chosen "
+            "because "
             "it is cheaper."
         )
     if all(difference["separated"] for difference in result["differences"]):
-        return f"{winner} leads every other over {basis}: not enough to name a winner."
-    return f"{winner} leads over {basis}, not significantly, and no cheaper one is as close."
+        return f"{winner} leads every other{by} over {basis}: not enough to name a winner."
+    return f"{winner} leads{by} over {basis}, not significantly, and no cheaper one is as close."

@@ -51,10 +51,14 @@ class Interpolation:
     report: dict[str, Any]
 
 
-def can_interpolate(candidate: Candidate) -> bool:
-    """Return whether the candidate's weights differ from a probe's, so that they can be interpolated."""
+def why_not(candidate: Candidate) -> str | None:
+    """Return why the weights of a candidate can't be interpolated with those of a probe; `None`: they can."""
     strategy = candidate.strategy
-    return strategy.trains and strategy.pretrained and strategy.head == "linear"
+    if strategy.refit_layers:
+        return "it ends with another head than it trains"
+    if not (strategy.trains and strategy.pretrained and strategy.head == "linear"):
+        return "it does not differ from a probe"
+    return None
 
 
 def choose(

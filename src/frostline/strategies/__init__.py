@@ -19,8 +19,10 @@ strategy                                what a strategy is, the named ones, all 
 validation ── notation · constructors   what makes sense; from text, and from Python
 overrides · describing                  hyperparameters given beside strategies; all of them in a list
 resolution ── lr_schedule               from a strategy to cuts and steps; the rate at each step
+batch_rule                              images a step by a rule, and how the rate follows
 """
 
+from frostline.strategies.batch_rule import BatchSize, batch_size, halved, names_rate
 from frostline.strategies.constructors import (
     full,
     gradual_unfreeze,
@@ -70,12 +72,14 @@ __all__ = [
     "SCHEDULES",
     "SEVERAL",
     "SOLVED_SMOOTHING",
+    "BatchSize",
     "Hyperparameters",
     "Overridden",
     "Phase",
     "ResolvedPhase",
     "Strategy",
     "at_defaults",
+    "batch_size",
     "builds_on_pretrained",
     "checked",
     "continued",
@@ -83,10 +87,12 @@ __all__ = [
     "epochs_for",
     "full",
     "gradual_unfreeze",
+    "halved",
     "head",
     "hyperparameters",
     "linear_probe",
     "lp_ft",
+    "names_rate",
     "optimizers",
     "overridden",
     "parse",

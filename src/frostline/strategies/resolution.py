@@ -38,10 +38,13 @@ def epochs_for(images: int) -> float:
     return float(min(40.0, max(4.0, 20.0 * (80.0 / max(images, 1)) ** 0.3)))
 
 
-def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tuple[ResolvedPhase, ...]:
+def schedule(
+    strategy: Strategy, *, stages: int, images: int, batch: int, lr_factor: float = 1.0
+) -> tuple[ResolvedPhase, ...]:
     """Return what to run, phase by phase.
 
     `stages` counts the head; `images` is the size of the training part; `batch` the images per step.
+    `lr_factor` is what each rate is multiplied by (`BatchSize.lr_factor`).
     A phase that unfreezes more stages than there are unfreezes them all; one of less than an epoch has as
     many steps as its share of the epoch.
     """
@@ -55,7 +58,7 @@ def schedule(strategy: Strategy, *, stages: int, images: int, batch: int) -> tup
         steps = batches if epochs >= 1 else max(1, round(epochs * batches))
         cut = _cut(phase, stages)
         resolved_phases.append(
-            ResolvedPhase(cut, max(1, round(epochs)), steps, phase.lr or known.lr, batches)
+            ResolvedPhase(cut, max(1, round(epochs)), steps, lr_factor * (phase.lr or known.lr), batches)
         )
     return tuple(resolved_phases)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from frostline import metrics
 from frostline.config import Config
-from frostline.errors import StudyError, UsageError, did_you_mean
+from frostline.errors import StudyError, UsageError, did_you_mean, option
 from frostline.sentences import between, counted, named, percent
 from frostline.system import directories
 
@@ -199,22 +199,27 @@ class OperatingTarget:
         ]
         if len(named_options) > 1:
             raise UsageError(
-                f"{' and '.join(named_options)} each choose how the model decides: give one of them."
+                f"{' and '.join(map(option, named_options))} each choose how the model decides: give one "
+                "of them."
             )
         for name, share in shares.items():
             if share is not None and not 0 < share < 1:
-                raise UsageError(f"{name} must lie above 0 and below 1, such as 0.98; found {share:g}.")
+                raise UsageError(
+                    f"{option(name)} must lie above 0 and below 1, such as 0.98; found {share:g}."
+                )
         if target.costs is not None and target.positive is not None:
             raise UsageError(
-                "positive names a class to find, and costs weigh all classes: leave positive out."
+                f"{option('positive')} names a class to find, and {option('costs')} weigh all classes: leave "
+                f"{option('positive')} out."
             )
         if target.costs is None and named_options and target.positive is None:
             raise UsageError(
-                f"{named_options[0]} is of one class: name it with positive, such as --positive defect."
+                f"{option(named_options[0])} is of one class: name it with {option('positive')}."
             )
         if target.positive is not None and not named_options and "@" not in str(config.metric):
             raise UsageError(
-                "positive has no effect by itself: add min_recall or min_precision, or the metric "
+                f"{option('positive')} has no effect by itself: add {option('min_recall')} or "
+                f"{option('min_precision')}, or the metric "
                 "sensitivity@specificity=0.95."
             )
         return target if named_options else None
@@ -373,8 +378,8 @@ def demand_class(name: str, classes: Sequence[str]) -> None:
     """Raise `UsageError` where `name` is none of the classes."""
     if name not in classes:
         raise UsageError(
-            f"positive is {name!r}, which is no class of these images.{did_you_mean(name, classes)} Expected "
-            f"one of {named(list(classes))}."
+            f"{option('positive')} is {name!r}, which is no class of these images."
+            f"{did_you_mean(name, classes)} Expected one of {named(list(classes))}."
         )
 
 
@@ -401,15 +406,25 @@ def cost_matrix(
         with open(costs, newline="", encoding="utf-8-sig") as file:
             lines = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"costs: {costs} cannot be read as CSV ({error}).") from None
+        raise UsageError(f"{option('costs')}: {costs} cannot be read as CSV ({error}).") from None
     if not lines or any(len(row) != len(lines[0]) for row in lines):
         raise UsageError(
-            f"costs: {costs} is no matrix. Expected a first line with the predicted classes, and a line for "
+            f"{option('costs')}: {costs} is no matrix. Expected a first line with the predicted classes, "
+            "and a line for "
             "each label with what each prediction costs."
         )
     header = [cell.strip() for cell in lines[0][1:]]
-    rows = {row[0].strip(): dict(zip(header, row[1:], strict=True)) for row in lines[1:]}
-    return _matrix(rows, tuple(classes), f"costs: {costs}")
+    labels = [row[0].strip() for row in lines[1:]]
+    twice = [name for names in (header, labels) for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(
+            f"{option('costs')}: {costs} names {twice[0]!r} twice; expected a column and a line for each "
+            "class."
+        )
+    rows = {
+        label: dict(zip(header, row[1:], strict=True)) for label, row in zip(labels, lines[1:], strict=True)
+    }
+    return _matrix(rows, tuple(classes), f"{option('costs')}: {costs}")
 
 
 def _matrix(
@@ -432,13 +447,34 @@ def _matrix(
             except (TypeError, ValueError):
                 number = math.nan
             if not math.isfinite(number):
+                written = "nothing" if value in (None, "") else repr(value)
                 raise UsageError(
-                    f"{where} gives {value!r} for an image of {label} that is predicted as {predicted}; "
+                    f"{where} gives {written} for an image of {label} that is predicted as {predicted}; "
                     "expected a number for each pair of classes, 0 for those that are right."
                 )
             matrix.append(number)
     count = len(classes)
+    _demand_sense(np.array(matrix).reshape(count, count), classes, where)
     return tuple(tuple(matrix[start : start + count]) for start in range(0, count * count, count))
+
+
+def _demand_sense(matrix: NDArray[np.float64], classes: Sequence[str], where: str) -> None:
+    """Raise `UsageError` for costs by which it is better to be wrong, or that nothing can be decided by."""
+    gain = np.diagonal(matrix)[:, None] - matrix
+    if (gain > 0).any():
+        label, predicted = divmod(int(gain.argmax()), len(classes))
+        raise UsageError(
+            f"{where} makes it cheaper to predict an image of {classes[label]} as {classes[predicted]} "
+            f"({matrix[label, predicted]:g}) than rightly ({matrix[label, label]:g}). Expected that no "
+            "mistake "
+            "costs less than the right answer: a line is a label, a column what is predicted."
+        )
+    if not gain.any():
+        raise UsageError(
+            f"{where} lets every prediction cost the same, so that nothing can be decided by it. "
+            "Expected more "
+            "for a mistake than for the right answer."
+        )
 
 
 def write(folder: Path, point: OperatingPoint | None) -> None:

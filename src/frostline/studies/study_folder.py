@@ -11,8 +11,9 @@
       answer.json           which run predicts while a comparison is running
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, advised, and found
       models.json           what each of several backbones is, and which of them were compared
-      comparisons/<digest>/ what was compared, what joined from earlier runs, its trials (Optuna's SQLite),
-                            its outcome; looks.json and looks/ as in a run, of predictions out of fold
+      comparisons/<digest>/ what was compared, what joined from earlier runs, its trials (Optuna's SQLite;
+                            trials/: which run each finished one is), its outcome; looks.json and looks/ as in
+                            a run, of predictions out of fold
       report.html           the study as one page, where requested
       tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' metrics, where loggers were requested
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
@@ -57,7 +58,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline.errors import StudyError
+from frostline.errors import StudyError, spoken
 from frostline.system import directories, text_output
 from frostline.system.liveness import ProcessId
 
@@ -317,8 +318,12 @@ class Study:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, "
                 "--test-size or --val-size, other given parts, or a model that learned from some of "
-                "these images, so that none of them is held out). Load them with load_data(…, study=…), "
-                "which keeps the study's parts, or use another folder with --study."
+                "these images, so that none of them is held out). "
+                + spoken(
+                    "Give them as the study has them, or use another folder with --study.",
+                    "Load them with load_data(…, study=…), which keeps the study's parts, or use another "
+                    "folder with study.",
+                )
             )
 
     @property

@@ -11,12 +11,18 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from frostline.errors import UsageError
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 # Say how threads wait: OpenMP's own variable, and those of GCC's and LLVM's (and Intel's) libraries.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -189,3 +195,22 @@ def counts_by_default() -> set[int]:
     """Return the counts that torch may have chosen by itself: of the cores it sees, or the physical ones."""
     visible = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {visible, psutil.cpu_count(logical=False) or visible}
+
+
+@contextmanager
+def linear_algebra(count: int | None) -> Iterator[None]:
+    """Limit the threads of the libraries below numpy and scipy inside the block; `None` leaves them.
+
+    Looking for these libraries takes milliseconds, as long as solving for a small head does: they are looked
+    for again only where modules were loaded since.
+    """
+    with _libraries(len(sys.modules)).limit(limits=count, user_api="blas"):
+        yield
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries(modules: int) -> ThreadpoolController:
+    """Return the libraries of linear algebra in this process, which has loaded so many modules."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

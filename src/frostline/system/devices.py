@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from frostline.errors import ModelError, UsageError
+from frostline.errors import ModelError, UsageError, option
 
 AUTO = "auto"
 EXPECTED = "auto, cpu, cuda, cuda:1 (a GPU's number) or mps"
@@ -68,7 +68,7 @@ def resolve(device: str = AUTO) -> torch.device:
         if (wanted.index or 0) >= count:
             raise UsageError(f"{_absent(device)} {_cuda_advice(count)}")
     if wanted.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"{_absent(device)} Take device=auto, or a Mac with an Apple GPU.")
+        raise UsageError(f"{_absent(device)} Take {option('device', 'auto')}, or a Mac with an Apple GPU.")
     return wanted
 
 
@@ -91,15 +91,18 @@ def available() -> list[str]:
 
 
 def _absent(device: str) -> str:
-    return f"device is {device}, and torch {torch.__version__} finds {', '.join(available())} here."
+    return (
+        f"{option('device')} is {device}, and torch {torch.__version__} finds {', '.join(available())} here."
+    )
 
 
 def _cuda_advice(count: int) -> str:
+    auto = option("device", "auto")
     if count:
-        return f"Take device=cuda:{count - 1} or lower, or device=auto."
+        return f"Take {option('device', f'cuda:{count - 1}')} or lower, or {auto}."
     if torch.version.cuda is None:
-        return "Take device=auto, or install a torch that is built for CUDA (https://pytorch.org)."
-    return "Take device=auto, or look whether `nvidia-smi` lists a GPU and its driver is new enough."
+        return f"Take {auto}, or install a torch that is built for CUDA (https://pytorch.org)."
+    return f"Take {auto}, or look whether `nvidia-smi` lists a GPU and its driver is new enough."
 
 
 def same(first: torch.device, second: torch.device) -> bool:
@@ -380,7 +383,7 @@ def naming_layer(model: nn.Module) -> Iterator[None]:
         which = f"Layer {', '.join(names)}" if names else "An operation of the model"
         raise ModelError(
             f"{which} cannot be computed deterministically on {current()}: torch has no such way for "
-            f"{operation}. Leave deterministic out, or take device=cpu."
+            f"{operation}. Leave {option('deterministic')} out, or take {option('device', 'cpu')}."
         ) from None
 
 

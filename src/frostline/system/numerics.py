@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from frostline.errors import UsageError, option
 from frostline.system import cpu_threads, deadline, devices, directories
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -102,6 +102,46 @@ def device_peak_bytes() -> int | None:
     return int(torch.cuda.max_memory_allocated()) if devices.current().type == "cuda" else None
 
 
+def device_memory_limit(most_bytes: int | None) -> int | None:
+    """Return how many bytes of its GPU a run may use: `most_bytes`, else all that it has; `None` on others.
+
+    Raises `UsageError` where a limit is given, and no GPU of NVIDIA's computes, or it has less.
+    """
+    here = devices.current()
+    if most_bytes is not None and here.type != "cuda":
+        raise UsageError(
+            f"{option('device_memory')} limits the memory of a GPU, and {here.type} computes here. Leave it "
+            f"out, or take {option('device', 'cuda')}."
+        )
+    if here.type != "cuda":
+        return None
+    total = int(torch.cuda.mem_get_info(here)[1])
+    if most_bytes is not None and not 0 < most_bytes <= total:
+        raise UsageError(
+            f"{option('device_memory')} is {most_bytes / 1e9:.3g} GB, and the GPU has {total / 1e9:.3g} "
+            "GB; expected more than 0 and no more than that."
+        )
+    return total if most_bytes is None else most_bytes
+
+
+@contextlib.contextmanager
+def device_memory_bounded(most_bytes: int | None) -> Iterator[None]:
+    """Let torch take no more of its GPU's memory inside the block; what is beyond is out of memory to it.
+
+    Raises `UsageError` as `device_memory_limit` does.
+    """
+    limit = device_memory_limit(most_bytes)
+    if most_bytes is None or limit is None:
+        yield
+        return
+    here = devices.current()
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info(here)[1], here)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, here)
+
+
 def device() -> str:
     """Return the device to compute on: that of `devices.computing` around, else the best torch has."""
     return str(devices.current())
@@ -114,7 +154,7 @@ def threads(count: int) -> Iterator[None]:
     torch.set_num_threads(count)
     token = _inside.set(count)
     try:
-        with threadpool_limits(limits=count, user_api="blas"):
+        with cpu_threads.linear_algebra(count):
             yield
     finally:
         _inside.reset(token)

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from frostline.config import Config
+from frostline.config import AUTO_BATCH, Config
 from frostline.data import Manifest
-from frostline.errors import StudyError, UsageError
+from frostline.errors import StudyError, UsageError, option, spoken
 from frostline.models import Backbone, Preprocessing, weights_digest
 from frostline.strategies import Strategy, overridden, parse
 from frostline.studies.study_folder import RunFolder
@@ -101,7 +101,9 @@ class Parent:
                 "steps would begin from another head. Continue a run without refit_layers."
             )
         if isinstance(extra_epochs, bool) or not isinstance(extra_epochs, int) or extra_epochs < 1:
-            raise UsageError(f"extra_epochs must be a whole number of at least 1, found {extra_epochs!r}.")
+            raise UsageError(
+                f"{option('extra_epochs')} must be a whole number of at least 1, found {extra_epochs!r}."
+            )
         if lr is not None and not 0 < lr < math.inf:
             raise UsageError(f"lr must be above 0, found {lr:g}.")
         rows = folder.metrics()
@@ -193,12 +195,14 @@ def inherited(
     (changed,) = overridden([parse(own["strategy"])], changes).strategies
     if str(changed) != own["strategy"]:
         wrong += [f"{key}={value}, and it is {own['strategy']}" for key, value in changes.items()]
-    values = {name: own.get(name, getattr(Config, name)) for name in INHERITED}
+    values = {name: own.get(name, getattr(Config, name)) for name in INHERITED}  # of batches, the number
     if str(values["augment"]).startswith("custom "):  # a callable, which no file holds
         values["augment"] = chosen.augment
         if not callable(chosen.augment):
             wrong.append("no function as augment, and it was augmented by one of yours")
     for name, value in values.items():
+        if name == "batch_size" and chosen.batch_size == AUTO_BATCH:
+            continue
         if name in given and getattr(chosen, name) != value:
             wrong.append(f"{name}={getattr(chosen, name)}, and it has {value}")
     if wrong:
@@ -227,8 +231,8 @@ def demand_same_backbone(folder: RunFolder, backbone: Backbone) -> None:
     ]
     if differences:
         raise UsageError(
-            f"Run {folder.name} sees images in another way. Found {', '.join(differences)}. Load the "
-            "backbone with the same size and resize."
+            f"Run {folder.name} sees images in another way. Found {', '.join(differences)}. Leave "
+            f"{option('size')} and {option('resize')} as it had them."
         )
 
 
@@ -252,6 +256,11 @@ def in_its_parts(folder: RunFolder, data: Manifest) -> Manifest:
     what = "in other parts" if data.digest == own.get("data") else "others, or labelled otherwise"
     raise UsageError(
         f"The images of run {folder.name} were {what}: a run that continues keeps them, so that what it was "
-        f"tested on stays out of training. Load them with load_data(…, study={str(outer_study(folder))!r}), "
-        "and begin from --model STUDY where images were added."
+        f"tested on stays out of training. "
+        + spoken(
+            "Give DATA as it was, and begin from --model STUDY where images were added.",
+            f"Load them with load_data(…, study={str(outer_study(folder))!r}), and begin from the study "
+            "as the "
+            "backbone where images were added.",
+        )
     )

@@ -150,7 +150,8 @@ def _write_config(request: TrainRequest, folder: RunFolder) -> None:
     if request.custom is not None or callable(request.config.metric) or not folder.writes:
         return
     options = {"strategy": str(request.strategy), **request.config.changed()}
-    options.pop("device", None)  # it is no part of what a run is
+    for name in ("device", "device_memory"):  # they are no part of what a run is
+        options.pop(name, None)
     if request.parent is not None:
         options["continue"] = str(request.parent.folder.path)
         options["extra_epochs"], options["lr"] = request.parent.extra_epochs, request.parent.lr
@@ -173,7 +174,11 @@ def _work(
 ) -> _Made:
     """Do what all processes of a job have a part in."""
     plan, counts = numeric_plan.begin(request, folder), Counts()
-    with devices.computing(plan.numbers.device), numerics.threads(plan.numbers.threads):
+    with (
+        devices.computing(plan.numbers.device),
+        numerics.threads(plan.numbers.threads),
+        numerics.device_memory_bounded(request.config.device_memory),
+    ):
         head = Frozen(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )

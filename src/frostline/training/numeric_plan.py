@@ -12,12 +12,12 @@ from typing import Any
 from frostline import profiling
 from frostline.cost.cache_tradeoff import view_at
 from frostline.distributed import process_group
-from frostline.errors import NoTime, UsageError
+from frostline.errors import NoTime, UsageError, option
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED
 from frostline.models import Cut
-from frostline.strategies import hyperparameters
+from frostline.strategies import BatchSize, hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system import deadline, devices, numerics
 from frostline.system.numerics import NumericPlan
@@ -34,7 +34,8 @@ class Plan:
 
     `views` views of each image, the plain one first, are cycled through while anything is frozen (0: a new
     augmented one each epoch). `cached` says which views of a cut are cached (0 is the evaluation
-    transform), `why` with which arithmetic.
+    transform), `why` with which arithmetic. `batch` is what a step learns from, and how the learning rate
+    followed (None: a plan of before there was a choice).
     """
 
     numbers: NumericPlan
@@ -44,6 +45,7 @@ class Plan:
     timed: bool = True  # False where a limit on time is too short to try ways of computing
     cached: dict[int, tuple[int, ...]] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
+    batch: BatchSize | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -53,12 +55,13 @@ class Plan:
         cached = [
             {"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.cached.items())
         ]
-        return {**self.numbers.as_dict(), "frozen": {**frozen, "rows": cached}}
+        batch = {} if self.batch is None else {"batch": self.batch.as_dict()}
+        return {**self.numbers.as_dict(), **batch, "frozen": {**frozen, "rows": cached}}
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Plan:
         """Read a plan back."""
-        numbers = {key: value for key, value in found.items() if key != "frozen"}
+        numbers = {key: value for key, value in found.items() if key not in ("frozen", "batch")}
         frozen, rows = found["frozen"], found["frozen"]["rows"]
         return cls(
             NumericPlan.from_dict(numbers),
@@ -72,6 +75,7 @@ class Plan:
             frozen["timed"],
             {row["cut"]: tuple(row["views_kept"]) for row in rows},
             {row["cut"]: row["why"] for row in rows},
+            BatchSize(**found["batch"]) if "batch" in found else None,
         )
 
     def on(self, device: str) -> Plan:
@@ -103,7 +107,7 @@ def _begun(request: TrainRequest, folder: RunFolder) -> Plan:
         plan = Plan.from_dict(folder.read("plan.json"))
         _demand_device(plan.numbers.device, request.config.device, folder.name)
         return plan
-    plan = made(request)
+    plan = replace(made(request), batch=request.batch)
     folder.write("plan.json", plan.as_dict())
     return plan
 
@@ -119,7 +123,8 @@ def _demand_device(begun_on: str, device: str, run: str) -> None:
         ) from None
     if device != devices.AUTO and not devices.same(there, devices.resolve(device)):
         raise UsageError(
-            f"Run {run} began on {begun_on}, and device is {device}. Leave device out to go on there, or "
+            f"Run {run} began on {begun_on}, and {option('device')} is {device}. Leave "
+            f"{option('device')} out to go on there, or "
             "take another study."
         )
 
@@ -172,7 +177,7 @@ def _plan(request: TrainRequest) -> Plan:
     elif request.config.precision != "auto":
         numbers = numerics.pinned_plan(request.config.precision, threads)
     elif phases := request.phases():
-        batch = math.ceil(request.config.batch_size / process_group.size())
+        batch = math.ceil(request.batch.images / process_group.size())
         cut, bn = backbone.cut(min(phase.cut for phase in phases)), hyperparameters(request.strategy).bn
         numbers = profiling.training_plan(backbone, cut, bn=bn, batch=batch, threads=threads)
     else:

@@ -13,18 +13,27 @@ import numpy as np
 from PIL import Image
 
 from frostline import metrics
-from frostline.config import Config
+from frostline.config import AUTO_BATCH, Config
 from frostline.data import Manifest
 from frostline.distributed import process_group
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
 from frostline.feature_extraction.image_batches import PIXELS, Images, workers_fault
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
-from frostline.strategies import LATER, ResolvedPhase, Strategy, continued, hyperparameters, schedule
+from frostline.strategies import (
+    LATER,
+    BatchSize,
+    ResolvedPhase,
+    Strategy,
+    batch_size,
+    continued,
+    hyperparameters,
+    schedule,
+)
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import digest_of
-from frostline.system import devices
+from frostline.system import devices, numerics
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
@@ -61,6 +70,7 @@ class TrainRequest:
     progress: Progress = QUIET
     since: Stopwatch | None = None  # when the minutes began, where that was before the run
     parent: Parent | None = None  # the run that this one continues from
+    settled: BatchSize | None = None  # the batch size, where it was chosen before: of a run that goes on
 
     @property
     def custom(self) -> Callable[[Image.Image], Any] | None:
@@ -76,6 +86,17 @@ class TrainRequest:
     def metric(self) -> metrics.Metric:
         """What choices are made by, as `metrics.score` takes it."""
         return metrics.resolved(self.config.metric, self.data.classes, self.config.positive)
+
+    @functools.cached_property
+    def batch(self) -> BatchSize:
+        """Images a step, and how the learning rate follows: as given, or by the rule for this device."""
+        return self.settled or batch_size(
+            self.config.batch_size,
+            self.strategy,
+            images=len(self.data.part("train")),
+            kind=devices.current().type,
+            lr_given=self.parent is not None,
+        )
 
     @property
     def pixels(self) -> str:
@@ -103,7 +124,7 @@ class TrainRequest:
             "augment": self.augment if self.custom is None else _identity(self.custom),
             "flip": config.flip,
             "imbalance": config.imbalance,
-            "batch_size": config.batch_size,
+            "batch_size": self.batch.images,
             "deterministic": config.deterministic,
             "precision": config.precision,
             "views": config.views,
@@ -111,6 +132,7 @@ class TrainRequest:
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
             **({} if self.parent is None else {"parent": self.parent.as_dict()}),
+            **({} if self.batch.lr_factor == 1.0 else {"lr_factor": self.batch.lr_factor}),
             **({} if self.pixels == "reference" else {"pixels": self.pixels}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
@@ -130,7 +152,7 @@ class TrainRequest:
                 self.strategy,
                 cut=self.parent.cut,
                 images=len(self.data.part("train")),
-                batch=self.config.batch_size,
+                batch=self.batch.images,
                 epochs=self.parent.extra_epochs,
                 lr=self.parent.lr,
             )
@@ -138,7 +160,8 @@ class TrainRequest:
             self.strategy,
             stages=len(self.backbone.stages),
             images=len(self.data.part("train")),
-            batch=self.config.batch_size,
+            batch=self.batch.images,
+            lr_factor=self.batch.lr_factor,
         )
 
     @property
@@ -199,12 +222,13 @@ class TrainRequest:
         ]
         if config.deterministic and config.precision in ("bfloat16", "float16"):
             wrong.append(
-                f"deterministic means float32: drop one of deterministic and precision={config.precision}."
+                f"{option('deterministic')} means float32: drop one of {option('deterministic')} and "
+                f"{option('precision', config.precision)}."
             )
         if config.precision == "float16" and (kind := devices.current().type) != "cuda":
             wrong.append(
-                f"precision=float16 is for NVIDIA's GPUs, and device is {kind}: take auto, float32 or "
-                "bfloat16."
+                f"{option('precision', 'float16')} is for NVIDIA's GPUs, and {option('device')} is {kind}: "
+                "take auto, float32 or bfloat16."
             )
         val = {sample.label for sample in self.data.part("val")}
         wrong += self._wrong_metric(val)
@@ -220,13 +244,17 @@ class TrainRequest:
                 f"{self.backbone.name} can't be cut before its head ({' '.join(self.backbone.notes)}), and "
                 f"{self.strategy} needs a cut: use full or scratch."
             )
-        if config.batch_size < 1:
-            wrong.append(f"batch_size must be at least 1, found {config.batch_size}.")
+        wrong += [fault] if (fault := batch_size_fault(config.batch_size)) else []
         if config.batch_size == 1 and hyperparameters(self.strategy).bn in ("train", "recalibrate"):
-            wrong.append("BatchNorm in training needs batches of 2 or more images, found batch_size=1.")
+            wrong.append(
+                f"BatchNorm in training needs batches of 2 or more images, found {option('batch_size', 1)}."
+            )
+        numerics.device_memory_limit(config.device_memory)
         wrong += self._wrong_processes()
         if config.views is not None and config.views < 0:
-            wrong.append(f"views must be at least 1, or 0 for a new one each epoch; found {config.views}.")
+            wrong.append(
+                f"{option('views')} must be at least 1, or 0 for a new one each epoch; found {config.views}."
+            )
         if config.minutes is not None and not 0 < config.minutes < math.inf:
             wrong.append(f"minutes must be above 0, found {config.minutes:g}.")
         if config.temperature is not None and not 0 < config.temperature < math.inf:
@@ -273,11 +301,11 @@ class TrainRequest:
         config = self.config
         if process_group.size() > 1 and ":" in config.device:
             return [f"device is {config.device}, and each of several processes has a GPU of its own: cuda."]
-        if process_group.size() == 1 or not self.strategy.trains or config.batch_size < 1:
+        if process_group.size() == 1 or not self.strategy.trains or batch_size_fault(config.batch_size):
             return []
         least = 2 if hyperparameters(self.strategy).bn in ("train", "recalibrate") else 1
         images = len(self.data.part("train"))
-        smallest = images // math.ceil(images / config.batch_size)
+        smallest = images // math.ceil(images / self.batch.images)
         if smallest // process_group.size() >= least:
             return []
         why = " (BatchNorm in training needs two)" if least == 2 else ""
@@ -290,26 +318,30 @@ class TrainRequest:
     def _wrong_patience(self) -> list[str]:
         """Stopping early goes by the metric on val that chooses the weights, epoch by epoch."""
         patience = self.config.patience
-        if patience is None or self.config.batch_size < 1:  # the latter is refused on its own
+        if patience is None or batch_size_fault(self.config.batch_size):  # the latter is refused on its own
             return []
+        name = option("patience")
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            return [f"patience must be a whole number of epochs, at least 1; found {patience!r}."]
-        if not self.strategy.trains:
-            return [f"patience counts epochs, and {self.strategy} is solved for without any: leave it out."]
-        if not self.data.part("val"):
-            words = "name one (a folder val/, a table's column split; val_size draws one from 200 images on)"
-            return [f"patience goes by val, and there is no val part: {words}, or leave patience out."]
-        if self.config.keep == "last":
-            return ["patience goes by the best epoch on val, which keep=last does not: drop one of them."]
-        epochs = self.phases()[-1].epochs
-        if patience >= epochs:
-            return [
-                f"patience={patience} can stop nothing: it counts the epochs of the last phase, and "
-                f"{self.strategy} has {epochs} of them here. Give at most {epochs - 1}, or more epochs."
-                if epochs > 1
-                else f"patience has nothing to stop: the last phase of {self.strategy} is one epoch."
-            ]
-        return []
+            wrong = f"{name} must be a whole number of epochs, at least 1; found {patience!r}."
+        elif not self.strategy.trains:
+            wrong = f"{name} counts epochs, and {self.strategy} is solved for without any: leave it out."
+        elif not self.data.part("val"):
+            wrong = (
+                f"{name} goes by val, and there is no val part: name one (a folder val/, a table's column "
+                f"split; {option('val_size')} draws one from 200 images on), or leave {name} out."
+            )
+        elif self.config.keep == "last":
+            wrong = f"{name} goes by the best epoch on val, which keep=last does not: drop one of them."
+        elif patience < (epochs := self.phases()[-1].epochs):
+            return []
+        elif epochs > 1:
+            wrong = (
+                f"{option('patience', patience)} can stop nothing: it counts the epochs of the last phase, "
+                f"and {self.strategy} has {epochs} of them here. Give at most {epochs - 1}, or more epochs."
+            )
+        else:
+            wrong = f"{name} has nothing to stop: the last phase of {self.strategy} is one epoch."
+        return [wrong]
 
     def _wrong_interpolation(self) -> list[str]:
         share, strategy = self.config.interpolate_weights, self.strategy
@@ -317,15 +349,20 @@ class TrainRequest:
             return []
         wrong = []
         if isinstance(share, str) and share != "auto":
-            wrong.append(f'interpolate_weights must be "auto" or a number between 0 and 1, found {share!r}.')
+            wrong.append(
+                f"{option('interpolate_weights')} must be auto or a number between 0 and 1, found {share!r}."
+            )
         if not isinstance(share, str) and not 0 <= share <= 1:
             wrong.append(
-                f"interpolate_weights must lie between 0 (pretrained) and 1 (adapted), found {share:g}."
+                f"{option('interpolate_weights')} must lie between 0 (pretrained) and 1 (adapted), found "
+                f"{share:g}."
             )
         if share == "auto" and not self.data.part("val"):
             wrong.append(
-                'interpolate_weights="auto" chooses the point on val images, and there is no val part: name '
-                "the point, for example interpolate_weights=0.5, or give images to val."
+                f"{option('interpolate_weights', 'auto')} chooses the point on val images, and there is "
+                "no val "
+                f"part: name the point, for example {option('interpolate_weights', 0.5)}, or give images to "
+                "val."
             )
         if strategy.refit_layers:
             wrong.append(f"{strategy} ends with another head than it trains, so nothing can be interpolated.")
@@ -335,6 +372,15 @@ class TrainRequest:
                 "and a linear head."
             )
         return wrong
+
+
+def batch_size_fault(value: object) -> str:
+    """Return what is wrong with a batch size, or return ""."""
+    if value == AUTO_BATCH:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return f'{option("batch_size")} must be "auto" or a whole number of images, found {value!r}.'
+    return "" if value >= 1 else f"{option('batch_size')} must be at least 1, found {value}."
 
 
 def metric_identity(config: Config, metric: metrics.Metric) -> dict[str, Any]:

@@ -9,14 +9,10 @@ from typing import Any
 from frostline import sentences
 from frostline.data import prediction_inputs
 from frostline.inference import selective_prediction, test_time_augmentation
-from frostline.inference.prediction import (
-    Predictions,
-    Predictor,
-    check_confidence,
-    check_views,
-    decided_by,
-    predict_rows,
-)
+from frostline.inference.chosen_model import decided_by
+from frostline.inference.prediction import check_confidence, check_views, predict_rows
+from frostline.inference.prediction_rows import Predictions
+from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
@@ -84,7 +80,13 @@ class Run(AccuracyFigures, ProbabilityFigures):
         "Threads that decoded ahead, the pixels of training images and folds (reference or fast), images a "
         "second that the threads decode and that the network takes, and seconds it waited for pixels."
     )
-    numeric_plan = Figure[dict[str, Any]]("Device, threads, precision, memory format, and what was cached.")
+    pace = Figure[dict[str, Any] | None](
+        "On a GPU, images a second of epochs from pixels and of steps alone, and whether it was starved."
+    )
+    numeric_plan = Figure[dict[str, Any]](
+        "Device, threads, precision, memory format, what was cached, and `batch`: images a step, what "
+        "rates were multiplied by, and why."
+    )
     store = Figure[dict[str, int]]("Features of frozen layers: rows_computed and rows_read.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
     ended = Figure[str]("When, ISO 8601 in UTC.")

@@ -14,7 +14,7 @@ from frostline.config import Config, Options
 from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
-from frostline.errors import UsageError
+from frostline.errors import UsageError, option
 from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, leakage
@@ -34,7 +34,7 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import deadline, devices, timing
 from frostline.system.timing import Stopwatch
-from frostline.training import continuation, ray_training
+from frostline.training import batch_choice, continuation, ray_training
 from frostline.training.continuation import Parent
 from frostline.training.execution import lead, study_of_request, take_part
 from frostline.training.request import TrainRequest
@@ -153,7 +153,9 @@ def train(
         continuation.demand_same_backbone(before, backbone)
         parent, study = Parent.of(before, backbone, extra_epochs or 0, lr), _study_of(before, study)
     elif strategy is None:
-        raise UsageError("Name a strategy, such as top_k(2), or a finished run with continue_from.")
+        raise UsageError(
+            f"Name a strategy, such as top_k(2), or a finished run with {option('continue_from')}."
+        )
     else:
         (strategy,) = overridden([strategy], chosen.of_strategy).strategies
     chosen = chosen.without_strategy
@@ -169,6 +171,7 @@ def train(
             parent=parent,
         )
         request.check()
+        request = batch_choice.settled(request, study)
         for line in _random_weights_lines(request):
             progress.log(line)
         if ray is not None:
@@ -182,10 +185,17 @@ def _before(continue_from: Run | str | Path | None, extra_epochs: int | None) ->
     """Return the folder of the run to continue from; `None` where none is asked for."""
     if continue_from is None:
         if extra_epochs is not None:
-            raise UsageError("extra_epochs is how long continue_from goes on: name a finished run with it.")
+            raise UsageError(
+                f"{option('extra_epochs')} is how long {option('continue_from')} goes on: name a "
+                "finished run "
+                "with it."
+            )
         return None
     if extra_epochs is None:
-        raise UsageError("continue_from goes on for extra_epochs: give a number of them, such as 10.")
+        raise UsageError(
+            f"{option('continue_from')} goes on for {option('extra_epochs')}: give a number of them, "
+            "such as 10."
+        )
     if isinstance(continue_from, Run):
         return continue_from.folder
     return continuation.run_folder(continue_from)

@@ -8,6 +8,7 @@ and where it is restored the model is frozen as it was.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from frostline import strategies
 from frostline.errors import ModelError, UsageError
 from frostline.models import Backbone, Cut, hold
 from frostline.strategies import ResolvedPhase, Strategy, lr_schedule
+from frostline.unfreezing.gradients import check_gradients
 from frostline.unfreezing.param_grouping import param_groups
 from frostline.unfreezing.wrapping import adapted_in, tell_moved
 
@@ -74,7 +76,8 @@ class Unfreezing(LRScheduler):
         steps_per_epoch: Optimizer steps of an epoch.
 
     `state_dict` holds plain numbers and text. After `load_state_dict` the model is frozen as it was, with
-    what had been unfrozen still unfrozen. Raises `UsageError` or `ModelError`.
+    what had been unfrozen still unfrozen. Raises `UsageError` or `ModelError`; the optimizer's first step of a
+    phase raises `ModelError` where a stage that should learn got no gradient.
     """
 
     def __init__(
@@ -94,7 +97,16 @@ class Unfreezing(LRScheduler):
         self._model = adapted_in(backbone, model)
         self._at: int | None = None  # the cut that the model is frozen to
         _check_cover(optimizer, backbone, self._model, min(resolved.cut for resolved in self.phases))
+        self._unchecked = False  # whether the cut has moved since gradients were looked at
         super().__init__(optimizer)
+        hearing = weakref.WeakMethod(self._check_gradients)
+
+        def after_step(*_: object) -> None:  # not before it: Lightning's backward pass is in the step
+            check = hearing()
+            if check is not None:
+                check()
+
+        optimizer.register_step_post_hook(after_step)
 
     @property
     def phase(self) -> int:
@@ -129,7 +141,13 @@ class Unfreezing(LRScheduler):
         if self._at != cut.index:
             hold(self._backbone, self._model, cut, self._known.bn)
             tell_moved(self._wrapper)
-            self._at = cut.index
+            self._at, self._unchecked = cut.index, True
+
+    def _check_gradients(self) -> None:
+        went_back = any(p.grad is not None for p in self._model.parameters())  # a step may come before any
+        if self._unchecked and went_back:
+            check_gradients(self._backbone, self._model)
+            self._unchecked = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the schedule is, and which schedule it is, as plain numbers and text."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -39,14 +41,16 @@ def tell_moved(wrapper: nn.Module) -> None:
 
     DistributedDataParallel decides which gradients are exchanged when it is made: what is unfrozen later
     would drift apart on each rank, and what freezes later would be waited for (Lightning #20340). It is made
-    anew in place, by torch's own way to restore one, so that every reference to it holds. A compiled model is
-    compiled anew, since its graph may lack what was frozen (pytorch #139476).
+    anew in place, by torch's own way to restore one, so that every reference to it holds. What is compiled is
+    compiled anew, since its graph may lack what was frozen (pytorch #139476): a wrapper, a module compiled in
+    place, a part of one, or a function around it. No module shows all of these, so all graphs are dropped
+    wherever torch's compiler was loaded.
     """
     for module in wrapper.modules():
         if isinstance(module, DistributedDataParallel):
             _rebuild(module)
-        elif hasattr(module, "_orig_mod"):
-            torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # else nothing was compiled, and loading it takes seconds
+        torch.compiler.reset()
 
 
 def _rebuild(ddp: DistributedDataParallel) -> None:

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
 import click
 
 from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.command_inputs import loaded
 from frostline.cli.options import (
-    StrategyText,
     data_options,
-    loaded,
     model_options,
     pixels_option,
     ray_option,
     running,
     varied_options,
 )
-
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes, such as 500MB or 2.5 GB."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return bytes."""
-        text = str(value).strip().upper().replace(" ", "")
-        digits = text.rstrip("KMGTB")
-        unit = text[len(digits) :] or "B"
-        try:
-            size = float(digits) * UNITS[unit if unit.endswith("B") else f"{unit}B"]
-        except (ValueError, KeyError):
-            size = -1
-        if not 0 <= size < math.inf:
-            self.fail(f"{value!r} is not a size. Expected a number with a unit, such as 500MB or 2GB.")
-        return int(size)
+from frostline.cli.parameter_types import Size, StrategyText
 
 
 @click.group(

@@ -8,24 +8,19 @@ from typing import Any
 import click
 
 from frostline import strategies
-from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere, given
+from frostline.cli.command_inputs import demand_effect, followed, given_hyperparameters, loaded
+from frostline.cli.config_file import config_option, leave_config
 from frostline.cli.options import (
     HYPERPARAMETERS,
-    Minutes,
     augment_option,
     batch_size_option,
-    config_option,
     data_options,
     database_option,
-    demand_effect,
+    device_memory_option,
     flip_option,
-    followed,
-    given,
-    given_hyperparameters,
     hyperparameter_options,
     imbalance_option,
-    leave_config,
-    loaded,
     logger_option,
     metric_option,
     model_options,
@@ -40,8 +35,23 @@ from frostline.cli.options import (
     varied_options,
     winner_weights_option,
 )
+from frostline.cli.parameter_types import Minutes
 from frostline.config import FILE, OF_OPERATING_POINT, SEARCHED
-from frostline.errors import UsageError
+from frostline.errors import UsageError, did_you_mean
+
+
+def _settings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the settings of --search, each once; several may stand in one value, with commas."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    for name in names:
+        if name not in SEARCHED:
+            raise click.BadParameter(
+                f"{name!r} cannot be searched.{did_you_mean(name, SEARCHED)} Expected some of "
+                f"{', '.join(SEARCHED)}; the range is the setting's own.",
+                ctx,
+                param,
+            )
+    return tuple(dict.fromkeys(names))
 
 
 class StrategyList(click.ParamType[tuple[str, ...]]):
@@ -98,9 +108,10 @@ class CandidateList(StrategyList):
 @repeats_option
 @click.option(
     "--search",
-    type=click.Choice(SEARCHED),
     multiple=True,
-    help="Add variants of the strategies with this setting sampled; may be given more than once.",
+    metavar="|".join(SEARCHED),
+    callback=_settings,
+    help="Add variants of the strategies with this setting sampled; several: lr,layer_decay, or given again.",
 )
 @click.option(
     "--draws", type=click.IntRange(0), default=8, show_default=True, help="Number of variants for --search."
@@ -125,6 +136,7 @@ class CandidateList(StrategyList):
 @ray_option
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -184,6 +196,7 @@ def compare(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere
-from frostline.cli.options import data_options, device_option, loaded, model_options, workers_option
+from frostline.cli.command_inputs import loaded
+from frostline.cli.options import data_options, device_option, model_options, workers_option
 
 
 class Layers(click.ParamType[int | str]):

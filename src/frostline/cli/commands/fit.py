@@ -7,24 +7,21 @@ from typing import Any
 
 import click
 
-from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.command_context import Verb, everywhere, given
+from frostline.cli.command_inputs import demand_effect, followed
 from frostline.cli.commands.compare import StrategyList
+from frostline.cli.config_file import config_option, leave_config
 from frostline.cli.options import (
     HYPERPARAMETERS,
-    Minutes,
     augment_option,
     batch_size_option,
-    config_option,
     database_option,
-    demand_effect,
+    device_memory_option,
     flip_option,
-    followed,
-    given,
     group_by_option,
     hyperparameter_options,
     imbalance_option,
     label_column_option,
-    leave_config,
     logger_option,
     metric_option,
     model_options,
@@ -40,6 +37,7 @@ from frostline.cli.options import (
     varied_options,
     winner_weights_option,
 )
+from frostline.cli.parameter_types import Minutes
 from frostline.config import FILE, OF_OPERATING_POINT
 from frostline.strategies import NAMED
 
@@ -109,6 +107,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 )
 @model_options
 @running
+@device_memory_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -154,6 +153,7 @@ def fit(data: str, **options: Any) -> None:
             "min_crop",
             "rotate",
             "device",
+            "device_memory",
             "deterministic",
             "plain_timm",
             "precision",

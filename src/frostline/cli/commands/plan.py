@@ -8,15 +8,9 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere, stack
-from frostline.cli.commands.cache import Size
-from frostline.cli.options import (
-    Minutes,
-    data_options,
-    device_option,
-    loaded,
-    model_options,
-    workers_option,
-)
+from frostline.cli.command_inputs import loaded
+from frostline.cli.options import data_options, device_option, model_options, workers_option
+from frostline.cli.parameter_types import Minutes, Size
 
 measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
@@ -65,6 +59,9 @@ def measure(data: str, **options: Any) -> None:
 @click.option(
     "--memory", type=Size(), help="Memory that a run may use above its imports, e.g. 4GB [no limit]."
 )
+@click.option(
+    "--device-memory", type=Size(), help="Memory of a GPU that a run may use, e.g. 8GB [all that it has]."
+)
 @click.option("--disk", type=Size(), help="Disk for cached features, e.g. 2GB [no limit].")
 @everywhere
 def plan(data: str, **options: Any) -> None:
@@ -84,6 +81,7 @@ def plan(data: str, **options: Any) -> None:
             minutes=options["minutes"],
             memory_bytes=options["memory"],
             disk_bytes=options["disk"],
+            device_memory_bytes=options["device_memory"],
             seed=options["seed"],
             device=options["device"],
             threads=options["threads"],

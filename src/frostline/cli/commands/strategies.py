@@ -23,10 +23,11 @@ def list_strategies(names: tuple[str, ...], **options: Any) -> None:
     with Verb(options) as verb:
         verb.start_light()
         listing = {description.name: description for description in descriptions()}
-        for name in names:
+        named = [name.partition("(")[0].strip() for name in names]  # top_k(2) is listed as top_k
+        for name in named:
             if name not in listing:
                 raise unknown(name)
-        chosen = [listing[name] for name in names or listing]
+        chosen = [listing[name] for name in named or listing]
 
         def show() -> None:  # not for JSON, which needs no tables
             from frostline.cli.output import strategy_text

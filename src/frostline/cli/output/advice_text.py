@@ -16,8 +16,15 @@ from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
 from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.models.stage_table import count_text
 from frostline.sentences import Closeness, between, percent
+from frostline.strategies import names_rate, parse
 
 RISING = 0.02  # gain of accuracy from twice the images that counts as rising: a choice
+# What decides how long a run takes, where pictures are decoded beside computing.
+DECIDES = {
+    "decoding": "Of its seconds decoding decides: pictures take longer to decode than the network needs for "
+    "them.",
+    "network": "Of its seconds the network decides: pictures are decoded sooner than it needs them.",
+}
 UNSURE = 0.05  # half-width of an interval beyond which a flat curve is inconclusive: a choice
 
 
@@ -190,6 +197,8 @@ def advice(planned: Planned, train: str) -> None:
     out.print(_options(advised.options, advised.recommended))
     out.print(f"Recommended: {advised.recommended}", style="bold", highlight=False)
     out.print(hyperparameters_line(advised.hyperparameters), highlight=False)
+    if deciding := DECIDES.get(advised.option(advised.recommended).cost.decides):
+        out.print(deciding, highlight=False)
     for line in advised.why:
         out.print(line, highlight=False)
     for line in advised.would_change:
@@ -198,7 +207,16 @@ def advice(planned: Planned, train: str) -> None:
         out.print(f"Note: {note}", highlight=False)
     rows = advised.option(advised.recommended).rows
     more = "" if rows == "auto" else f" --cache {rows}"
+    if advised.hyperparameters["batch_lowered"]:  # for the memory, which `train` isn't told
+        more += f" --batch-size {advised.hyperparameters['batch']}"
+        if not names_rate(parse(advised.recommended)):
+            more += f" --lr {advised.hyperparameters['lr']:.4g}"
     out.print(f'\n  {train} --strategy "{advised.recommended}"{more}', highlight=False, soft_wrap=True)
+
+
+def _why_batch(settings: dict[str, Any]) -> str:
+    reason = settings.get("batch_reason")
+    return f" ({reason})" if reason else ""
 
 
 def hyperparameters_line(settings: dict[str, Any]) -> str:
@@ -209,14 +227,16 @@ def hyperparameters_line(settings: dict[str, Any]) -> str:
         f"Stages from {settings['cut']} on are trained for {settings['epochs']} epochs: learning rate "
         f"{settings['lr']:g} at the head, × {settings['layer_decay']:g} for each stage below; BatchNorm "
         f"{settings['bn']}, augmentation {settings['augment']}, {settings['size']} px, batch size "
-        f"{settings['batch']}."
+        f"{settings['batch']}{_why_batch(settings)}."
     )
 
 
 def _options(options: tuple[Option, ...], recommended: str) -> Table:
     title = "Expected accuracy on new images (80 % interval) and cost of each strategy"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("strategy", "expected", "80 %", "time", "memory", "disk", ""):
+    on_gpu = any(option.cost.device_peak_bytes is not None for option in options)
+    memories = ("memory", "GPU memory") if on_gpu else ("memory",)
+    for name in ("strategy", "expected", "80 %", "time", *memories, "disk", ""):
         left = name in ("strategy", "")
         narrowest = 18 if name == "strategy" else None
         table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
@@ -229,6 +249,7 @@ def _options(options: tuple[Option, ...], recommended: str) -> Table:
             "" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f} %",
             minutes(option.cost.seconds),
             size(option.cost.peak_memory_bytes),
+            *([size(option.cost.device_peak_bytes or 0)] if on_gpu else []),
             size(option.cost.disk_bytes),
             option.reason,
             style=style,

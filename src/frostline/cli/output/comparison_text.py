@@ -11,6 +11,7 @@ from rich.table import Table
 from frostline import sentences
 from frostline.advice.text import minutes
 from frostline.cli.output.formatting import AGAIN, console_out
+from frostline.selection.text import ACCURACY, LOG_LOSS, in_words
 from frostline.sentences import between, counted, percent
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def standings(result: dict[str, Any]) -> Table:
     folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
     title = f"Accuracy on held-out images (95 % interval of a new model{folds})"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    several = "models" in result
-    for name in (*(("network",) if several else ()), "strategy", "accuracy", "95 %", "a run", "repeats", ""):
+    several, metric = "models" in result, result["metric"]
+    decides = () if metric == ACCURACY else (in_words(metric),)
+    if decides:
+        title += f"; {decides[0]} decides"
+    columns = (*(("network",) if several else ()), "strategy", *decides)
+    for name in (*columns, "accuracy", "95 %", "a run", "repeats", ""):
         left = name in ("network", "strategy", "")
         narrowest = 18 if name == "strategy" else None
         table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
@@ -68,6 +73,7 @@ def standings(result: dict[str, Any]) -> Table:
             row["strategy"]
             if row["augment"] == result["augment"]
             else f"{row['strategy']}, {row['augment']}",
+            *([_score(row["score"], metric)] if decides else []),
             "" if row["accuracy"] is None else percent(row["accuracy"]),
             "" if row["low"] is None else between(row["low"], row["high"]),
             "" if row["run_seconds"] is None else minutes(row["run_seconds"]),
@@ -76,6 +82,11 @@ def standings(result: dict[str, Any]) -> Table:
             style="bold" if _is_winner(row, result) else None,
         )
     return table
+
+
+def _score(score: float | None, metric: str) -> str:
+    """Return the mean score of a row's runs, of which higher is better: of a log loss it is the negative."""
+    return "" if score is None else f"{-score if metric == LOG_LOSS else score:.3f}"
 
 
 def _remark(row: dict[str, Any], folds: int) -> str:

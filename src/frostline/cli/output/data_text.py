@@ -12,7 +12,7 @@ from frostline.data import PARTS, Finding, Manifest, SortedImages
 from frostline.reports.display_names import visible
 
 if TYPE_CHECKING:
-    from frostline.inference.prediction import Predictions
+    from frostline.inference.prediction_rows import Predictions
 
 MOST_CLASSES = 20  # most rows of the table
 

@@ -14,7 +14,7 @@ from frostline.cli.output.formatting import AGAIN, console_out, size
 from frostline.reports import Report
 from frostline.reports.display_names import visible
 from frostline.sentences import between, caveats, percent
-from frostline.strategies import hyperparameters, parse
+from frostline.strategies import BatchSize, hyperparameters, parse
 from frostline.system import cpu_threads
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ def _notes(result: dict[str, Any]) -> list[str]:
     threads = f"{plan['threads']} thread{'s' if plan['threads'] > 1 else ''}"
     lines = [*result.get("notes", [])]
     lines.append(f"Computed in {plan['precision']}, {format_}, {threads}: {plan['reason']}.")
+    batch = plan.get("batch")
+    if batch and parse(result["strategy"]).trains:
+        lines.append(f"Batches of {BatchSize(**batch)}.")
     if plan["wait"] == cpu_threads.PASSIVE:
         lines.append(f"{plan['load']} at the start, so threads wait for each other without spinning.")
     if result.get("flip_test"):

@@ -37,6 +37,7 @@ MAX_FILE_BYTES = MAX_PIXELS * 8
 
 # EXIF orientations that exchange width and height (Exif 2.32, 4.6.4).
 LYING = (5, 6, 7, 8)
+TURNED = (2, 3, 4, *LYING)  # or mirrored
 
 # A JPEG's blocks of 8 × 8 pixels can be decoded to 4, 2 or 1 a side (Pillow's `draft`).
 FRACTIONS = (8, 4, 2)
@@ -273,9 +274,12 @@ def _picture(image: Image.Image, again: Callable[[], Image.Image] | None) -> Pic
             deep = deep_pixels.read(image, again)
             return Picture(kind, deep=deep_pixels.halved(deep) if large else deep, several=several)
         image.load()
-        upright = _upright(_halved(image) if image.width * image.height > MAX_HELD_PIXELS else image)
-        clear = upright.has_transparency_data
-        plain = upright.convert("RGBA" if clear else "RGB")
+        turned = upright(_halved(image) if image.width * image.height > MAX_HELD_PIXELS else image)
+        clear = turned.has_transparency_data
+        mode = "RGBA" if clear else "RGB"
+        # A copy of 12 megapixels costs half as much as decoding them: a JPEG that was opened here needs none.
+        own = turned is not image or (again is not None and image.format == "JPEG")
+        plain = turned if own and turned.mode == mode else turned.convert(mode)
         plain.info = {}  # colour profiles and comments have no say from here on
         return Picture(ALPHA if clear else "", plain, several=several)
 
@@ -308,20 +312,21 @@ def _halved(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height as they are once `_upright` has turned the image; nothing is decoded."""
+    """Return width and height as they are once `upright` has turned the image; nothing is decoded."""
     if image.format == "TIFF":  # Pillow gives the size that decoding, which turns it, will lead to
         return image.size
     try:
         lying = image.getexif().get(ExifTags.Base.Orientation) in LYING
-    except Exception:  # as in `_upright`
+    except Exception:  # as in `upright`
         lying = False
     return (image.height, image.width) if lying else image.size
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says; leave it where the EXIF block cannot be read."""
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF orientation says; itself, where it says nothing that can be read."""
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # Pillow's EXIF parser raises whatever it stumbles over
         return image
 

@@ -1,6 +1,7 @@
 """Digests of decoded pixels, which recognise an image saved again without loss.
 
-Decoding is dear, so an image's pixels are digested whenever it is decoded for something else, and remembered.
+Decoding is dear, so an image's pixels are digested whenever it is decoded for something else, and remembered;
+of a large JPEG that was only decoded at a fraction, the first rows (`top_rows`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.data.digest_cache import DigestCache
-from frostline.data.pixels import deep_pixels
+from frostline.data.pixels import deep_pixels, top_rows
 from frostline.data.pixels.decoding import Picture
 
 # A digest is of the pixels at this many places a side at most, evenly spread: all of a small picture. It
@@ -23,6 +24,8 @@ GRID = 256
 WRITTEN_TOGETHER = 64
 
 _waiting: dict[str, bytes] = {}
+_waiting_tops: dict[str, bytes] = {}
+_waiting_edges: dict[str, bytes] = {}
 _noted: set[str] = set()  # by this process: an image is decoded again in each epoch
 _lock = threading.Lock()
 
@@ -47,21 +50,34 @@ def _thin(part: NDArray[Any]) -> bytes:
 
 
 def note(digest: str, picture: Picture) -> None:
-    """Remember the digest of an image's pixels, now that it is decoded; `digest` is that of its file."""
+    """Remember the digests of an image's pixels, now that it is decoded; `digest` is that of its file."""
     if digest in _noted:
         return
-    pixels = digest_of(picture)
+    pixels, edges = digest_of(picture), b"".join(top_rows.candidates(picture))
     with _lock:
         _noted.add(digest)
-        _waiting[digest] = pixels
+        _waiting[digest], _waiting_edges[digest] = pixels, edges
         full = len(_waiting) >= WRITTEN_TOGETHER
     if full:
         write_waiting(DigestCache())
 
 
-def write_waiting(memory: DigestCache) -> None:
-    """Write what `note` holds back."""
+def note_top(digest: str, content: bytes) -> bytes:
+    """Remember and return the digest of a large JPEG's first rows (`top_rows`); "" for other files, too."""
+    top = top_rows.digest_of(content)
     with _lock:
-        ready = dict(_waiting)
-        _waiting.clear()
-    memory.remember(pixels=ready.items())
+        _waiting_tops[digest] = top
+        full = len(_waiting_tops) >= WRITTEN_TOGETHER
+    if full:
+        write_waiting(DigestCache())
+    return top
+
+
+def write_waiting(memory: DigestCache) -> None:
+    """Write what `note` and `note_top` hold back."""
+    with _lock:
+        waiting = (_waiting, _waiting_tops, _waiting_edges)
+        pixels, tops, edges = (dict(digests) for digests in waiting)
+        for digests in waiting:
+            digests.clear()
+    memory.remember(pixels=pixels.items(), tops=tops.items(), edges=edges.items())

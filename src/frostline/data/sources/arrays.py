@@ -24,19 +24,23 @@ from frostline.progress import QUIET
 
 @dataclass(frozen=True)
 class Pairs:
-    """One label for each image; images are all paths, or all PIL images or arrays (h, w[, 3])."""
+    """One label for each image; images are all paths, or all PIL images or arrays (h, w[, 3]).
+
+    `parts` names the part of each image ("train", "val", "test", "" where it is not given).
+    """
 
     images: Sequence[Any]
     labels: Sequence[str]
+    parts: Sequence[str] | None = None
 
 
 def read_pairs(pairs: Pairs) -> Source:
     """List what there is; files are read later, as those of a folder are."""
     if all(isinstance(image, str | Path) for image in pairs.images):
         paths = [Path(image).expanduser().absolute().as_posix() for image in pairs.images]
-        return Source(Path(), _entries(paths, pairs.labels))
+        return Source(Path(), _entries(paths, pairs))
     names = [f"{NAME}[{position}]" for position in range(len(pairs.images))]
-    return Source(None, _entries(names, pairs.labels), items=_InMemory(pairs.images))
+    return Source(None, _entries(names, pairs), items=_InMemory(pairs.images))
 
 
 def unlabelled(
@@ -78,8 +82,12 @@ def unlabelled(
     return Manifest(source.root, samples, ("",), rendering=rendering, kinds=kinds, items=source.items), notes
 
 
-def _entries(paths: Sequence[str], labels: Sequence[str]) -> list[ImageEntry]:
-    return [ImageEntry(path, label) for path, label in zip(paths, labels, strict=True)]
+def _entries(paths: Sequence[str], pairs: Pairs) -> list[ImageEntry]:
+    parts = [""] * len(paths) if pairs.parts is None else pairs.parts
+    return [
+        ImageEntry(path, label, split=part)
+        for path, label, part in zip(paths, pairs.labels, parts, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

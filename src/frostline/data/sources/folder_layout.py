@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from frostline.data.findings import Finding
 from frostline.data.sources.common import part_named
-from frostline.errors import DataError, UsageError, did_you_mean
+from frostline.errors import DataError, UsageError, did_you_mean, option
 
 # Words within a folder's name that make it a part, beyond those that are one alone (`common.PART_NAMES`):
 # the keywords of Hugging Face's `datasets`, which looks for them between other characters, too; "holdout" is
@@ -75,7 +75,7 @@ def checked_split_names(split_names: SplitNames) -> SplitNames:
         return split_names
     if isinstance(split_names, str) or not split_names:
         raise UsageError(
-            f"split_names is {split_names!r}; expected folders with the part each is, such as "
+            f"{option('split_names')} is {split_names!r}; expected folders with the part each is, such as "
             f"{{'fold0': 'train', 'fold1': 'test'}}, or {NO_PARTS!r}."
         )
     invalid = [part for part in split_names.values() if part not in PARTS]

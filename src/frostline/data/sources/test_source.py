@@ -11,7 +11,7 @@ from frostline.data.findings import Finding
 from frostline.data.image_scan import Indexed
 from frostline.data.manifest_entries import SkippedImage
 from frostline.data.sources.common import Source
-from frostline.errors import DataError, UsageError
+from frostline.errors import DataError, UsageError, option
 from frostline.sentences import counted, named
 
 
@@ -29,20 +29,22 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
     """
     if source.root is None or test.root is None or source.items is not None or test.items is not None:
         raise UsageError(
-            "test_data is for images in files on this machine, and so must DATA be: a folder, or a table. A "
-            "dataset in memory or at an address names its own test part."
+            f"{option('test_data')} is for images in files on this machine, and so must DATA be: a "
+            "folder, or a table. A dataset in memory or at an address names its own test part."
         )
     if any(image.split == "test" for image in source.images):
         raise UsageError(
-            "DATA has a test part, and test_data names another: leave test_data out, or take DATA without "
-            "its test part (split_names says which folder is which part)."
+            f"DATA has a test part, and {option('test_data')} names another: leave {option('test_data')} "
+            f"out, or take DATA without its test part ({option('split_names')} says which folder is which "
+            "part)."
         )
     classes = {image.label for image in source.images}
     unknown = Counter(image.label for image in test.images if image.label not in classes)
     if sum(unknown.values()) == len(test.images):
         raise DataError(
-            f"None of the classes of test_data ({named(sorted(unknown)) or 'none'}) is one of DATA: "
-            f"{named(sorted(classes))}. Classes are matched by name: rename the folders, or correct the "
+            f"None of the classes of {option('test_data')} ({named(sorted(unknown)) or 'none'}) is one "
+            f"of DATA: {named(sorted(classes))}. Classes are matched by name: rename the folders, or "
+            "correct the "
             "column of labels."
         )
     paths = []
@@ -59,7 +61,7 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
     ]
     if unknown:
         listed = named([f"{label} ({counted(count, 'image')})" for label, count in sorted(unknown.items())])
-        message = f"Classes of test_data that DATA does not have, left out of the test part: {listed}."
+        message = f"Classes of the test data that DATA does not have, left out of the test part: {listed}."
         source.findings.append(Finding("left_out", sum(unknown.values()), message))
     return frozenset(paths)
 
@@ -79,7 +81,7 @@ def without_copies(images: Sequence[Indexed], test_paths: frozenset[str], source
     gone = {image.entry.path for image in copies}
     if not any(image.entry.path in test_paths and image.entry.path not in gone for image in images):
         raise DataError(
-            f"No image of test_data can be used: {counted(len(copies), 'image')} of it are exact copies of "
-            "images of DATA. Expected images that the model does not learn from."
+            f"No image of {option('test_data')} can be used: {counted(len(copies), 'image')} of it are "
+            "exact copies of images of DATA. Expected images that the model does not learn from."
         )
     return [image for image in images if image.entry.path not in gone]

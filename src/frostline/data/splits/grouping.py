@@ -19,7 +19,7 @@ from typing import Protocol
 from frostline.data.findings import Finding, name_few
 from frostline.data.pixels.formats import suffixes
 from frostline.data.sources.common import ImageEntry
-from frostline.errors import DataError, UsageError, did_you_mean
+from frostline.errors import DataError, UsageError, did_you_mean, option
 
 PARENT, COLUMN, PATTERN, AUTO = "parent", "column:", "re:", "auto"
 EXPECTED = "parent, column:NAME, re:REGEX or auto"
@@ -95,7 +95,7 @@ def parsed(text: str | None) -> GroupBy | None:
     if text is None:
         return None
     if not isinstance(text, str):
-        raise UsageError(f"group_by is {text!r}; expected {EXPECTED}.")
+        raise UsageError(f"{option('group_by')} is {text!r}; expected {EXPECTED}.")
     if text.startswith(PATTERN) and text != PATTERN:
         try:
             _compiled(text.removeprefix(PATTERN))

@@ -91,6 +91,11 @@ def alike(hashes: Sequence[bytes], references: Sequence[bytes]) -> list[bool]:
     return [bool(value) for value in is_near]
 
 
+def bits_apart(hashes: np.ndarray, other: bytes) -> np.ndarray:
+    """Return in how many bits each hash, (n, 32), differs from another: (n,)."""
+    return np.asarray(BITS_SET[hashes ^ np.frombuffer(other, np.uint8)].sum(1, dtype=np.int64))
+
+
 @dataclass(frozen=True, slots=True)
 class Likeness:
     """Contents that look alike, as sorted pairs of digests."""

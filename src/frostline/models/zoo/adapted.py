@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from frostline.data.seen_images import Fingerprints
 from frostline.errors import ModelError, StudyError
 from frostline.models import Backbone, Preprocessing
-from frostline.models.heads import MULTI_STAGE, reads_several
+from frostline.models.heads import MULTI_STAGE, adapted_for, put_plain_head, reads_several
 from frostline.models.zoo import delta
 from frostline.models.zoo.loading import checked, described, rebuild_backbone
 from frostline.strategies import parse
@@ -26,6 +26,10 @@ from frostline.studies.study_folder import MAX_CLASSES, RunFolder, Study
 from frostline.system import directories
 
 EXPORTED = "model.safetensors"  # the weights of an export that holds all of them
+NEW_CLASSIFIER = (
+    "Its head reads several stages, and stays behind: this network begins with a new linear one, so what its "
+    "own head answers is told by predict and evaluate of the study alone."
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Adapted:
     preprocessing: Preprocessing
     classes: list[str]
     fingerprints: Fingerprints | None
+    new_classifier: bool = False  # in place of a head that reads several stages
 
 
 def adapted_at(source: str) -> Adapted | None:
@@ -75,7 +80,12 @@ def as_backbone(
     title = name or adapted.title
     fresh = described(adapted.source).build if adapted.source["kind"] in ("timm", "torchvision") else None
     source = {**adapted.source, "name": title, "preprocessing": own.as_dict(), "classes": adapted.classes}
+    source.pop("new_classifier", None)
+    if adapted.new_classifier:
+        source["new_classifier"] = True
     backbone = checked(adapted.model.eval(), own, title, source, fresh)
+    if adapted.new_classifier:
+        backbone.notes += (NEW_CLASSIFIER,)
     backbone.fingerprints, backbone.learned_as = adapted.fingerprints, adapted.preprocessing
     return backbone
 
@@ -84,9 +94,10 @@ def _of_run(folder: RunFolder) -> Adapted:
     config = folder.checked_config()
     title = f"Run {folder.name}"
     state = _read(folder.weights, title)
-    _demand_linear(MULTI_STAGE if reads_several(state) else parse(config["strategy"]).head, title)
+    head = MULTI_STAGE if reads_several(state) else parse(config["strategy"]).head
+    _demand_trunk(head, title)
     _demand_named(config["source"], title)
-    model = rebuild_backbone(config["source"]).adapt(len(config["classes"]))
+    model = adapted_for(rebuild_backbone(config["source"]), state, head, len(config["classes"]))
     _load(model, state, title)
     return Adapted(
         model,
@@ -95,12 +106,13 @@ def _of_run(folder: RunFolder) -> Adapted:
         Preprocessing.from_dict(config["preprocessing"]),
         config["classes"],
         Fingerprints.read(folder.path),
+        put_plain_head(model),
     )
 
 
 def _of_delta(path: Path) -> Adapted:
     loaded = delta.load(path)
-    _demand_linear(loaded.head, str(path))
+    _demand_trunk(loaded.head, str(path))
     return Adapted(
         loaded.model,
         f"{loaded.source.get('name')} after run {loaded.run}",
@@ -108,6 +120,7 @@ def _of_delta(path: Path) -> Adapted:
         loaded.preprocessing,
         loaded.classes,
         Fingerprints.read(path),
+        put_plain_head(loaded.model),
     )
 
 
@@ -123,17 +136,18 @@ def _of_export(path: Path) -> Adapted:
             raise ValueError(f"it names {len(classes)} classes")
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise StudyError(f"{path / delta.CONFIG} is damaged ({error!r}). Export the model again.") from None
-    _demand_linear(head, str(path))
+    _demand_trunk(head, str(path))
     _demand_named(source, str(path))
     title = f"{source.get('name')} after run {run}"
     state = _read(path / EXPORTED, str(path))
     if "rebuild" in config:
-        model = rebuild_backbone(source).adapt(len(classes))
+        model = adapted_for(rebuild_backbone(source), state, head, len(classes))
     else:
         source["num_classes"] = len(classes)
         model = described(source).build_seeded()
     _load(model, state, str(path))
-    return Adapted(model, title, source, preprocessing, classes, Fingerprints.read(path))
+    prints = Fingerprints.read(path)
+    return Adapted(model, title, source, preprocessing, classes, prints, put_plain_head(model))
 
 
 def _read(weights: Path, title: str) -> dict[str, Tensor]:
@@ -150,16 +164,12 @@ def _load(model: nn.Module, state: dict[str, Tensor], title: str) -> None:
         raise StudyError(f"The weights of {title} cannot be loaded: {error}") from None
 
 
-def _demand_linear(head: str, title: str) -> None:
-    if head == MULTI_STAGE:
+def _demand_trunk(head: str, title: str) -> None:
+    """Raise `ModelError` for a head whose lower layers would count as stages of the network."""
+    if head not in ("linear", MULTI_STAGE):
         raise ModelError(
-            f"{title} has a head that reads several stages, on a network that it did not change. Adapt the "
-            "network that it started from, or train it with linear_probe(layers=last)."
-        )
-    if head != "linear":
-        raise ModelError(
-            f"{title} has the head {head}, and only a network with a linear one can be adapted once more. "
-            "Train one with head=linear."
+            f"{title} has the head {head}, and only a network with a linear one, or one that reads several "
+            "stages, can be adapted once more. Train one with head=linear."
         )
 
 

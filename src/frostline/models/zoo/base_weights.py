@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, option
 from frostline.models import Backbone, Preprocessing
 from frostline.models.zoo.architectures import Architecture
 from frostline.models.zoo.efficientnet_lite import PACKAGES
@@ -104,6 +104,6 @@ def _name(source: dict[str, Any]) -> str:
         origin = "a module of your own" if source["kind"] == "module" else "a file"
         raise ModelError(
             f"The base weights came from {origin}, called {source.get('name')!r}, and cannot be found by "
-            "name. Pass them: base= in Python (a module, a backbone or a file), --base FILE at the prompt."
+            f"name. Pass them as {option('base')} (a file, or in Python a module or a backbone)."
         )
     return name

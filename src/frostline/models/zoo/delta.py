@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from frostline.data import Rendering
-from frostline.errors import DataError, FrostlineError, ModelError, StudyError
+from frostline.errors import DataError, FrostlineError, ModelError, StudyError, option
 from frostline.models import Backbone, Preprocessing, tensor_bytes
 from frostline.models.heads import adapted_for
 from frostline.models.zoo.base_weights import load_base
@@ -144,8 +144,8 @@ def _refuse_other(base: Backbone, expected: str, name: str) -> None:
     if actual != expected:
         raise ModelError(
             f"These are other base weights: {base.name} has digest {actual[:SHOWN]}…, and this delta belongs "
-            f"to {name} with {expected[:SHOWN]}…. Pass the weights it was trained from: base= in Python, "
-            "--base FILE at the prompt."
+            f"to {name} with {expected[:SHOWN]}…. Pass the weights it was trained from as "
+            f"{option('base')}."
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, option
 from frostline.models.zoo.catalogue import on_disk
 from frostline.models.zoo.hub_access import OFFLINE, TIMEOUT_S, WITHOUT, Offer, forbidden, online
 
@@ -37,8 +37,8 @@ def agree(offer: Offer, download: bool | None) -> None:
 def how(offer: Offer) -> str:
     """Return what would be fetched, and how to ask for it."""
     return (
-        f"Fetch them with --download, or beforehand with `frostline stages {offer.title} --download` (in "
-        f"Python: load_backbone({offer.title!r}, download=True)): {str(offer).partition(': ')[2]}."
+        f"Fetch them with {option('download', True)}, or beforehand with `frostline stages {offer.title} "
+        f"--download`: {str(offer).partition(': ')[2]}."
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, option
 from frostline.models import Preprocessing
 from frostline.models.zoo.architectures import HUB_FILES, SEED
 from frostline.models.zoo.hub_access import Offer, hub
@@ -165,8 +165,8 @@ def _place(source: str, random: bool) -> tuple[str, dict[str, Any]]:
         if not isinstance(config, dict) or "model_type" not in config:
             raise ModelError(
                 f"{folder}/config.json has no model_type, so it is not a model of the transformers library. "
-                "A folder for timm is loaded by its weights: load_backbone('…/model.safetensors', "
-                "architecture='timm/NAME')"
+                f"A folder for timm is loaded by its weights: its model.safetensors with "
+                f"{option('architecture', 'timm/NAME')}."
             )
         return str(folder), {"local_files_only": True}
     name = _hub_name(source)

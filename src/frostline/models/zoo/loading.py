@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from frostline.errors import ModelError, UsageError, did_you_mean
-from frostline.models import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble
+from frostline.models import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble, weights_digest
+from frostline.models.heads import put_plain_head
 from frostline.models.zoo import hugging_face
 from frostline.models.zoo.architectures import Architecture, architecture
 from frostline.models.zoo.downloading import agree
@@ -229,6 +230,9 @@ def _from_module(
         "name": name,
         "preprocessing": preprocessing.as_dict(),
     }
+    own_digest = weights_digest(model)
+    if put_plain_head(model):  # the study knows the weights with their own head
+        source |= {"new_classifier": True, "weights": own_digest}
     return checked(model, preprocessing, name, source, None)
 
 

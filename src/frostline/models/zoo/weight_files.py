@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, option
 from frostline.models import Preprocessing
 from frostline.models.zoo.architectures import NEEDS_MORE, Architecture, architecture, load_weights, share
 
@@ -91,7 +91,7 @@ def named_architecture(
     if not title:
         raise ModelError(
             f"{path} does not say which architecture it is for (metadata key 'architecture'). "
-            "Pass it: architecture='timm/resnet18'"
+            f"Pass it: {option('architecture', 'timm/resnet18')}"
         )
     parts = title.split() or [""]
     if "/" in parts[0]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline import metrics
+from frostline.config import as_number
 from frostline.data import Manifest, Sample, inputs_of_entries, load_labelled, recognised
 from frostline.data.seen_images import LEARNED
 from frostline.data.sources.folder_layout import SplitNames
 from frostline.data.splits.saved_splits import assigned
-from frostline.errors import DataError, UsageError
+from frostline.errors import DataError, UsageError, option
 from frostline.inference import test_time_augmentation
 from frostline.inference.prediction import predict_probabilities
 from frostline.models import Backbone
@@ -121,7 +124,8 @@ def evaluate(
     metric = metrics.checked_name(metric) if isinstance(metric, str) else metrics.checked_callable(metric)
     if positive is not None and not str(metric).startswith(metrics.SENSITIVITY):
         raise UsageError(
-            f"positive is the class of the metric {metrics.SENSITIVITY}0.95, and has no effect here."
+            f"{option('positive')} is the class of the metric {metrics.SENSITIVITY}0.95, and has no "
+            "effect here."
         )
     test_time_augmentation.check(tta)
     several = models if isinstance(models, list | tuple) else [models]
@@ -443,6 +447,17 @@ def _of_table(
     return replace(evaluation, model=other.name, has_confidence=answers.has_confidence)
 
 
+def _by_number(value: str) -> tuple[bool, list[tuple[bool, float, str]]]:
+    """Order values as a person would: camera 2 before camera 10, -1 before 0.5, the missing one last."""
+    number = as_number(value)
+    if number is not None and math.isfinite(number):
+        return False, [(False, float(number), "")]
+    pieces = re.split(r"(\d+)", value)
+    return not value, [
+        (False, float(piece), "") if place % 2 else (True, 0.0, piece) for place, piece in enumerate(pieces)
+    ]
+
+
 def _common(
     answers: Answers,
     mask: Mask,
@@ -464,7 +479,8 @@ def _common(
     if value_of is not None and len(paths):
         values = np.array([value_of[path] for path in paths], dtype=object)
         by_value = [
-            ValueFigures(value, shown.rows(values == value).figures()) for value in sorted(set(values))
+            ValueFigures(value, shown.rows(values == value).figures())
+            for value in sorted(set(values), key=_by_number)
         ]
     return Evaluation(
         model="",

@@ -12,7 +12,8 @@ from torch import nn
 from frostline.data.seen_images import Fingerprints
 from frostline.errors import StudyError, UsageError
 from frostline.exports.loading import load_export
-from frostline.inference.prediction import Predictor, chosen_model
+from frostline.inference.chosen_model import chosen_model
+from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import directories

@@ -106,6 +106,11 @@ class PhaseBatches:
             if wanted:
                 frozen.fill(images, wanted, workers=self._workers, progress=progress)
 
+    @property
+    def from_pixels(self) -> bool:
+        """Whether what learns is given pixels: no layer below is frozen."""
+        return self._frozen is None
+
     def set_training(self) -> None:
         """Put what learns in training mode."""
         for module, learns in self._modes:

@@ -21,6 +21,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
+from frostline.training.loop.pace import starved_line
 from frostline.training.loop.solved_head import Adapted, as_head, refit, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
@@ -89,6 +90,7 @@ def learn(
     if known.refit_layers:
         model, layers = refit(request, plan, model, images, balance, known.refit_layers)
     bb.freeze(request.backbone, model, cut, known.bn)  # all that any phase let learn
+    pace = trainer.pace.as_dict()
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     figures = {
         "trainable_parameters": learned,
@@ -98,7 +100,11 @@ def learn(
         "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
         "best_epoch": state.best_epoch,
-        "notes": [str(incident) for incident in state.incidents],
+        "notes": [
+            *map(str, state.incidents),
+            *filter(None, [starved_line(pace, images.workers(request.config.workers))]),
+        ],
+        **({} if pace is None else {"pace": pace}),
         **({} if between is None else {"interpolation": between}),
         **(
             {}

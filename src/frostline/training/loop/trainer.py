@@ -40,6 +40,7 @@ from frostline.system.timing import Stopwatch
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
 from frostline.training.loop.epoch_line import epoch_line
+from frostline.training.loop.pace import Pace
 from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
@@ -48,7 +49,7 @@ from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import Budget, OutOfTime
 from frostline.training.tuning.class_imbalance import Balance
 from frostline.training.tuning.mixing import Mixing
-from frostline.unfreezing import set_rates
+from frostline.unfreezing import check_gradients, set_rates
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Trainer:
         if self._state.loss_scale:
             self._scaler.load_state_dict(self._state.loss_scale)
         self.epochs: list[dict[str, Any]] = []
+        self.pace = Pace()
         self._leave: Leave
         self._earlier_s = self._state.seconds  # of processes before this one
 
@@ -138,7 +140,7 @@ class Trainer:
         """Freeze to the phase's cut; make its optimizer, with the moments of what learned before."""
         setup, model, state = self._setup, self._model, self._state
         state.phase = index
-        self._phase = setup.phases[index]
+        self._phase, self._gradients_checked = setup.phases[index], False
         cut, bn = setup.backbone.cut(self._phase.cut), setup.hyperparameters.bn
         bb.freeze(setup.backbone, model, cut, bn)
         self._optimizer = optimizer.build(
@@ -210,7 +212,8 @@ class Trainer:
         assert self._optimizer is not None
         while True:
             try:
-                self._train_steps(items, targets)
+                with self.pace.epoch(self._batches.from_pixels):
+                    self._train_steps(items, targets)
                 return float(torch.tensor(state.losses).mean())
             except nan_oom_recovery.NotFinite as error:
                 files = [setup.train.samples[position].path for position, _ in items[error.step]]
@@ -250,7 +253,8 @@ class Trainer:
                     done, phase.steps, setup.hyperparameters.warmup, setup.hyperparameters.schedule
                 )
                 set_rates(self._optimizer, share * 0.5**state.halvings)
-                losses.append(self._train_step(suffix, z, y))
+                with self.pace.step(len(z)):
+                    losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
                 self._average.update(state.steps)
                 nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
@@ -275,6 +279,9 @@ class Trainer:
             if not nan_oom_recovery.is_out_of_memory(error):
                 raise
         loss = all_reduce.add_up(self._learning, self._moving, loss)
+        if not self._gradients_checked:
+            check_gradients(self._setup.backbone, self._model)
+            self._gradients_checked = True
         self._scaler.unscale_(self._optimizer)
         self._anchor.pull()
         torch.nn.utils.clip_grad_norm_(self._learning, known.clip_grad)

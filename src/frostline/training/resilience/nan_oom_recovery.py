@@ -60,6 +60,14 @@ def told_plainly() -> Iterator[None]:
             ) from None
         if not is_out_of_memory(error):
             raise
+        if isinstance(error, torch.OutOfMemoryError) and devices.in_use():
+            torch.cuda.empty_cache()
+            free, total = (count / 1e9 for count in torch.cuda.mem_get_info())
+            raise TrainingError(
+                f"The GPU's memory ran out ({free:.1f} of its {total:.1f} GB are free now). Give smaller "
+                "images (--size), a smaller network, more --device-memory where that was given, or end "
+                "other processes on it; what is finished is kept."
+            ) from None
         free = psutil.virtual_memory().available / 1e9
         raise TrainingError(
             f"Memory ran out ({free:.1f} GB are free now). Give smaller images (--size), fewer --workers or "

@@ -1,0 +1,85 @@
+"""The model that predicts for a study, a run's name or a delta, why it was chosen, and how it decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from frostline.errors import StudyError
+from frostline.inference.predictor import Predictor
+from frostline.models import Backbone
+from frostline.models.zoo import delta
+from frostline.studies import operating_point
+from frostline.studies.best_run import PassedOver, best_of
+from frostline.studies.operating_point import Decision
+from frostline.studies.study_folder import Study
+from frostline.system import directories
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model that predicts, its run's name and strategy, and why it was chosen."""
+
+    predictor: Predictor
+    run: str
+    why: str
+    strategy: str
+    folder: Path  # of the run, or the delta
+    passed_over: tuple[PassedOver, ...] = ()
+    flip: str | None = None  # how training images were mirrored, where that is known
+
+
+def chosen_model(
+    study: str | Path,
+    run: str | None,
+    module: nn.Module | None,
+    base: str | nn.Module | Backbone | None,
+) -> ChosenModel:
+    """Return the model of a study's best run, of `run`, or of a delta; the rest as in `predict`."""
+    if delta.is_delta(study):
+        loaded = delta.load(study, base if base is not None else module)
+        delta_predictor = Predictor(
+            loaded.model,
+            loaded.classes,
+            loaded.preprocessing,
+            rendering=loaded.rendering,
+            decision=exported_decision(study, loaded.classes),
+        )
+        return ChosenModel(
+            delta_predictor,
+            loaded.run,
+            "the run this delta was exported from",
+            loaded.strategy,
+            Path(study),
+        )
+    best = best_of(Study.existing(study), run)
+    strategy = str(best.folder.checked_config()["strategy"])
+    predictor = Predictor.of_run(best.folder, module)
+    flip = best.folder.read("result.json").get("flip")
+    return ChosenModel(
+        predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over, flip
+    )
+
+
+def exported_decision(folder: str | Path, classes: Sequence[str]) -> Decision | None:
+    """Return how an export decides, by its `config.json`. Raises `StudyError` where that is damaged."""
+    path = Path(folder) / directories.CONFIG
+    try:
+        return Decision.from_config(json.loads(path.read_text(encoding="utf-8")), classes)
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} is damaged ({error}). Export the model again.") from None
+
+
+def decided_by(folder: Path, predictor: Predictor) -> tuple[str, ...]:
+    """Return how a model decides, in sentences; nothing where that is the highest probability."""
+    decision = predictor.decision
+    if decision is None:
+        return ()
+    kept = operating_point.read(folder)
+    if kept is not None:
+        return tuple(kept["sentences"])
+    return (decision.sentence,)

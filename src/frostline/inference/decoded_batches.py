@@ -1,0 +1,92 @@
+"""Images to predict, decoded in batches: pixels for each model, and the images that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from frostline.data import (
+    PredictionInput,
+    PredictionInputs,
+    RenderedImage,
+    in_threads,
+    notes_on,
+    rendered_from_picture,
+)
+from frostline.errors import DamagedImage
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH
+from frostline.inference import test_time_augmentation
+from frostline.inference.predictor import Predictor
+from frostline.progress import Activity, Progress
+
+FETCHERS = 8  # threads that fetch remote images at the same time; a choice
+
+
+@dataclass
+class DecodedImages:
+    """What was noted while images were decoded: how each was rendered for each model, and what cannot be."""
+
+    rendered_images: list[list[RenderedImage]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def notes(self, predictors: Sequence[Predictor], inputs: PredictionInputs) -> list[tuple[str, ...]]:
+        """Return for each model plain sentences on how its images were read."""
+        return [
+            tuple(notes_on([image[at] for image in self.rendered_images], p.rendering, inputs.other_files))
+            for at, p in enumerate(predictors)
+        ]
+
+
+def decoded_batches(
+    predictors: Sequence[Predictor],
+    inputs: PredictionInputs,
+    noted: DecodedImages,
+    tta: str,
+    progress: Progress,
+) -> Iterator[tuple[list[str], list[Tensor]]]:
+    """Yield names and, for each model, pixels (n, views, 3, size, size) of images that can be decoded."""
+    items = inputs.inputs
+    for start in range(0, len(items), EVALUATION_BATCH):
+        names, pixels = [], []
+        batch = items[start : start + EVALUATION_BATCH]
+        decoded_batch = in_threads(
+            lambda item: _decode(predictors, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
+        )
+        for item, decoded in zip(batch, decoded_batch, strict=True):
+            if isinstance(decoded, DamagedImage):
+                noted.unreadable.append((item.name, str(decoded)))
+            else:
+                pixels.append([one.pixels for one in decoded])
+                noted.rendered_images.append([one.rendered for one in decoded])
+                names.append(item.name)
+        if pixels:
+            yield names, [torch.stack(seen) for seen in zip(*pixels, strict=True)]
+        progress(Activity.PREDICT, min(start + EVALUATION_BATCH, len(items)), len(items))
+
+
+@dataclass(frozen=True)
+class _DecodedInput:
+    """An image's pixels (views, 3, size, size), and how they were made."""
+
+    pixels: Tensor
+    rendered: RenderedImage
+
+
+def _decode(
+    predictors: Sequence[Predictor], item: PredictionInput, tta: str
+) -> list[_DecodedInput] | DamagedImage:
+    """Return an image's pixels for each model, or why there are none."""
+    try:
+        picture, seen = item.picture(), []
+        for predictor in predictors:
+            image = picture.rgb(predictor.rendering)
+            rendered = rendered_from_picture(item.name, picture, image, predictor.rendering)
+            seen.append(
+                _DecodedInput(test_time_augmentation.views(image, predictor.preprocessing, tta), rendered)
+            )
+        return seen
+    except DamagedImage as error:
+        return error
