@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,8 +26,8 @@ from frostline.config import AUGMENTS
 from frostline.data import Manifest, Sample
 from frostline.data.pixels import decoding
 from frostline.data.pixels.decode_limit import InFlight
-from frostline.errors import DamagedImage, UsageError
-from frostline.feature_extraction import ForwardConfig, Frozen
+from frostline.errors import DamagedImage, RunWarning, UsageError
+from frostline.feature_extraction import ForwardConfig, Frozen, image_batches
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform, brightness
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet
 from frostline.models import Preprocessing
@@ -358,3 +361,30 @@ def test_feature_augmentation_needs_a_frozen_part() -> None:
     ):
         with pytest.raises(UsageError, match="no setting 'feature_augment'"):
             frostline.parse(strategy)
+
+
+@pytest.mark.parametrize(("room", "processes"), [(0, 0), (1, 1), (5, 2)])
+def test_short_shared_memory_means_fewer_processes_and_the_same_pixels(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch, room: int, processes: int
+) -> None:
+    """A container's 64 MB end in a bus error otherwise; `room` is for how many processes there is memory."""
+    items = [[(position, 5) for position in range(2)] for _ in range(3)]
+    images = images_of(data, Policy("custom"), custom=_own, seed=1)
+    expected = list(images.batches(items))
+    free = room * image_batches.SHARED_BATCHES * expected[0].numel()
+    started, loader = list[int](), image_batches.DataLoader
+
+    def spy(*arguments: Any, num_workers: int, **options: Any) -> Any:
+        started.append(num_workers)
+        return loader(*arguments, num_workers=num_workers, **options)
+
+    monkeypatch.setattr(image_batches, "DataLoader", spy)
+    monkeypatch.setattr(image_batches.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pixels = list(images.batches(items, 2))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(pixels, expected, strict=True))
+    assert started == [processes] * (processes > 0)
+    texts = [str(one.message) for one in said if one.category is RunWarning]
+    assert len(texts) == (room < 2)
+    assert all(f"{processes} do it now" in text for text in texts)
