@@ -185,7 +185,10 @@ def killed(process: int) -> None:
 
 # --- what must be equal ----------------------------------------------------------------------------------
 
-TIMED = ("ended", "seconds", "memory", "peak", "store", "study", "numeric_plan", "test_looks", "device")
+TIMED = (
+    *("ended", "seconds", "memory", "peak", "store", "study", "numeric_plan", "test_looks", "device"),
+    *("decoding", "pace"),
+)
 
 
 def digest(folder: Path) -> str:

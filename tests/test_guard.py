@@ -75,6 +75,8 @@ HARMLESS = {  # the name of an error, to catch it; a count of cores
     ("yaml", "safe_load"),  # plain values alone
     ("yaml", "safe_dump"),
     ("yaml", "YAMLError"),
+    ("yaml", "compose"),  # the text's nodes, before anything is made of them
+    ("yaml", "MappingNode"),
 }
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tiny_store")
 STRATEGY = "top_k(1, epochs=4)"
 FAST: dict[str, Any] = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
 # What a clock or a meter says, which no two runs share.
-MEASURED = ("ended", "seconds", "peak_memory_bytes", "study", "store")
+MEASURED = ("ended", "seconds", "peak_memory_bytes", "study", "store", "decoding", "pace")
 
 
 class Fake:

@@ -128,7 +128,12 @@ def test_messages_name_options_as_their_reader_writes_them(tmp_path: Path) -> No
 def test_no_message_spells_an_option_itself() -> None:
     """Every option with an underscore goes through `option`: which spelling is right, only that knows."""
     names = {*NAMES, *(str(p.name) for command in cli.commands.values() for p in command.params)}
-    names -= {"weight_decay", "label_smoothing", "plain_timm"}  # in a strategy's brackets; a file's name
+    names -= {
+        "weight_decay",
+        "label_smoothing",
+        "refit_layers",
+        "plain_timm",
+    }  # in a strategy's brackets; a file's name
     spelled = re.compile(rf"(?<![\w.\-/`'])({'|'.join(sorted(n for n in names if '_' in n))})\b(?![.(])")
     source = Path(frostline.__file__).parent
     found = []

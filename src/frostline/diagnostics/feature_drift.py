@@ -23,7 +23,7 @@ from frostline import models as bb
 from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest
 from frostline.distributed import process_group
-from frostline.errors import DataError, UsageError
+from frostline.errors import DataError, UsageError, option
 from frostline.feature_extraction import ForwardConfig, ForwardPass, Outputs
 from frostline.feature_extraction.forward_pass import EvenlyTaken, collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
@@ -138,7 +138,7 @@ def own_targets(backbone: Backbone, data: Manifest) -> NDArray[np.int64]:
     if not backbone.has_own_classifier:
         raise UsageError(
             f"{backbone.name} begins with a new classifier, since its own reads several stages: what it "
-            "forgets can't be measured. Leave out source_data, or begin with a run of "
+            f"forgets can't be measured. Leave out {option('source_data')}, or begin with a run of "
             "linear_probe(layers=last) or without refit_layers."
         )
     width = _width(backbone)
