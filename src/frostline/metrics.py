@@ -133,7 +133,7 @@ def class_order(classes: Sequence[str]) -> list[int]:
     Grade 2 comes before grade 10; without a different number in each, names are sorted as text.
     """
     numbers = [re.findall(r"-?\d+(?:\.\d+)?", name) for name in classes]
-    values = [float(found[0]) for found in numbers if len(found) == 1]
+    values = [float(digits[0]) for digits in numbers if len(digits) == 1]
     if len(set(values)) == len(classes):
         return [int(place) for place in np.argsort(values)]
     return sorted(range(len(classes)), key=lambda place: classes[place])

@@ -79,7 +79,7 @@ def decided_by(folder: Path, predictor: Predictor) -> tuple[str, ...]:
     decision = predictor.decision
     if decision is None:
         return ()
-    kept = operating_point.read(folder)
-    if kept is not None:
-        return tuple(kept["sentences"])
+    point = operating_point.read(folder)
+    if point is not None:
+        return tuple(point["sentences"])
     return (decision.sentence,)

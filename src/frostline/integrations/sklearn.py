@@ -285,7 +285,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         """Write everything that was fitted to one safetensors file, whole or not at all."""
         check_is_fitted(self, FITTED)
         parameters = {key: value for key, value in self.get_params().items() if _plain(value)}
-        kept = {
+        metadata = {
             "parameters": parameters,
             "classes": self.classes_.tolist(),
             "dtype": self.classes_.dtype.str,
@@ -293,7 +293,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         }
         weights = safetensors.torch.load(self._weights)
         directories.write_atomically(
-            Path(path), safetensors.torch.save(weights, metadata={"frostline": json.dumps(kept)})
+            Path(path), safetensors.torch.save(weights, metadata={"frostline": json.dumps(metadata)})
         )
 
     @classmethod
@@ -301,13 +301,13 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         """Read what `save` wrote; nothing is unpickled. `backbone` must be given where it was an object."""
         try:
             with safe_open(path, framework="pt") as file:
-                kept = json.loads((file.metadata() or {})["frostline"])
+                metadata = json.loads((file.metadata() or {})["frostline"])
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            made = cls(**{**kept["parameters"], **parameters})
-            made.classes_ = np.array(kept["classes"], dtype=kept["dtype"])
+            made = cls(**{**metadata["parameters"], **parameters})
+            made.classes_ = np.array(metadata["classes"], dtype=metadata["dtype"])
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is no FrostlineClassifier that `save` wrote ({error!r}).") from error
-        made.result_ = kept["result"]
+        made.result_ = metadata["result"]
         made._weights = safetensors.torch.save(weights)
         made._asked = (made.backbone, made.size, made.resize)
         return made
@@ -394,8 +394,8 @@ def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
     return labels
 
 
-def _backbone(asked: str | Backbone, size: int | None, resize: str | None) -> Backbone:
-    return (asked if isinstance(asked, Backbone) else _loaded(asked, size)).resized(resize)
+def _backbone(model: str | Backbone, size: int | None, resize: str | None) -> Backbone:
+    return (model if isinstance(model, Backbone) else _loaded(model, size)).resized(resize)
 
 
 @lru_cache(maxsize=4)  # a grid over backbones, and no more memory than that

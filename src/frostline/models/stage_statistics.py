@@ -132,11 +132,11 @@ def _find(backbone: Backbone) -> tuple[Tap, ...]:
                 stack.callback(hook.remove)
         backbone.model(torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype))
     last = len(backbone.stages) - 2
-    found = [
+    taps = [
         Tap(index, name, tuple(part.shape[1] for part in parts_of(value, index == last)), index == last)
         for index, (name, value) in sorted(outputs.items(), reverse=True)
     ]
-    return tuple(tap for tap in found if tap.width or tap.last)
+    return tuple(tap for tap in taps if tap.width or tap.last)
 
 
 def first_tensor(output: Any) -> Tensor | None:

@@ -117,11 +117,11 @@ def choose(
     few = folds[:1] if features.size * classes > ONE_FOLD else folds
     with _threads(features.size * classes):
         tried, final = _tried(features, targets, classes, few, solver, metric, label_smoothing, weights)
-        found = final(tried.best)
+        solution = final(tried.best)
     at = tried.best
     return Solution(
-        found.weight,
-        found.bias,
+        solution.weight,
+        solution.bias,
         grid[at],
         tried.temperature[at],
         tried.good[at],

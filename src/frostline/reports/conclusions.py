@@ -260,11 +260,11 @@ def _operating_point(context: ReportContext) -> list[str]:
     if run is None:
         return []
     try:
-        kept = operating_point.read(run.folder)
+        point = operating_point.read(run.folder)
     except StudyError as error:
         add_problem(context.contents, str(error))
         return []
-    return [] if kept is None else list(kept["sentences"])
+    return [] if point is None else list(point["sentences"])
 
 
 def _verdict(context: ReportContext) -> list[str]:

@@ -122,8 +122,8 @@ def _shares(strategy: Strategy, phases: tuple[Phase, ...], epochs: float) -> lis
     named = [phase.epochs for phase in phases if phase.epochs is not None]
     left = epochs - sum(named)
     unnamed = len(phases) - len(named)
-    asked = strategy.epochs if strategy.epochs is not None else sum(named) if not unnamed else epochs
-    if not math.isclose(asked, epochs) or (unnamed and left <= 0):
+    total = strategy.epochs if strategy.epochs is not None else sum(named) if not unnamed else epochs
+    if not math.isclose(total, epochs) or (unnamed and left <= 0):
         raise UsageError(
             f"{strategy} names {strategy.epochs or sum(named):g} epochs, and the loop has {epochs:g}. "
             "Give both the same number, or leave it out of the strategy."

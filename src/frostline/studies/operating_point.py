@@ -156,8 +156,8 @@ class HeldOut:
 
     def recall(self, place: int, threshold: float) -> Rate:
         """Return the share of a class's images that are predicted as it from a threshold on."""
-        found = (self.probabilities[:, place] >= threshold).astype(np.float64)
-        return self.rate(found, self.targets == place)
+        predicted = (self.probabilities[:, place] >= threshold).astype(np.float64)
+        return self.rate(predicted, self.targets == place)
 
     def precision(self, place: int, threshold: float) -> Rate:
         """Return the share of the images predicted as a class that are of it."""

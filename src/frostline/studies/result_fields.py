@@ -30,13 +30,13 @@ class Figure(Generic[T]):
         self._name = name
 
     @overload
-    def __get__(self, found: None, owner: type) -> Figure[T]: ...
+    def __get__(self, instance: None, owner: type) -> Figure[T]: ...
     @overload
-    def __get__(self, found: HasResult, owner: type) -> T: ...
-    def __get__(self, found: HasResult | None, owner: type) -> Figure[T] | T:
-        return self if found is None else cast(T, found.result.get(self._name))
+    def __get__(self, instance: HasResult, owner: type) -> T: ...
+    def __get__(self, instance: HasResult | None, owner: type) -> Figure[T] | T:
+        return self if instance is None else cast(T, instance.result.get(self._name))
 
-    def __set__(self, found: HasResult, value: T) -> None:
+    def __set__(self, instance: HasResult, value: T) -> None:
         raise AttributeError(f"{self._name} is a figure of a result and can't be set.")
 
 

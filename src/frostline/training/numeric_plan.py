@@ -59,10 +59,10 @@ class Plan:
         return {**self.numbers.as_dict(), **batch, "frozen": {**frozen, "rows": cached}}
 
     @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Plan:
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Read a plan back."""
-        numbers = {key: value for key, value in found.items() if key not in ("frozen", "batch")}
-        frozen, rows = found["frozen"], found["frozen"]["rows"]
+        numbers = {key: value for key, value in values.items() if key not in ("frozen", "batch")}
+        frozen, rows = values["frozen"], values["frozen"]["rows"]
         return cls(
             NumericPlan.from_dict(numbers),
             ForwardConfig(
@@ -75,7 +75,7 @@ class Plan:
             frozen["timed"],
             {row["cut"]: tuple(row["views_kept"]) for row in rows},
             {row["cut"]: row["why"] for row in rows},
-            BatchSize(**found["batch"]) if "batch" in found else None,
+            BatchSize(**values["batch"]) if "batch" in values else None,
         )
 
     def on(self, device: str) -> Plan:

@@ -157,16 +157,20 @@ class Run(AccuracyFigures, ProbabilityFigures):
 
         Raises `UsageError` where the run had neither.
         """
-        kept = KeptPredictions.of_run(self.folder.path)
-        return Confusion.of(kept.classes, kept.targets, kept.predicted, kept.basis)
+        predictions = KeptPredictions.of_run(self.folder.path)
+        return Confusion.of(
+            predictions.classes, predictions.targets, predictions.predicted, predictions.basis
+        )
 
     def classification_report(self, *, output_dict: bool = False) -> Any:
         """Return scikit-learn's classification report of the images that `confusion` counts: text or dict.
 
         Raises `UsageError` where the run had neither a test nor a val part.
         """
-        kept = KeptPredictions.of_run(self.folder.path)
-        return classification_report(kept.classes, kept.targets, kept.predicted, output_dict)
+        predictions = KeptPredictions.of_run(self.folder.path)
+        return classification_report(
+            predictions.classes, predictions.targets, predictions.predicted, output_dict
+        )
 
     @cached_property
     def predictor(self) -> Predictor:

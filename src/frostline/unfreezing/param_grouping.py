@@ -52,13 +52,13 @@ def groups(
     """
     stage_of = backbone.stage_of(model)
     last = len(backbone.stages) - 1
-    found: dict[tuple[int, bool], dict[str, Any]] = {}
+    by_stage: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not (parameter.requires_grad or (frozen and parameter.is_floating_point())):
             continue
         stage, decays = stage_of[name], parameter.ndim > 1
         peak = lr_schedule.peak(lr, layer_decay, last - stage)
-        group = found.setdefault(
+        group = by_stage.setdefault(
             (stage, decays),
             {
                 "name": f"{backbone.stages[stage].name}{'' if decays else ' (no decay)'}",
@@ -70,8 +70,8 @@ def groups(
             },
         )
         group["params"].append(parameter)
-    _check_cover(model, list(found.values()))
-    return [found[key] for key in sorted(found)]
+    _check_cover(model, list(by_stage.values()))
+    return [by_stage[key] for key in sorted(by_stage)]
 
 
 def _check_cover(model: nn.Module, made: list[dict[str, Any]]) -> None:

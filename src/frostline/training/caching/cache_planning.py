@@ -38,8 +38,13 @@ def decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCach
     if process_group.leads():
         _decide(request, plan, images, store)
     if process_group.size() > 1:
-        found = Plan.from_dict(process_group.decided(plan.as_dict))
-        plan.whole, plan.views, plan.cached, plan.why = found.whole, found.views, found.cached, found.why
+        decided = Plan.from_dict(process_group.decided(plan.as_dict))
+        plan.whole, plan.views, plan.cached, plan.why = (
+            decided.whole,
+            decided.views,
+            decided.cached,
+            decided.why,
+        )
 
 
 def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:

@@ -102,13 +102,13 @@ def shared(folder: Path, model: nn.Module) -> TrainingState:
 
     Where there is no state, `model` is the first process's all the same.
     """
-    found = TrainingState()
+    state = TrainingState()
     if process_group.leads():
-        found = read(folder, model) or found
+        state = read(folder, model) or state
     if process_group.size() == 1:
-        return found
-    place = process_group.decided(lambda: _place(found))
-    tensors = process_group.tensors(lambda: _tensors(model, found, found.moments))
+        return state
+    place = process_group.decided(lambda: _place(state))
+    tensors = process_group.tensors(lambda: _tensors(model, state, state.moments))
     model.load_state_dict(_under(tensors, "model."))
     return _progress(place, tensors)
 
@@ -186,11 +186,11 @@ def _progress(place: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingStat
 
 
 def _crc32(tensors: dict[str, Tensor]) -> int:
-    found = 0
+    checksum = 0
     for key in sorted(tensors):
         raw = tensors[key].reshape(-1).view(torch.uint8) if tensors[key].numel() else torch.empty(0)
-        found = zlib.crc32(raw.numpy().data, zlib.crc32(key.encode(), found))
-    return found
+        checksum = zlib.crc32(raw.numpy().data, zlib.crc32(key.encode(), checksum))
+    return checksum
 
 
 def _flat(prefix: str, moments: Moments) -> dict[str, Tensor]:
@@ -198,11 +198,11 @@ def _flat(prefix: str, moments: Moments) -> dict[str, Tensor]:
 
 
 def _nested(flat: dict[str, Tensor]) -> Moments:
-    found: Moments = {}
+    moments: Moments = {}
     for key, value in flat.items():
         kind, _, name = key.partition("/")
-        found.setdefault(name, {})[kind] = value
-    return found
+        moments.setdefault(name, {})[kind] = value
+    return moments
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -114,14 +114,14 @@ def _asked(
     workers: Workers,
     progress: Progress,
 ) -> FlipTest:
-    told = told_from_mirror(_thumbnails(images, workers), folds, view)
+    told_share = told_from_mirror(_thumbnails(images, workers), folds, view)
     plain = features(head, images, workers=workers, progress=progress)
     mirrored = features(head, images, view=view, workers=workers, progress=progress)
     alone, both = _probed(plain, mirrored, images.targets, classes, folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)
     most = MOST_TURNED if view == TURNED else MOST_TOLD
-    return FlipTest(told, float(alone.mean()), float(both.mean()), clear, len(alone), most)
+    return FlipTest(told_share, float(alone.mean()), float(both.mean()), clear, len(alone), most)
 
 
 def _thumbnails(images: Images, workers: Workers = 0) -> NDArray[np.float64]:
@@ -148,12 +148,12 @@ def told_from_mirror(thumbnails: NDArray[np.float64], folds: probe.Folds, view: 
     flat = thumbnails.reshape(len(thumbnails), -1)
     other = np.rot90(thumbnails, axes=(1, 2)) if view == TURNED else thumbnails[:, :, ::-1]
     mirror = other.reshape(len(thumbnails), -1)
-    told = []
+    looks_original = []
     for train, held in folds:
         is_mirror = np.repeat([0, 1], len(train))
         judge = SVC(C=3.0).fit(np.concatenate([flat[train], mirror[train]]), is_mirror)
-        told.append(judge.decision_function(flat[held]) < judge.decision_function(mirror[held]))
-    return float(np.concatenate(told).mean())
+        looks_original.append(judge.decision_function(flat[held]) < judge.decision_function(mirror[held]))
+    return float(np.concatenate(looks_original).mean())
 
 
 def _probed(
