@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDES = (500, 375)  # of the generated JPEGs, and their bytes: those of issue 19's measurement on a card
+SIDES = (500, 375)  # of the generated JPEGs, and their bytes: those of an earlier measurement on a card
 JPEG_BYTES = 74_000
 NOISE = 14  # levels of 255 a pixel, uniform: then JPEG_BYTES come at an ordinary quality
 GENERATED = "generated"

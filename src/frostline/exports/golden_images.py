@@ -32,7 +32,7 @@ from frostline.exports.programs import model_input
 from frostline.exports.verification import LogitsFunction
 
 SCRIPT = "infer.py"
-IMAGES = 8  # issue 24
+IMAGES = 8  # a choice
 # Of so many images, those are taken that differ most in format, depth, orientation and class.
 CANDIDATES = 64
 # Other processors and versions add the same float32 products in another order. What that moves a probability

@@ -45,7 +45,7 @@ EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory s
 
 AUTO = "auto"
 Workers = int | str  # threads that decode images ahead; "auto": as the machine suggests
-MOST_AUTO = 16  # more have not been tried: issue 19's machine with a card had 16 cores
+MOST_AUTO = 16  # more have not been tried: the machine with a card had 16 cores
 # Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
 THREAD_BYTES = 256_000_000
 

@@ -15,7 +15,7 @@ from frostline.strategies.resolution import epochs_for
 from frostline.strategies.strategy import Strategy, hyperparameters
 
 # ResNet-50 on an H200, training in bfloat16 from pixels that are there: 1,170 images a second in batches of
-# 32, 4,690 in batches of 256 (issue 19). Larger ones were not measured.
+# 32, 4,690 in batches of 256 (docs/strategies.md). Larger ones were not measured.
 MOST_ON_GPU = 256
 # Steps that a run by the strategies' default passes keeps: about those of 400 images in batches of 32, with
 # which passes were chosen (12 passes of 13 steps; docs/LOG.md 2026-11-23).

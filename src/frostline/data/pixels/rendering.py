@@ -29,7 +29,7 @@ AUTO, PER_IMAGE = "auto", "per-image"
 # What of an image is left outside its range at either end: far less than the 0.35 % in all that ImageJ's
 # automatic contrast cuts off, or nnU-Net's 0.5 % at either end, and more than a few hot pixels.
 TAIL = 0.001
-# An image with more pixels than this outside the range, both ends together, is named: issue 23 says so.
+# An image with more pixels than this outside the range, both ends together, is named: a choice.
 MOST_SATURATED = 0.01
 # Shares of an image at either end whose values are remembered, so that any range can be judged later: a tenth
 # of `MOST_SATURATED` apart, that is, to 0.1 % of the pixels at either end.
