@@ -193,6 +193,15 @@ def test_an_export_predicts_as_its_study(
     assert found.run == study.run
 
 
+def test_a_program_of_torch_is_refused_as_a_folder_and_as_a_file(table: Path, place: Path) -> None:
+    (place / "program").mkdir()
+    (place / "program" / "config.json").write_text('{"frostline": {"export": "torch"}}')
+    (place / "program" / "model.pt2").write_bytes(b"")
+    for model in (place / "program", place / "program" / "model.pt2"):
+        with pytest.raises(UsageError, match=r"unpickles.*Use the study it was exported from, or"):
+            frostline.evaluate(model, table)
+
+
 def test_a_picture_a_csv_and_axes(both: Evaluation, tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 

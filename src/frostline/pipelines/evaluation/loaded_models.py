@@ -78,6 +78,8 @@ def _load(
             f"A model is a {type(model).__name__}; expected the folder of a study or an export, or a Run."
         )
     path = Path(model).expanduser()
+    if path.is_file() and directories.exported_as(path.parent):
+        path = path.parent  # a file of an export, such as model.onnx
     if directories.exported_as(path):
         if run is not None:
             raise UsageError(f"{path} is an export, which holds one run: leave --run out.")
