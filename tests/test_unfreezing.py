@@ -288,6 +288,29 @@ def test_gradients_that_are_dropped_after_the_step_are_seen(backbone: Backbone) 
         schedule.step()
 
 
+class Wrapped(torch.optim.Optimizer):
+    """An optimizer that another library has wrapped, without torch's own state, as accelerate does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.param_groups = optimizer.param_groups
+        self.defaults = optimizer.defaults
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+def test_gradients_are_looked_at_through_a_wrapped_optimizer(backbone: Backbone) -> None:
+    model = backbone.adapt(3)
+    optimizer = Wrapped(torch.optim.SGD(frostline.param_groups(backbone, model), lr=0.1))
+    schedule = frostline.Unfreezing(optimizer, backbone, model, "full", epochs=1, steps_per_epoch=2)
+    model.blocks.register_forward_hook(lambda module, given, result: result.detach())
+    F.cross_entropy(model(batch(0)[0]), batch(0)[1]).backward()
+    with pytest.raises(ModelError, match="no gradient"):
+        optimizer.step()
+    assert schedule.cut.index == 0
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     text=st.sampled_from(

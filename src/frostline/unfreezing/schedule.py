@@ -106,7 +106,7 @@ class Unfreezing(LRScheduler):
             if check is not None:
                 check()
 
-        optimizer.register_step_post_hook(after_step)
+        _innermost(optimizer).register_step_post_hook(after_step)
 
     @property
     def phase(self) -> int:
@@ -204,6 +204,12 @@ def _hyperparameters(plan: Strategy, optimizer: torch.optim.Optimizer) -> strate
     if wrong:
         raise UsageError(f"{plan} cannot be followed by a scheduler: {'; '.join(wrong)}. Leave it out.")
     return strategies.hyperparameters(plan)
+
+
+def _innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return the optimizer itself where another library has wrapped it, as accelerate does."""
+    inner = getattr(optimizer, "optimizer", None)
+    return _innermost(inner) if isinstance(inner, torch.optim.Optimizer) else optimizer
 
 
 def _check_cover(
