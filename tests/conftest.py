@@ -150,12 +150,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     from frostline.feature_extraction import Frozen
 
-    found: list[int] = []
+    counts: list[int] = []
     real = Frozen.compute
 
     def spy(self: Frozen, pixels: torch.Tensor, *taps: object) -> torch.Tensor:
-        found.append(self.cut.index)
+        counts.append(self.cut.index)
         return real(self, pixels, *taps)
 
     monkeypatch.setattr(Frozen, "compute", spy)
-    return found
+    return counts

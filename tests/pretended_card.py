@@ -66,9 +66,9 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = func._schema.name
     if on_card and name not in ACROSS and any(not isinstance(x, OnCard) and x.ndim for x in tensors):
         raise RuntimeError(f"{MIXED} ({name})")
-    told = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)]
-    if told:
-        on_card = told[0].type == torch.device(CARD).type
+    named_devices = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)]
+    if named_devices:
+        on_card = named_devices[0].type == torch.device(CARD).type
         args = [torch.device("cpu") if isinstance(x, torch.device) else x for x in args]
         kwargs = {k: torch.device("cpu") if isinstance(x, torch.device) else x for k, x in kwargs.items()}
     elif name == "aten::copy_":

@@ -38,17 +38,17 @@ def write(path: Path, value: Any) -> None:
 
 def samples(classes: Sequence[str], per_class: int, *, test: int = 0) -> tuple[Sample, ...]:
     """Return samples with made-up digests; the last `test` of each class are the test part."""
-    found = []
+    entries = []
     for label, name in enumerate(classes):
         for index in range(per_class):
             part = "test" if index >= per_class - test else "train"
             path = f"{label}/{name[:20]}-{index:03}.png"
-            found.append(Sample(path, name, digest_of([name, index]), "", part))
-    return tuple(found)
+            entries.append(Sample(path, name, digest_of([name, index]), "", part))
+    return tuple(entries)
 
 
 def write_answers(
-    path: Path, classes: Sequence[str], asked: Sequence[Sample], right: float, seed: int = 0
+    path: Path, classes: Sequence[str], samples: Sequence[Sample], right: float, seed: int = 0
 ) -> None:
     """Write a table of predictions of which about `right` are right."""
     rng = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ def write_answers(
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["path", "label", "predicted", *(f"p({name})" for name in classes)])
-        for sample in asked:
+        for sample in samples:
             truth = classes.index(sample.label)
             guess = truth if rng.random() < right else (truth + 1) % len(classes)
             p = rng.random(len(classes)) * 0.2
@@ -335,9 +335,9 @@ def fitted(place: Path, classes: Sequence[str] = PLAIN) -> Path:
         },
     )
     run = json.loads((place / "answer.json").read_text())["run"]
-    asked = {"model": "lite0", "size": 96, "minutes": 5.0, "repeats": 1, "seed": 3, "strategies": None}
+    call_options = {"model": "lite0", "size": 96, "minutes": 5.0, "repeats": 1, "seed": 3, "strategies": None}
     headline = json.loads(next(place.glob("comparisons/*/comparison.json")).read_text())["headline"]
-    made = {"run": run, "seconds": 250.0, "accuracy": 0.91, "headline": headline, "asked": asked}
+    made = {"run": run, "seconds": 250.0, "accuracy": 0.91, "headline": headline, "asked": call_options}
     write(place / "fit.json", made)
     return place
 

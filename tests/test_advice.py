@@ -26,17 +26,17 @@ TWICE = (*SETS, "g", "h", "i", "j", "k", "l")  # enough to prove that departing 
 def trials_of(gain: Any, seeds: int = 4, noise: float = 0.005, sets: tuple[str, ...] = SETS) -> list[Trial]:
     """Sets of rising similarity at two sizes; `gain(strategy, similarity, images)` over the probe."""
     rng = np.random.default_rng(0)
-    found = []
+    trials = []
     for place, name in enumerate(sets):
         for images in (80, 400):
             for seed in range(seeds):
                 facts = Facts(images, 10, 0.1 + 0.5 * place / (len(sets) - 1), 0.5, 0.02, 0.05)
                 names = ("linear_probe", "top_k(1)", "lp_ft", "full")
                 accuracy = {s: 0.5 + gain(s, facts.similarity, images) + noise * rng.normal() for s in names}
-                found.append(
+                trials.append(
                     Trial("net", 96, name, images // 10, seed, facts, accuracy, dict.fromkeys(names), {})
                 )
-    return found
+    return trials
 
 
 def by_similarity(strategy: str, similarity: float, images: int) -> float:
@@ -224,17 +224,17 @@ def case(**changes: Any) -> Case:
 
 
 def test_advice_names_everything_that_was_decided() -> None:
-    found = advise(case(), DEAR, Budget(), trials_of(constantly))
-    assert found.recommended == "lp_ft"
-    assert found.basis == "measured"
-    assert found.runner_up in {"full", "top_k(1)"}
-    assert len(found.why) == 2
-    assert "60 %" in found.why[0]
-    assert "lp_ft" in found.why[0]
-    assert {"lr", "layer_decay", "cut", "epochs", "bn", "augment", "size"} <= set(found.hyperparameters)
-    assert all(set(option.hyperparameters) == set(found.hyperparameters) for option in found.options)
-    assert found.option("linear_probe").hyperparameters["lr"] is None  # nothing but a solved head
-    plain = found.as_dict()
+    advice = advise(case(), DEAR, Budget(), trials_of(constantly))
+    assert advice.recommended == "lp_ft"
+    assert advice.basis == "measured"
+    assert advice.runner_up in {"full", "top_k(1)"}
+    assert len(advice.why) == 2
+    assert "60 %" in advice.why[0]
+    assert "lp_ft" in advice.why[0]
+    assert {"lr", "layer_decay", "cut", "epochs", "bn", "augment", "size"} <= set(advice.hyperparameters)
+    assert all(set(option.hyperparameters) == set(advice.hyperparameters) for option in advice.options)
+    assert advice.option("linear_probe").hyperparameters["lr"] is None  # nothing but a solved head
+    plain = advice.as_dict()
     for option in plain["options"]:
         promised = "strategy expected_accuracy low high seconds peak_memory_bytes disk_bytes reason"
         assert set(promised.split()) <= set(option)
@@ -244,11 +244,11 @@ def test_advice_names_everything_that_was_decided() -> None:
 
 
 def test_a_departure_names_what_decided() -> None:
-    found = advise(case(signals=signals(0.62)), DEAR, Budget(), trials_of(by_similarity, sets=TWICE))
-    assert found.recommended == "top_k(1)"
-    assert found.why[1].startswith("On average lp_ft was best (")
-    assert "but similarity is 0.62, 0.35 in earlier trials." in found.why[1]
-    assert found.why[1].endswith("is next.")
+    advice = advise(case(signals=signals(0.62)), DEAR, Budget(), trials_of(by_similarity, sets=TWICE))
+    assert advice.recommended == "top_k(1)"
+    assert advice.why[1].startswith("On average lp_ft was best (")
+    assert "but similarity is 0.62, 0.35 in earlier trials." in advice.why[1]
+    assert advice.why[1].endswith("is next.")
 
 
 def test_a_budget_is_hard_and_what_it_costs_is_said() -> None:
@@ -283,9 +283,9 @@ def test_nothing_fits_is_one_clear_message() -> None:
 
 def test_what_contradicting_limits_leave_out_is_said_of_each() -> None:
     costs = {"quick": Cost(1.0, 900, 900_000_000, 0, {}), "small": Cost(9.0, 100, 100_000_000, 0, {})}
-    said = recommendation._nothing_fits(costs, Budget(seconds=2.0, memory_bytes=200_000_000))
-    assert "(0.0333333 min, 200 MB of memory)" in said
-    assert "The quickest, quick, may hold 900 MB of memory. The smallest, small, may take 13 s." in said
+    sentences = recommendation._nothing_fits(costs, Budget(seconds=2.0, memory_bytes=200_000_000))
+    assert "(0.0333333 min, 200 MB of memory)" in sentences
+    assert "The quickest, quick, may hold 900 MB of memory. The smallest, small, may take 13 s." in sentences
 
 
 def test_what_does_not_fit_a_gpu_is_left_out() -> None:
@@ -308,9 +308,9 @@ def test_time_that_is_said_to_be_enough_is_enough(seconds: float) -> None:
 
 
 def test_random_weights_were_never_tried() -> None:
-    found = advise(case(random=True), DEAR, Budget(), trials_of(constantly))
-    assert found.basis == "extrapolated"
-    assert "random weights" in found.notes[0]
+    advice = advise(case(random=True), DEAR, Budget(), trials_of(constantly))
+    assert advice.basis == "extrapolated"
+    assert "random weights" in advice.notes[0]
 
 
 def test_fewer_images_than_were_tried_widen_with_their_number() -> None:
@@ -324,17 +324,17 @@ def test_fewer_images_than_were_tried_widen_with_their_number() -> None:
 
 
 def test_a_probe_that_knows_the_commonest_class_alone_is_said() -> None:
-    found = advise(case(commonest=0.5), DEAR, Budget(), trials_of(constantly))
-    assert any("commonest class (50 % against 50 %)" in note for note in found.notes)
+    advice = advise(case(commonest=0.5), DEAR, Budget(), trials_of(constantly))
+    assert any("commonest class (50 % against 50 %)" in note for note in advice.notes)
     assert not advise(case(commonest=0.3), DEAR, Budget(), trials_of(constantly)).notes
 
 
 def test_without_similarity_the_probe_decides() -> None:
     silent = {**signals(), "similarity": None}
-    found = advise(case(signals=silent), DEAR, Budget(), trials_of(by_similarity))
+    advice = advise(case(signals=silent), DEAR, Budget(), trials_of(by_similarity))
     unproven = advise(case(signals=signals(proven=False)), DEAR, Budget(), trials_of(by_similarity))
-    assert [o.expected_accuracy for o in found.options] == [o.expected_accuracy for o in unproven.options]
-    assert "similarity unknown" in found.why[0]
+    assert [o.expected_accuracy for o in advice.options] == [o.expected_accuracy for o in unproven.options]
+    assert "similarity unknown" in advice.why[0]
 
 
 @pytest.mark.parametrize(
@@ -379,15 +379,15 @@ def test_an_unproven_similarity_decides_nothing() -> None:
 
 
 def test_three_images_get_no_forecast() -> None:
-    found = advise(case(signals=signals(None), train=3), DEAR, Budget(), trials_of(constantly))
-    assert all(option.expected_accuracy is None for option in found.options)
-    assert found.recommended == "linear_probe"
-    assert "too few" in found.why[0]
-    assert len(found.why) == 2
+    advice = advise(case(signals=signals(None), train=3), DEAR, Budget(), trials_of(constantly))
+    assert all(option.expected_accuracy is None for option in advice.options)
+    assert advice.recommended == "linear_probe"
+    assert "too few" in advice.why[0]
+    assert len(advice.why) == 2
 
 
 def test_images_that_cannot_be_parted_get_no_forecast_and_are_not_called_few() -> None:
     tied = {**signals(), "probe_by_stage": [], "learning_curve": []}
-    found = advise(case(signals=tied), DEAR, Budget(), trials_of(constantly))
-    assert all(option.expected_accuracy is None for option in found.options)
-    assert "two independent images" in found.why[0]
+    advice = advise(case(signals=tied), DEAR, Budget(), trials_of(constantly))
+    assert all(option.expected_accuracy is None for option in advice.options)
+    assert "two independent images" in advice.why[0]

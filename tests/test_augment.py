@@ -315,9 +315,9 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     assert alone.mean() > 0.95
     assert both.mean() < 0.8
     head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(numerics.exact_plan(1), 64))
-    found = flip_safety.try_flips(head, data, data.part("train"), 0)
-    assert found.images == 48
-    assert found.told < 0.7  # balanced sides: the pixels alone can't object
+    flip_test = flip_safety.try_flips(head, data, data.part("train"), 0)
+    assert flip_test.images == 48
+    assert flip_test.told < 0.7  # balanced sides: the pixels alone can't object
 
 
 def test_too_few_images_to_ask_means_no_flips() -> None:
@@ -380,11 +380,11 @@ def test_short_shared_memory_means_fewer_processes_and_the_same_pixels(
 
     monkeypatch.setattr(image_batches, "DataLoader", spy)
     monkeypatch.setattr(image_batches.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pixels = list(images.batches(items, 2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(pixels, expected, strict=True))
     assert started == [processes] * (processes > 0)
-    texts = [str(one.message) for one in said if one.category is RunWarning]
+    texts = [str(one.message) for one in caught if one.category is RunWarning]
     assert len(texts) == (room < 2)
     assert all(f"{processes} do it now" in text for text in texts)

@@ -24,9 +24,9 @@ def test_the_copy_answers_as_many_classes_and_keeps_its_keys(family: str) -> Non
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model(images(2)).shape == (2, 11)
     own = backbone.classifier.owns
-    kept = [key for key in model.state_dict() if not own(key)]
-    assert kept == [key for key in backbone.model.state_dict() if not own(key)]
-    assert all(torch.equal(backbone.model.state_dict()[key], model.state_dict()[key]) for key in kept)
+    keys = [key for key in model.state_dict() if not own(key)]
+    assert keys == [key for key in backbone.model.state_dict() if not own(key)]
+    assert all(torch.equal(backbone.model.state_dict()[key], model.state_dict()[key]) for key in keys)
     assert weights_digest(model) == weights_digest(again) != weights_digest(backbone.adapt(11, seed=5))
     assert weights_digest(backbone.model) == digest == backbone.digest
 
@@ -84,11 +84,11 @@ def test_preprocessing_is_timms_own(wide: int, high: int, how: str, share: float
     theirs = create_transform(
         (3, 32, 32), is_training=False, interpolation=how, crop_pct=share, crop_mode=mode, mean=mean, std=std
     )
-    found = own.evaluation()(picture)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, theirs(picture))
+    own_pixels = own.evaluation()(picture)
+    assert own_pixels.dtype == torch.float32
+    assert torch.equal(own_pixels, theirs(picture))
     assert own.crop(picture).dtype == torch.uint8
-    assert torch.equal(own.normalise(own.crop(picture)[None])[0], found)
+    assert torch.equal(own.normalise(own.crop(picture)[None])[0], own_pixels)
 
 
 def test_preprocessing_is_plain_data() -> None:

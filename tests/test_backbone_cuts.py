@@ -35,9 +35,9 @@ def test_two_halves_are_the_whole(family: str) -> None:
             with torch.no_grad():
                 whole = tried(x)
             for cut in backbone.cuts:
-                found = halves(backbone, tried, cut.index, x)
+                outputs = halves(backbone, tried, cut.index, x)
                 close = TOLERANCE * float(whole.abs().max())
-                torch.testing.assert_close(found, whole, rtol=0, atol=close, msg=f"{family} at {cut}")
+                torch.testing.assert_close(outputs, whole, rtol=0, atol=close, msg=f"{family} at {cut}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -143,10 +143,10 @@ def test_a_stored_activation_is_never_changed() -> None:
     model = backbone.adapt(4)
     for cut in backbone.cuts:
         z = prefix(backbone, model, cut)(images(2)).detach()
-        kept = z.clone()
+        before = z.clone()
         with torch.no_grad(), suffix(backbone, model, cut) as run:
             run(z)
-        assert torch.equal(z, kept)
+        assert torch.equal(z, before)
 
 
 def test_a_frozen_activation_is_not_random_while_the_model_trains() -> None:

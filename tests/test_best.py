@@ -108,8 +108,8 @@ def compared(
     file = study.path / "comparisons" / str(next(clock)) / "comparison.json"
     file.parent.mkdir(parents=True)
     run = str(winner.path.relative_to(study.path))
-    told = {"run": run, "winner": names[0], "metric": metric, "standings": rows, "judged": judged}
-    file.write_text(json.dumps(told))
+    record = {"run": run, "winner": names[0], "metric": metric, "standings": rows, "judged": judged}
+    file.write_text(json.dumps(record))
     write_answers(file.with_name("out-of-fold.csv"), accuracy if val is None else val)
     return winner
 
@@ -122,11 +122,11 @@ def over(study: Study) -> dict[str, str]:
 def test_runs_of_train_are_compared_on_val(study: Study) -> None:
     best = trained(study, "full", 0.8)
     trained(study, "head", 0.6, test=1.0)
-    found = best_of(study)
-    assert (found.folder, found.why) == (best, "the best of 2 by accuracy on val")
+    chosen = best_of(study)
+    assert (chosen.folder, chosen.why) == (best, "the best of 2 by accuracy on val")
     assert over(study) == {"head": "no better by accuracy on the same val part"}
-    assert best_of(study, found.passed_over[0].run).why == "as requested"
-    line = passed_over_line(found.passed_over)
+    assert best_of(study, chosen.passed_over[0].run).why == "as requested"
+    line = passed_over_line(chosen.passed_over)
     assert line.startswith("Passed over: head (run ")
     assert line.endswith(", val 60.0 %): no better by accuracy on the same val part.")
 
@@ -143,9 +143,9 @@ def test_who_looks_better_by_another_figure_is_named(study: Study) -> None:
 def test_without_a_val_part_the_newest_answers_and_it_is_said(study: Study) -> None:
     trained(study, "full", None, test=1.0)
     newest = trained(study, "head", None, test=0.0)
-    found = best_of(study)
-    assert found.folder == newest
-    assert found.why.startswith(
+    best = best_of(study)
+    assert best.folder == newest
+    assert best.why.startswith(
         "the newest, since no run was evaluated on a val part; name another with --run"
     )
 
@@ -180,18 +180,18 @@ def test_with_other_settings_it_was_not(config: dict[str, Any], stands: bool, st
 def test_a_later_run_that_is_better_on_the_same_images_answers(study: Study) -> None:
     winner = compared(study, "head", "full", accuracy=0.9, val=0.7)
     worse = trained(study, "top_k(1)", 0.7)
-    found = best_of(study)
-    assert found.folder == winner
+    best = best_of(study)
+    assert best.folder == winner
     assert over(study) == {"top_k(1)": "no better by accuracy on the same val part (70.0 % out of fold)"}
-    assert found.passed_over[0].run == worse.name
+    assert best.passed_over[0].run == worse.name
     trained(study, "top_k(3)", 0.71)
     assert best_of(study).folder == winner
     chance = "ahead by accuracy on the same val part (70.0 % out of fold), but not significantly different"
     assert over(study)["top_k(3)"] == chance
     better = trained(study, "top_k(2)", 0.8)
-    found = best_of(study)
-    assert found.folder == better
-    assert "accuracy 80.0 %, ahead of the winner of the comparison, head (accuracy 70.0 % there" in found.why
+    best = best_of(study)
+    assert best.folder == better
+    assert "accuracy 80.0 %, ahead of the winner of the comparison, head (accuracy 70.0 % there" in best.why
     assert over(study) == {"head": "no better by accuracy on the same val part (70.0 % out of fold)"}
     assert best_of(study, winner.name).folder == winner
 
@@ -210,13 +210,13 @@ def test_of_two_that_are_equally_good_one_is_rarely_called_better(study: Study, 
     tables = [tmp_path / name for name in ("one.csv", "other.csv")]
     two = [Contender(RunFolder(tmp_path), "head", "", None, {}, table) for table in tables]
     names = [sample.path for sample in studies.samples(["cat", "dog"], VAL // 2)]
-    said = 0
+    called = 0
     for _ in range(200):
         for table in tables:
             rows = [f"{name},cat,{'cat' if rng.random() < 0.7 else 'dog'}" for name in names]
             table.write_text("\n".join(["path,label,predicted", *rows]))
-        said += significantly_better(two[0], two[1], study)
-    assert 0 < said <= 12  # 5 are expected
+        called += significantly_better(two[0], two[1], study)
+    assert 0 < called <= 12  # 5 are expected
 
 
 def test_what_was_judged_on_other_images_is_told_and_the_newest_answers(study: Study) -> None:
@@ -225,9 +225,9 @@ def test_what_was_judged_on_other_images_is_told_and_the_newest_answers(study: S
     assert best_of(study).folder == winner
     assert over(study) == {"top_k(1)": "evaluated on other images, and older"}
     newer = trained(study, "top_k(2)", 0.4)
-    found = best_of(study)
-    assert found.folder == run != newer  # the best of those that can be compared, one of which is the newest
-    assert found.why == (
+    best = best_of(study)
+    assert best.folder == run != newer  # the best of those that can be compared, one of which is the newest
+    assert best.why == (
         "the best of 2 by accuracy on val; the winner of the comparison, head, was evaluated on other images"
     )
 
@@ -292,8 +292,8 @@ def test_the_test_part_has_no_say(tmp_path_factory: Any, rates: list[tuple[float
         compared(made, "head", "full", val=0.5)
         for place, rate in enumerate(rates):
             trained(made, f"top_k({place + 1})", rate[0], test=one(rate))
-        found = best_of(made)
-        return found.folder.read("config.json")["strategy"], found.why
+        best = best_of(made)
+        return best.folder.read("config.json")["strategy"], best.why
 
     assert asked(lambda rate: rate[1]) == asked(lambda rate: rate[2])
 

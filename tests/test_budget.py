@@ -37,8 +37,8 @@ def test_a_run_stops_in_time_with_a_model_that_answers(data: Manifest, tmp_path:
     assert run.accuracy > 0.5 or run.steps < 300  # of three kinds; other work may leave time for a few steps
     model = frostline.load_model(tmp_path / "study", module=tiny_model())
     assert not model.training
-    found = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
-    assert len(found.rows) == len(data.samples)
+    predictions = frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())
+    assert len(predictions.rows) == len(data.samples)
 
 
 def test_too_little_time_for_one_step_still_gives_a_model(

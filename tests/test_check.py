@@ -77,17 +77,17 @@ EXPECTED = {
 
 def test_everything_that_is_wrong_has_a_kind_a_number_and_what_to_do(photos: Path) -> None:
     data = load_data(photos)
-    found = kinds_of(data)
-    assert {kind: found[kind].n for kind in EXPECTED if kind in found} == EXPECTED
+    kinds = kinds_of(data)
+    assert {kind: kinds[kind].n for kind in EXPECTED if kind in kinds} == EXPECTED
     for finding in data.findings:
         assert finding.message.endswith((".", "?"))
         assert finding.advice or finding.kind in ("class_names", "label_words") or not finding.trouble
         assert len(finding.examples) <= 12
     paths = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")}
     assert all(set(finding.examples) <= paths for finding in data.findings)
-    assert {"bus/broken.png"} == set(found["unreadable"].examples)
-    assert {"car/gone.png"} == set(found["missing"].examples)
-    assert {"car/near.bmp"} < set(found["near_conflict"].examples)
+    assert {"bus/broken.png"} == set(kinds["unreadable"].examples)
+    assert {"car/gone.png"} == set(kinds["missing"].examples)
+    assert {"car/near.bmp"} < set(kinds["near_conflict"].examples)
 
 
 def test_notes_and_findings_cannot_say_different_things(photos: Path) -> None:
@@ -130,13 +130,13 @@ def test_a_manifest_with_a_finding_that_is_none_is_damaged(photos: Path, cut: st
 def test_json_says_what_load_data_says(photos: Path) -> None:
     done = check(photos, "--json")
     assert done.exit_code == 0, done.output
-    said: dict[str, Any] = json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(done.stdout)
     data = load_data(photos)
-    assert said["findings"] == [finding.as_dict() for finding in data.findings]
-    assert said["classes"] == data.counts
-    assert said["parts"] == {part: len(data.part(part)) for part in ("train", "val", "test")}
-    assert {gone["kind"] for gone in said["set_aside"]} == {"unreadable", "missing", "left_out"}
-    assert (said["failed"], said["page"], said["schema"]) == ([], None, 2)
+    assert document["findings"] == [finding.as_dict() for finding in data.findings]
+    assert document["classes"] == data.counts
+    assert document["parts"] == {part: len(data.part(part)) for part in ("train", "val", "test")}
+    assert {gone["kind"] for gone in document["set_aside"]} == {"unreadable", "missing", "left_out"}
+    assert (document["failed"], document["page"], document["schema"]) == ([], None, 2)
 
 
 def test_fail_on_ends_with_three_after_saying_everything(photos: Path, tmp_path: Path) -> None:
@@ -155,21 +155,21 @@ def test_fail_on_ends_with_three_after_saying_everything(photos: Path, tmp_path:
 def test_a_kind_that_is_none_is_wrong_usage_and_the_kinds_are_named(photos: Path) -> None:
     wrong = check(photos, "--fail-on", "flat,confict")
     assert wrong.exit_code == 2
-    said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", wrong.stderr).split())
-    assert "There is no kind 'confict'. Did you mean 'conflict'?" in said
-    assert all(kind in said for kind in KINDS)
+    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", wrong.stderr).split())
+    assert "There is no kind 'confict'. Did you mean 'conflict'?" in text
+    assert all(kind in text for kind in KINDS)
     assert check(photos, "--fail-on", " , ").exit_code == 2
     assert check(photos, "--page", photos / "no" / "page.html").exit_code == 2
 
 
 def test_a_person_reads_what_is_wrong_and_what_to_do(photos: Path) -> None:
-    said = " ".join(check(photos, "--group-by", "re:^(<|clip\\d+)").stdout.split())
-    assert "1 image(s) are one flat colour: car/flat.png." in said
-    assert "→ Check them; remove those that show nothing." in said
-    assert "14 groups: " not in said
-    assert "groups_proposed" not in said
-    assert re.search(r"\d+ groups: \d+ in train", said)
-    assert "train (drawn)" in said
+    text = " ".join(check(photos, "--group-by", "re:^(<|clip\\d+)").stdout.split())
+    assert "1 image(s) are one flat colour: car/flat.png." in text
+    assert "→ Check them; remove those that show nothing." in text
+    assert "14 groups: " not in text
+    assert "groups_proposed" not in text
+    assert re.search(r"\d+ groups: \d+ in train", text)
+    assert "train (drawn)" in text
 
 
 def test_the_page_shows_the_pictures_and_runs_nothing(photos: Path, tmp_path: Path) -> None:

@@ -126,10 +126,10 @@ def test_the_probe_is_chosen_by_the_metric() -> None:
     held = np.concatenate([h for _, h in folds])
     rows = probe.out_of_fold(features, targets, 2, folds, probe.GRID)
     for metric in ("accuracy", "balanced_accuracy", "log_loss"):
-        found = probe.choose(features, targets, 2, folds, metric=metric)
-        row = rows[probe.GRID.index(found.l2)]
+        solution = probe.choose(features, targets, 2, folds, metric=metric)
+        row = rows[probe.GRID.index(solution.l2)]
         p = metrics.softmax(row, metrics.fit_temperature(row, targets[held]))
-        assert found.cv_score == pytest.approx(metrics.goodness(metric, targets[held], p), abs=2e-3)
+        assert solution.cv_score == pytest.approx(metrics.goodness(metric, targets[held], p), abs=2e-3)
     good, loss = np.array([0.80, 0.90, 0.89, 0.88]), np.array([1.0, 0.9, 0.5, 0.4])
     assert probe.least_loss_near_best(good, loss, "accuracy", 100) == 2
     assert probe.least_loss_near_best(good, loss, "accuracy", 100_000) == 1

@@ -45,9 +45,9 @@ def one_object(result: Any) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     lines = result.stdout.strip().splitlines()
     assert len(lines) == 1
-    found = json.loads(lines[0])
-    assert found["schema"] == 2
-    return found
+    document = json.loads(lines[0])
+    assert document["schema"] == 2
+    return document
 
 
 @pytest.fixture
@@ -75,31 +75,31 @@ def test_help_is_fast_and_imports_no_torch() -> None:
 
 def test_train_then_predict(table: Path, tmp_path: Path) -> None:
     study = str(tmp_path / "study")
-    found = one_object(
+    result = one_object(
         frostline(
             "train", str(table), "--strategy", "top_k( 1 , epochs=2)", "--study", study, *SMALL, "--json"
         )
     )
-    assert set(found) >= PROMISED
-    assert found["strategy"] == "top_k(1, epochs=2)"
-    assert (found["n_train"], found["n_val"], found["n_test"]) == (30, 0, 18)
-    assert 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1
-    assert found["peak_memory_bytes"] > 1e6
+    assert set(result) >= PROMISED
+    assert result["strategy"] == "top_k(1, epochs=2)"
+    assert (result["n_train"], result["n_val"], result["n_test"]) == (30, 0, 18)
+    assert 0 <= result["low"] <= result["accuracy"] <= result["high"] <= 1
+    assert result["peak_memory_bytes"] > 1e6
     again = one_object(
         frostline("train", str(table), "--strategy", "top_k(1,epochs=2)", "--study", study, *SMALL, "--json")
     )
-    assert (again["run"], again["accuracy"]) == (found["run"], found["accuracy"])
-    assert again["seconds"] < found["seconds"]
-    assert (found["again"], again["again"]) == (False, True)
+    assert (again["run"], again["accuracy"]) == (result["run"], result["accuracy"])
+    assert again["seconds"] < result["seconds"]
+    assert (result["again"], again["again"]) == (False, True)
 
     pictures = sorted(table.parent.glob("*.png"))
     answers = one_object(frostline("predict", study, str(table.parent), "--json"))["predictions"]
     assert sorted(a["path"] for a in answers) == [str(p) for p in pictures]
-    with open(Path(study) / "runs" / found["run"] / "predictions-test.csv", newline="") as file:
-        kept = {row["path"]: row["predicted"] for row in csv.DictReader(file)}
+    with open(Path(study) / "runs" / result["run"] / "predictions-test.csv", newline="") as file:
+        predicted = {row["path"]: row["predicted"] for row in csv.DictReader(file)}
     labels = {Path(a["path"]).name: a["label"] for a in answers}
-    assert kept
-    assert all(labels[Path(path).name] == label for path, label in kept.items())
+    assert predicted
+    assert all(labels[Path(path).name] == label for path, label in predicted.items())
     assert all(0 <= a["probability"] <= 1 for a in answers)
 
 
@@ -119,16 +119,16 @@ def test_a_comparison_that_is_finished_says_so_and_predict_names_who_it_passed_o
     assert "Also compared, trained in this study before: head(epochs=1)." in first.stderr
     again = frostline(*race)
     assert again.stdout.startswith("Already finished, shown again, with the figures from then.")
-    told = one_object(frostline(*race, "--json"))
-    assert (told["again"], told["joined"], told["apart"]) == (True, ["head(epochs=1)"], [])
+    result = one_object(frostline(*race, "--json"))
+    assert (result["again"], result["joined"], result["apart"]) == (True, ["head(epochs=1)"], [])
     late = one_object(frostline(*train[:-1], "head(epochs=3)", "--json"))["run"]
     answers = one_object(frostline("predict", study, str(table.parent), "--json"))
-    assert answers["run"] == told["answering"]["run"]
+    assert answers["run"] == result["answering"]["run"]
     assert [(row["run"], row["reason"]) for row in answers["passed_over"]] == [
         (late, "not evaluated on a val part")
     ]
-    said = frostline("predict", study, str(table.parent)).stderr
-    assert f"Passed over: head(epochs=3) (run {late}): not evaluated on a val part." in said
+    text = frostline("predict", study, str(table.parent)).stderr
+    assert f"Passed over: head(epochs=3) (run {late}): not evaluated on a val part." in text
     assert one_object(frostline("predict", study, str(table.parent), "--run", run, "--json"))["run"] == run
 
 
@@ -142,9 +142,12 @@ def test_what_is_to_be_remembered_is_asked_through_the_old_head(table: Path, tmp
     assert not list(study.glob("runs/*"))
     own = table.with_name("own.csv")
     own.write_text(table.read_text().replace("kind ", "7"))
-    found = one_object(frostline(*call, "--source-data", str(own)))["forgetting"]
-    assert (found["lost"], found["n_images"]) == (0.0, 18)  # the layers are as before; the test part is asked
-    assert json.loads(next(study.glob("runs/*/forgetting.json")).read_text()) == found
+    forgetting = one_object(frostline(*call, "--source-data", str(own)))["forgetting"]
+    assert (forgetting["lost"], forgetting["n_images"]) == (
+        0.0,
+        18,
+    )  # the layers are as before; the test part is asked
+    assert json.loads(next(study.glob("runs/*/forgetting.json")).read_text()) == forgetting
 
 
 @pytest.mark.parametrize(
@@ -175,12 +178,12 @@ def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> 
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     for given, count in ((pictures[:2], 2), ([listed], 3), ([table.parent], len(pictures))):
-        found = one_object(frostline("predict", study, *map(str, given), "--top", "2", "--json"))
-        assert len(found["predictions"]) == count
-        assert all(len(row["top"]) == 2 for row in found["predictions"])
-    found = one_object(frostline("predict", study, str(pictures[0]), str(broken), "--json"))
-    assert len(found["predictions"]) == 1
-    assert found["unreadable"][0]["path"] == str(broken)
+        result = one_object(frostline("predict", study, *map(str, given), "--top", "2", "--json"))
+        assert len(result["predictions"]) == count
+        assert all(len(row["top"]) == 2 for row in result["predictions"])
+    result = one_object(frostline("predict", study, str(pictures[0]), str(broken), "--json"))
+    assert len(result["predictions"]) == 1
+    assert result["unreadable"][0]["path"] == str(broken)
     output = tmp_path / "answers.csv"
     assert frostline("predict", study, str(table.parent), "--output", str(output)).exit_code == 0
     with open(output, newline="") as file:
@@ -202,12 +205,12 @@ def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> 
 
 def test_stages(tmp_path: Path) -> None:
     picture = tmp_path / "stages.png"
-    found = one_object(frostline("stages", "lite0", "--size", "64", "--image", str(picture), "--json"))
-    names = [stage["name"] for stage in found["stages"]]
+    result = one_object(frostline("stages", "lite0", "--size", "64", "--image", str(picture), "--json"))
+    names = [stage["name"] for stage in result["stages"]]
     assert names == ["stem", *(f"blocks.{i}" for i in range(7)), "head"]
-    assert [cut["index"] for cut in found["cuts"]] == list(range(9))
-    assert all(cut["verified"] for cut in found["cuts"])
-    assert sum(stage["compute_share"] for stage in found["stages"]) == pytest.approx(1)
+    assert [cut["index"] for cut in result["cuts"]] == list(range(9))
+    assert all(cut["verified"] for cut in result["cuts"])
+    assert sum(stage["compute_share"] for stage in result["stages"]) == pytest.approx(1)
     with Image.open(picture) as drawn:
         assert drawn.width > 600
     shown = frostline("stages", "timm/resnet18", "--random", "--size", "64")
@@ -316,7 +319,7 @@ def test_interrupted_then_continued(number: int, code: int, table: Path, tmp_pat
 def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "photos", per_class=15)
     (folder / "kind 0" / "broken.png").write_bytes(b"")
-    found = one_object(
+    result = one_object(
         frostline(
             "train",
             str(folder),
@@ -328,9 +331,9 @@ def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
             "--json",
         )
     )
-    assert found["n_test"] > 0
-    assert found["n_train"] + found["n_val"] + found["n_test"] == 45
-    assert found["set_aside"] == 1
+    assert result["n_test"] > 0
+    assert result["n_train"] + result["n_val"] + result["n_test"] == 45
+    assert result["set_aside"] == 1
     refused = frostline("train", str(folder), "--strict", "--study", str(tmp_path / "other"), *SMALL)
     assert refused.exit_code == 1
     assert "broken.png" in refused.stderr
@@ -355,9 +358,9 @@ def test_store_shows_what_it_holds(own_store: Path) -> None:
     shown = frostline("cache").output
     for words in ("tiny [1]", "blocks.1", "50", "4.0 kB", "98.0 %"):
         assert words in shown
-    found = json.loads(frostline("cache", "--json").stdout)
-    assert found["bytes"] == sum(path.stat().st_size for path in own_store.glob("rows/*.safetensors"))
-    (shelf,) = found["shelves"]
+    contents = json.loads(frostline("cache", "--json").stdout)
+    assert contents["bytes"] == sum(path.stat().st_size for path in own_store.glob("rows/*.safetensors"))
+    (shelf,) = contents["shelves"]
     assert (shelf["rows"], shelf["hits"], shelf["misses"]) == (50, 50, 1)
     assert shelf["about"]["model"] == "tiny [1]"
 
@@ -368,8 +371,8 @@ def test_store_is_verified_pruned_and_cleared(own_store: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    found = json.loads(frostline("cache", "verify", "--json").stdout)
-    assert (found["right"], found["damaged"]) == (49, 1)
+    contents = json.loads(frostline("cache", "verify", "--json").stdout)
+    assert (contents["right"], contents["damaged"]) == (49, 1)
     assert "49 features are intact" in frostline("cache", "verify").output
     assert json.loads(frostline("cache", "--json", "prune", "--max-size", "1GB").stdout)["freed_bytes"] == 0
     assert json.loads(frostline("cache", "prune", "--max-size", "100 kB", "--json").stdout)["bytes"] == 0
@@ -402,10 +405,10 @@ def test_trouble_with_the_store_is_one_line_of_plain_words(tmp_path: Path) -> No
 
 def test_measure_prints_what_it_promises_and_a_table(table: Path) -> None:
     words = ["measure", str(table), "--size", "32", "--threads", "1", "--quiet"]
-    found = one_object(frostline(*words, "--json"))
-    assert {"value", "low", "high", "by_stage"} <= set(found["similarity"])
-    assert (found["n_images"], found["n_classes"]) == (48, 3)
-    assert {row["stage"] for row in found["probe_by_stage"]} == {"stem", *(f"blocks.{i}" for i in range(7))}
+    result = one_object(frostline(*words, "--json"))
+    assert {"value", "low", "high", "by_stage"} <= set(result["similarity"])
+    assert (result["n_images"], result["n_classes"]) == (48, 3)
+    assert {row["stage"] for row in result["probe_by_stage"]} == {"stem", *(f"blocks.{i}" for i in range(7))}
     shown = frostline(*words)
     assert shown.exit_code == 0, shown.output
     for text in (
@@ -418,11 +421,11 @@ def test_measure_prints_what_it_promises_and_a_table(table: Path) -> None:
 
 def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
     words = ["plan", str(table), "--size", "32", "--threads", "1", "--quiet"]
-    found = one_object(frostline(*words, "--json"))
+    result = one_object(frostline(*words, "--json"))
     promised = {"strategy", "expected_accuracy", "low", "high", "seconds", "disk_bytes", "reason"}
-    assert found["recommended"] in {option["strategy"] for option in found["options"]}
-    assert all(promised <= set(option) for option in found["options"])
-    assert found["basis"] == "extrapolated"  # 32 px was never tried
+    assert result["recommended"] in {option["strategy"] for option in result["options"]}
+    assert all(promised <= set(option) for option in result["options"])
+    assert result["basis"] == "extrapolated"  # 32 px was never tried
     shown = frostline(*words, "--minutes", "60", "--memory", "64GB", "--disk", "10GB")
     assert shown.exit_code == 0, shown.output
     assert "Recommended: " in shown.stdout
@@ -447,13 +450,13 @@ def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
     plain |= {"minutes": None, "threads": None, "cache_dir": None, "strict": False}
     plain |= {"split_names": None, "path_column": None, "label_column": None, "group_by": None}
     assert plan._train("photos", plain) == "frostline train photos"
-    asked = {"seed": 3, "val_size": 0.0, "minutes": 10.0, "cache_dir": "my store", "strict": True}
-    asked["group_by"] = "re:^(P\\d+)_"
+    options = {"seed": 3, "val_size": 0.0, "minutes": 10.0, "cache_dir": "my store", "strict": True}
+    options["group_by"] = "re:^(P\\d+)_"
     words = (
         "frostline train 'my photos' --seed 3 --val-size 0 --minutes 10 --cache-dir 'my store' "
         "--group-by 're:^(P\\d+)_' --strict"
     )
-    assert plan._train("my photos", {**plain, **asked}) == words
+    assert plan._train("my photos", {**plain, **options}) == words
 
 
 @pytest.mark.parametrize(
@@ -494,9 +497,9 @@ def test_compare_races_the_top_of_the_advice(table: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(package, "plan", lambda *_, **__: SimpleNamespace(advice=advice))
     monkeypatch.setattr(package, "compare", compare)
-    found = frostline("compare", str(table), "--strategies", "advised", "--size", "32")
-    assert (found.exit_code, raced) == (2, ["linear_probe", "head", "lp_ft"])
-    assert "Comparing linear_probe, head, lp_ft." in found.output
+    result = frostline("compare", str(table), "--strategies", "advised", "--size", "32")
+    assert (result.exit_code, raced) == (2, ["linear_probe", "head", "lp_ft"])
+    assert "Comparing linear_probe, head, lp_ft." in result.output
     assert frostline("compare", str(table), "--strategies", "advisd").exit_code == 2
     monkeypatch.setattr("frostline.pipelines.time_limits.measuring_s", lambda *_: 100.0)
     few = frostline("compare", str(table), "--strategies", "advised", "--size", "32", "--minutes", "1")

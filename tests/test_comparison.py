@@ -98,33 +98,33 @@ STRATEGIES = ("linear_probe", "head(epochs=4)", "top_k(1, epochs=4)", "full(epoc
 def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=5)
     study = tmp_path / "study"
-    said: list[str] = []
-    given = {"study": study, "repeats": 2, "minutes": 10.0, "log": said.append, **OPTIONS}
+    lines: list[str] = []
+    given = {"study": study, "repeats": 2, "minutes": 10.0, "log": lines.append, **OPTIONS}
     strategies = STRATEGIES[:3]
-    found = frostline.compare(tiny_backbone(), data, strategies, **given)
-    assert found.finished
-    assert found.winner in {str(parse(text)) for text in strategies}
-    assert found.accuracy is not None
-    assert found.test_looks == 1
-    assert {row["strategy"] for row in found.standings} == {str(parse(text)) for text in strategies}
-    runs = sum(row["runs"] for row in found.standings)
-    assert 3 * 5 <= runs == len(said) <= 3 * 5 * 2  # finalists within a point of each other are repeated
-    assert found.ended_because == "Every candidate was evaluated on every fold: nothing is left to run."
-    assert found.out_of_fold["images"] == 45
-    assert found.out_of_fold["strategy"] == found.winner
-    assert len(found.out_of_fold["runs"]) == next(
-        row["runs"] for row in found.standings if row["strategy"] == found.winner
+    comparison = frostline.compare(tiny_backbone(), data, strategies, **given)
+    assert comparison.finished
+    assert comparison.winner in {str(parse(text)) for text in strategies}
+    assert comparison.accuracy is not None
+    assert comparison.test_looks == 1
+    assert {row["strategy"] for row in comparison.standings} == {str(parse(text)) for text in strategies}
+    runs = sum(row["runs"] for row in comparison.standings)
+    assert 3 * 5 <= runs == len(lines) <= 3 * 5 * 2  # finalists within a point of each other are repeated
+    assert comparison.ended_because == "Every candidate was evaluated on every fold: nothing is left to run."
+    assert comparison.out_of_fold["images"] == 45
+    assert comparison.out_of_fold["strategy"] == comparison.winner
+    assert len(comparison.out_of_fold["runs"]) == next(
+        row["runs"] for row in comparison.standings if row["strategy"] == comparison.winner
     )
-    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found.standings)
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in comparison.standings)
     for table in study.glob("splits/*/runs/*/predictions-test.csv"):
-        assert table.parent == study / found.run.folder.path.relative_to(study)
-    learned = found.run.n_train
+        assert table.parent == study / comparison.run.folder.path.relative_to(study)
+    learned = comparison.run.n_train
     assert learned == 45
     again = frostline.compare(tiny_backbone(), data, strategies, **given)
-    assert len(said) == runs, "finished runs were made again"
-    assert again.winner == found.winner
+    assert len(lines) == runs, "finished runs were made again"
+    assert again.winner == comparison.winner
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
-    assert answers.run == found.run.folder.name
+    assert answers.run == comparison.run.folder.name
     assert "winner of the comparison" in answers.why
 
 
@@ -143,8 +143,8 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     ]
     given = {**settings, "repeats": 1, "minutes": 10.0, "log": said.append}
     named = ["linear_probe", "head(epochs=2)"]
-    found = frostline.compare(tiny_backbone(), data, named, **given)
-    assert {row["strategy"]: row["joined"] for row in found.standings} == {
+    comparison = frostline.compare(tiny_backbone(), data, named, **given)
+    assert {row["strategy"]: row["joined"] for row in comparison.standings} == {
         "linear_probe": False,
         "head(epochs=2)": False,
         "top_k(1, epochs=2)": True,
@@ -152,16 +152,20 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     assert said[0] == "Also compared, trained in this study before: top_k(1, epochs=2)."
     apart = f"Also trained in this study, and not compared: lp_ft(epochs=2) (run {before[2].folder.name}"
     assert said[1].startswith(apart)
-    assert [row["reason"] for row in found.apart] == ["trained with batch_size=16"]
-    assert not found.again
-    assert found.judged["val"]["accuracy"] == pytest.approx(_right_out_of_fold(found, data))
+    assert [row["reason"] for row in comparison.apart] == ["trained with batch_size=16"]
+    assert not comparison.again
+    assert comparison.judged["val"]["accuracy"] == pytest.approx(_right_out_of_fold(comparison, data))
 
     runs = len(said)
     later = frostline.train(tiny_backbone(), data, "top_k(2, epochs=2)", **settings)
     again = frostline.compare(tiny_backbone(), data, ", ".join(named), **given)
     assert again.again
-    assert (again.folder, again.winner, again.seconds) == (found.folder, found.winner, found.seconds)
-    assert again.joined == found.joined  # what was trained since does not join: it goes on as it began
+    assert (again.folder, again.winner, again.seconds) == (
+        comparison.folder,
+        comparison.winner,
+        comparison.seconds,
+    )
+    assert again.joined == comparison.joined  # what was trained since does not join: it goes on as it began
     assert [row["reason"] for row in again.apart][1].startswith("trained after this comparison began")
     assert len(said) == runs + 2, "runs were made again"
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
@@ -172,7 +176,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     assert "trained with batch_size=16" in page
 
     alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
-    assert alone.folder != found.folder
+    assert alone.folder != comparison.folder
     assert {row["strategy"] for row in alone.standings} == set(named)
     assert "left out, as requested" in {row["reason"] for row in alone.apart}
 
@@ -198,10 +202,10 @@ def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_p
     assert {one.config["keep"] for row in rows for one in row.runs} == {"last"}
 
 
-def _right_out_of_fold(found: Any, data: Manifest) -> float:
+def _right_out_of_fold(comparison: Any, data: Manifest) -> float:
     """How often the winner was right about the val part, by the table that the comparison leaves."""
     val = {sample.path for sample in data.part("val")}
-    with open(found.folder / "out-of-fold.csv", newline="") as file:
+    with open(comparison.folder / "out-of-fold.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["path"] in val]
     assert len(rows) == len(val)
     return sum(row["label"] == row["predicted"] for row in rows) / len(rows)
@@ -233,14 +237,14 @@ def test_test_labels_have_no_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             for i, label in zip(tests, labels[1:] + labels[:1], strict=True):
                 samples[i] = dataclasses.replace(samples[i], label=label)
             data = dataclasses.replace(data, samples=tuple(samples))
-        found = frostline.compare(
+        comparison = frostline.compare(
             tiny_backbone(), data, STRATEGIES[:3], study=tmp_path / f"s{number}", repeats=1, **OPTIONS
         )
         results.append(
             (
-                found.winner,
-                [(r["strategy"], r["score"]) for r in found.standings],
-                found.run.folder.weights.read_bytes(),
+                comparison.winner,
+                [(r["strategy"], r["score"]) for r in comparison.standings],
+                comparison.run.folder.weights.read_bytes(),
             )
         )
     assert results[0] == results[1]
@@ -253,14 +257,18 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
         frostline.compare(tiny_backbone(), data, STRATEGIES, study=study, minutes=1e-4, **OPTIONS)
     assert not (study / "splits").exists()  # refused before any run
     racing = (*STRATEGIES[:2], "full(epochs=9999)")
-    found = frostline.compare(tiny_backbone(), data, racing, study=study, repeats=1, minutes=1, **OPTIONS)
-    assert found.seconds < 60.0 + 3.0
-    assert not found.finished
-    assert found.ended_because.startswith("Nothing else fits the time: full(epochs=9999) would take about")
-    first, *_, last = found.standings
+    comparison = frostline.compare(
+        tiny_backbone(), data, racing, study=study, repeats=1, minutes=1, **OPTIONS
+    )
+    assert comparison.seconds < 60.0 + 3.0
+    assert not comparison.finished
+    assert comparison.ended_because.startswith(
+        "Nothing else fits the time: full(epochs=9999) would take about"
+    )
+    first, *_, last = comparison.standings
     assert (first["repeats"], first["low"] is None) == (1, False)
     assert (last["strategy"], last["repeats"]) == ("full(epochs=9999)", 0)
-    assert found.winner
+    assert comparison.winner
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
 
 
@@ -272,12 +280,12 @@ def test_no_time_to_train_on_every_image_lets_a_model_of_the_race_answer(
     data = without_val(tmp_path, train=10, test=4)
     monkeypatch.setattr(Clock, "late", property(lambda clock: True))
     given = {"study": tmp_path / "study", "repeats": 1, "minutes": 10.0, "least": 1, **OPTIONS}
-    found = frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given)
-    assert found.run.strategy == "top_k(1)"
-    assert found.run.n_train == 24
-    assert (found.every_image, found.accuracy, found.test_looks) == (False, None, None)
-    assert found.out_of_fold["accuracy"] is not None
-    assert "No time was left to train top_k(1) on every image" in " ".join(found.verdict)
+    comparison = frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given)
+    assert comparison.run.strategy == "top_k(1)"
+    assert comparison.run.n_train == 24
+    assert (comparison.every_image, comparison.accuracy, comparison.test_looks) == (False, None, None)
+    assert comparison.out_of_fold["accuracy"] is not None
+    assert "No time was left to train top_k(1) on every image" in " ".join(comparison.verdict)
     assert len(frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())) == 42
     monkeypatch.undo()
     whole = frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given)
@@ -289,25 +297,26 @@ def test_no_time_to_train_on_every_image_lets_a_model_of_the_race_answer(
 @pytest.mark.slow
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=5)
-    said: list[str] = []
+    lines: list[str] = []
 
     def stop(line: str) -> None:
-        said.append(line)
-        if len(said) == 7:
+        lines.append(line)
+        if len(lines) == 7:
             raise KeyboardInterrupt
 
     given = {"study": tmp_path / "study", "repeats": 1, "minutes": 10.0, **OPTIONS}
     with pytest.raises(KeyboardInterrupt):
         frostline.compare(tiny_backbone(), data, STRATEGIES, log=stop, **given)
     assert len(frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())) == 60
-    frostline.compare(tiny_backbone(), data, STRATEGIES, log=said.append, **given)
+    frostline.compare(tiny_backbone(), data, STRATEGIES, log=lines.append, **given)
     plain = frostline.compare(tiny_backbone(), data, STRATEGIES, **{**given, "study": tmp_path / "other"})
-    assert len(said) == 7 + 4 * 5 - 6  # the seventh was told before it was written down
+    assert len(lines) == 7 + 4 * 5 - 6  # the seventh was told before it was written down
     files = [p / "best.safetensors" for p in (plain.run.folder.path,)]
     assert files[0].exists()
     result = json.loads(next((tmp_path / "study").glob("comparisons/*/comparison.json")).read_text())
     reached = [
-        {row["strategy"]: row["score"] for row in found} for found in (result["standings"], plain.standings)
+        {row["strategy"]: row["score"] for row in standings}
+        for standings in (result["standings"], plain.standings)
     ]
     assert reached[0] == reached[1]  # the winner of two that are close is the cheaper by predicted seconds
 
@@ -321,12 +330,14 @@ def test_nothing_to_hold_out_is_one_message(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_cuts_are_all_tried_and_the_shallowest_that_is_as_good_wins(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=8, test=4)
-    found = frostline.compare(tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS)
+    comparison = frostline.compare(
+        tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS
+    )
     thawed = ["linear_probe", "head", *(f"top_k({k})" for k in (1, 2, 3, 4))]
-    assert {row["strategy"] for row in found.standings} == set(thawed)
-    assert all(row["runs"] == 5 for row in found.standings)
-    close = [d["other"] for d in found.differences if not d["separated"]]
-    assert found.winner == min([found.differences[0]["leader"], *close], key=thawed.index)
+    assert {row["strategy"] for row in comparison.standings} == set(thawed)
+    assert all(row["runs"] == 5 for row in comparison.standings)
+    close = [d["other"] for d in comparison.differences if not d["separated"]]
+    assert comparison.winner == min([comparison.differences[0]["leader"], *close], key=thawed.index)
 
 
 @pytest.mark.slow
@@ -340,12 +351,14 @@ def test_cuts_that_the_time_cut_short_are_judged_where_all_were_seen(
         "_fits",
         lambda self, task: allowed(self, task) and task.cell.fold < 2 + (task.candidate > 3),
     )
-    found = frostline.compare(tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS)
-    assert sorted(row["runs"] for row in found.standings) == [2, 2, 2, 2, 3, 3]
+    comparison = frostline.compare(
+        tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS
+    )
+    assert sorted(row["runs"] for row in comparison.standings) == [2, 2, 2, 2, 3, 3]
     names = ["linear_probe", "head", *(f"top_k({k})" for k in (1, 2, 3, 4))]
-    close = [d["other"] for d in found.differences if not d["separated"]]
-    assert len(found.differences) == len(names) - 1
-    assert found.winner == min([found.differences[0]["leader"], *close], key=names.index)
-    assert not found.finished
-    assert not found.separated
-    assert "over part of the first repeat" in found.verdict[0]
+    close = [d["other"] for d in comparison.differences if not d["separated"]]
+    assert len(comparison.differences) == len(names) - 1
+    assert comparison.winner == min([comparison.differences[0]["leader"], *close], key=names.index)
+    assert not comparison.finished
+    assert not comparison.separated
+    assert "over part of the first repeat" in comparison.verdict[0]

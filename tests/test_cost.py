@@ -119,32 +119,34 @@ def parts(strategy: str, known: Rates = INVENTED, **changed: object) -> dict[str
 
 
 def test_full_fine_tuning_is_passes_through_all_stages() -> None:
-    found = parts("full(epochs=5)")
-    assert found["training"] == pytest.approx(5 * (100 * 3 * (3e-3 + 6e-3) + PASS_S))
-    assert found["validation"] == pytest.approx(5 * (20 * 3 * 3e-3 + PASS_S))
-    assert found["final figures"] == pytest.approx((20 + 20 + 40) * 3 * 2e-3)  # drift: val passes twice
-    assert found["frozen layers"] == 0.0
-    assert found["checkpoints"] == pytest.approx(0.02 * (13.5 + 0.9 + 10 * PASS_S))
+    seconds_of = parts("full(epochs=5)")
+    assert seconds_of["training"] == pytest.approx(5 * (100 * 3 * (3e-3 + 6e-3) + PASS_S))
+    assert seconds_of["validation"] == pytest.approx(5 * (20 * 3 * 3e-3 + PASS_S))
+    assert seconds_of["final figures"] == pytest.approx((20 + 20 + 40) * 3 * 2e-3)  # drift: val passes twice
+    assert seconds_of["frozen layers"] == 0.0
+    assert seconds_of["checkpoints"] == pytest.approx(0.02 * (13.5 + 0.9 + 10 * PASS_S))
 
 
 def test_frozen_layers_are_computed_once_a_view_and_the_last_batch_is_filled_up() -> None:
-    found = parts("head(epochs=6)")
+    seconds_of = parts("head(epochs=6)")
     # Three views of 100 images and val once, two stages of 1 ms; all batches of 10 are full.
-    assert found["frozen layers"] == pytest.approx((3 * 100 + 20) * 2e-3)
-    assert found["training"] == pytest.approx(6 * (100 * 9e-3 + PASS_S))
+    assert seconds_of["frozen layers"] == pytest.approx((3 * 100 + 20) * 2e-3)
+    assert seconds_of["training"] == pytest.approx(6 * (100 * 9e-3 + PASS_S))
     assert parts("head(epochs=6)", train=101)["frozen layers"] == pytest.approx((3 * 110 + 20) * 2e-3)
 
 
 def test_rows_that_are_not_kept_are_computed_in_each_epoch() -> None:
-    found = parts("head(epochs=6)", rows="compute")
-    assert found["frozen layers"] == pytest.approx(6 * (100 + 20) * 2e-3)
+    seconds_of = parts("head(epochs=6)", rows="compute")
+    assert seconds_of["frozen layers"] == pytest.approx(6 * (100 + 20) * 2e-3)
 
 
 def test_rows_of_a_later_cut_are_computed_from_those_of_an_earlier_one() -> None:
-    found = parts("phases(0@3, 1@3)", rows="keep")
+    seconds_of = parts("phases(0@3, 1@3)", rows="keep")
     # Cut 1 from pixels, 1 ms; cut 2 from its rows, 1 ms more; each filling from rows tries one batch of 10
     # both ways (2 ms and 1 ms): three views and val.
-    assert found["frozen layers"] == pytest.approx((3 * 100) * 2e-3 + 3 * 10 * 3e-3 + 20 * 2e-3 + 10 * 3e-3)
+    assert seconds_of["frozen layers"] == pytest.approx(
+        (3 * 100) * 2e-3 + 3 * 10 * 3e-3 + 20 * 2e-3 + 10 * 3e-3
+    )
 
 
 def test_a_step_costs_the_same_whatever_learns_and_an_update_by_the_parameters() -> None:
@@ -225,16 +227,16 @@ def test_what_a_run_writes_beside_learning() -> None:
 
 
 def test_memory_is_what_stays_and_the_highest_moment() -> None:
-    found = predict("full", INVENTED, flip="none", **DATA)  # type: ignore[arg-type]
+    cost = predict("full", INVENTED, flip="none", **DATA)  # type: ignore[arg-type]
     weights = 3000 * 4
     # The model, the best so far, moments, all that learns as the epoch began; pictures.
     stays = weights * (1 + 1 + 2 + 3) + (100 + 20) * 10_000
     step = 25 * (3e6 + 3 * 32**2 * 4) + 500_000 + weights  # four batches an epoch
     base = 1_000_000 + SMALL_BYTES
-    assert found.peak_memory_bytes == pytest.approx(base + stays + step, rel=1e-6)
+    assert cost.peak_memory_bytes == pytest.approx(base + stays + step, rel=1e-6)
     figures = 3_000_000 + (20 + 40) * 10_000  # fit into what the steps freed, or not
     bound = base + stays + step + figures + UNSEEN_BYTES
-    assert found.peak_memory_upper_bytes == pytest.approx(bound, rel=1e-6)
+    assert cost.peak_memory_upper_bytes == pytest.approx(bound, rel=1e-6)
 
 
 def test_freed_memory_is_used_again_but_not_all_of_it() -> None:
@@ -254,9 +256,9 @@ def test_memory_of_a_gpu_is_weights_what_learns_and_what_a_step_keeps() -> None:
 
     assert predict("full", INVENTED, **DATA).device_peak_bytes is None  # type: ignore[arg-type]
     images = 25  # four batches an epoch
-    kept = sum(stage.learning[stage.plan].kept_bytes for stage in on_gpu.stages)
+    kept_bytes = sum(stage.learning[stage.plan].kept_bytes for stage in on_gpu.stages)
     weights = on_gpu.model_bytes
-    by_hand = (1 + 1 + 2 + 3 + 1) * weights + images * (kept + 4 * on_gpu.pixel_bytes)
+    by_hand = (1 + 1 + 2 + 3 + 1) * weights + images * (kept_bytes + 4 * on_gpu.pixel_bytes)
     assert peak("full") == by_hand + device_memory.WORKSPACE_BYTES
     assert peak("full", batch=64) > peak("full") > peak("full", batch=8)
     assert peak("full(ema=0.9)") == peak("full") + 2 * weights
@@ -265,19 +267,19 @@ def test_memory_of_a_gpu_is_weights_what_learns_and_what_a_step_keeps() -> None:
 
 def test_memory_that_was_not_used_before_takes_time() -> None:
     known = dataclasses.replace(INVENTED, touch_s=1e-9)
-    found = predict("full", known, flip="none", **DATA)  # type: ignore[arg-type]
-    assert found.parts["fresh memory"] == pytest.approx((found.peak_memory_bytes - 1_000_000) * 1e-9)
+    cost = predict("full", known, flip="none", **DATA)  # type: ignore[arg-type]
+    assert cost.parts["fresh memory"] == pytest.approx((cost.peak_memory_bytes - 1_000_000) * 1e-9)
 
 
 def test_work_in_a_run_takes_longer_than_alone() -> None:
-    found = parts("full(epochs=5)")
-    assert found["beside"] == pytest.approx(BESIDE * (sum(found.values()) - found["beside"]))
+    seconds_of = parts("full(epochs=5)")
+    assert seconds_of["beside"] == pytest.approx(BESIDE * (sum(seconds_of.values()) - seconds_of["beside"]))
 
 
 def test_disk_is_the_rows_of_each_view() -> None:
-    found = predict("head(epochs=6)", INVENTED, flip="none", rows="keep", **DATA)  # type: ignore[arg-type]
+    cost = predict("head(epochs=6)", INVENTED, flip="none", rows="keep", **DATA)  # type: ignore[arg-type]
     # Three views of train, val; val and test again in float32 for the final figures.
-    assert found.disk_bytes == (3 * 100 + 20) * 128 + (20 + 40) * 256
+    assert cost.disk_bytes == (3 * 100 + 20) * 128 + (20 + 40) * 256
 
 
 # --- what must hold whatever the rates -------------------------------------------------------------------
@@ -313,8 +315,8 @@ def test_a_lower_cut_is_not_cheaper(warm: bool) -> None:
     """Law 8, decode and read apart."""
 
     def seconds(thaw: str) -> float:
-        found = parts(f"phases({thaw}@6)", DEAR, warm=warm, rows="keep")
-        return sum(value for item, value in found.items() if item not in ("decode", "store"))
+        seconds_of = parts(f"phases({thaw}@6)", DEAR, warm=warm, rows="keep")
+        return sum(value for item, value in seconds_of.items() if item not in ("decode", "store"))
 
     assert seconds("0") <= seconds("1") <= seconds("all")
 
@@ -379,21 +381,21 @@ def test_views_cycle_and_grow_with_long_runs() -> None:
 
 def test_rates_are_measured_stage_by_stage(images: Images) -> None:
     backbone = tiny_backbone()
-    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
-    assert [stage.name for stage in found.stages] == [stage.name for stage in backbone.stages]
-    assert [stage.cut for stage in found.stages] == [0, 1, 2, 3, 4]
+    rates = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
+    assert [stage.name for stage in rates.stages] == [stage.name for stage in backbone.stages]
+    assert [stage.cut for stage in rates.stages] == [0, 1, 2, 3, 4]
     model = backbone.adapt(3)
-    assert found.parameters == sum(p.numel() for p in model.parameters())
-    assert found.last.parameters == 24 * 3 + 3
-    assert found.picture_bytes == 20 * 20 * 3
-    for stage in found.stages:
+    assert rates.parameters == sum(p.numel() for p in model.parameters())
+    assert rates.last.parameters == 24 * 3 + 3
+    assert rates.picture_bytes == 20 * 20 * 3
+    for stage in rates.stages:
         assert stage.plan in stage.learning
         assert set(stage.learning) == set(numerics.candidates(1))
         assert all(each.backward_s > 0 and each.kept_bytes > 0 for each in stage.learning.values())
-    assert found.stages[0].row_bytes == 3 * 16 * 16
-    assert found.stages[1].row_bytes == 8 * 16 * 16 * found.value_bytes
-    assert Rates.from_dict(json.loads(json.dumps(found.as_dict()))) == found
-    assert predict("top_k(1)", found, **DATA).seconds > 0  # type: ignore[arg-type]
+    assert rates.stages[0].row_bytes == 3 * 16 * 16
+    assert rates.stages[1].row_bytes == 8 * 16 * 16 * rates.value_bytes
+    assert Rates.from_dict(json.loads(json.dumps(rates.as_dict()))) == rates
+    assert predict("top_k(1)", rates, **DATA).seconds > 0  # type: ignore[arg-type]
 
 
 def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,8 +403,8 @@ def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: 
     monkeypatch.setattr(
         training_rates, "measure_warm", lambda run: run() or training_rates.Measured(1e-6, 0, 1e-6, 0)
     )
-    found = training_rates.steps(tiny_backbone(), 8, 3, 1)
-    assert all(rate >= 0 for rows in found.rates.values() for row in rows for rate in row)
+    steps = training_rates.steps(tiny_backbone(), 8, 3, 1)
+    assert all(rate >= 0 for rows in steps.rates.values() for row in rows for rate in row)
 
 
 @pytest.mark.usefixtures("on_processor")
@@ -420,27 +422,27 @@ def test_rates_measured_beside_other_work_say_so(images: Images, monkeypatch: py
     backbone = tiny_backbone()
     monkeypatch.setattr(time, "process_time", lambda: 0.5 * time.perf_counter())
     assert rate_measurement._cpu_share(1) == pytest.approx(0.5, abs=0.05)
-    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
-    assert "50%" in found.notes[0]
+    rates = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
+    assert "50%" in rates.notes[0]
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1e9)
     (note,) = profiling.measure(backbone, images, cache=FeatureCache(), threads=1).notes  # held against now
     assert "were out of date" in note
     monkeypatch.setattr(time, "process_time", time.perf_counter)
     assert profiling.measure(backbone, images, cache=FeatureCache(), threads=1, batch=16).notes == ()
-    assert Rates.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+    assert Rates.from_dict(json.loads(json.dumps(rates.as_dict()))) == rates
 
 
 def test_a_run_after_measuring_times_nothing(
     data: Manifest, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = tiny_backbone()
-    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
+    rates = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     monkeypatch.setattr(numerics, "seconds", lambda run: pytest.fail("timed again"))
     for text in ("head(epochs=2)", "top_k(2, epochs=2)", "full(epochs=1)"):
         run = frostline.train(backbone, data, text, study=tmp_path / "study", threads=1)
         cut = schedule(parse(text), stages=5, images=36, batch=32)[0].cut
         plans = numerics.candidates(1)
-        chosen = plans[found.at(cut).plan]
+        chosen = plans[rates.at(cut).plan]
         assert run.numeric_plan["precision"] == chosen.precision
         assert run.numeric_plan["channels_last"] == chosen.channels_last
 
@@ -467,14 +469,14 @@ def test_a_hopeless_plan_is_not_timed_with_many_images(monkeypatch: pytest.Monke
     monkeypatch.setattr(training_rates, "_timed", seconds)
     backbone = tiny_backbone()
     plans = {name: plan for name, plan in numerics.candidates(1).items() if plan.precision == "float32"}
-    found = training_rates._chains(backbone, backbone.adapt(3), plans)
+    chains = training_rates._chains(backbone, backbone.adapt(3), plans)
     assert timed == [
         (False, training_rates.FEW),
         (True, training_rates.FEW),
         (True, training_rates.SOME),
     ]  # they take long
-    assert [row[:2] for row in found["float32"]] == [pytest.approx((0.2, 0.4))] * 5
-    assert [row[:2] for row in found["channels-last"]] == [pytest.approx((0.1, 0.2))] * 5
+    assert [row[:2] for row in chains["float32"]] == [pytest.approx((0.2, 0.4))] * 5
+    assert [row[:2] for row in chains["channels-last"]] == [pytest.approx((0.1, 0.2))] * 5
 
 
 def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,11 +98,11 @@ def test_threads_are_as_many_as_the_machine_has_room_for(
 ) -> None:
     machine = Machine(monkeypatch, cores)
     machine.others = others
-    found = cpu_threads.free()
-    assert found.others == pytest.approx(others)
-    spinning, passive = (dataclasses.replace(found, wait=wait) for wait in (AS_IT_COMES, PASSIVE))
+    threads = cpu_threads.free()
+    assert threads.others == pytest.approx(others)
+    spinning, passive = (dataclasses.replace(threads, wait=wait) for wait in (AS_IT_COMES, PASSIVE))
     assert (passive.threads(), spinning.threads()) == (sharing, aside)
-    assert found.threads(steady=True) == cores  # what must agree does not hang on the neighbours
+    assert threads.threads(steady=True) == cores  # what must agree does not hang on the neighbours
 
 
 @pytest.mark.usefixtures("before_torch")
@@ -240,7 +240,7 @@ def test_a_count_of_cores_that_is_none_is_one_clear_message(monkeypatch: pytest.
 @pytest.mark.slow
 def test_a_run_says_how_its_threads_waited_and_bits_do_not_hang_on_it(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images")
-    found = {}
+    results = {}
     for wait in ("PASSIVE", "ACTIVE"):
         code = (
             "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -256,9 +256,9 @@ def test_a_run_says_how_its_threads_waited_and_bits_do_not_hang_on_it(tmp_path: 
             [sys.executable, "-c", code, *arguments],
             env=environment, capture_output=True, text=True, check=True, timeout=200,
         )  # fmt: skip
-        said, found[wait] = json.loads(done.stdout.splitlines()[-1])
+        said, results[wait] = json.loads(done.stdout.splitlines()[-1])
         assert said == f"as OMP_WAIT_POLICY={wait} says"
-    assert found["PASSIVE"] == found["ACTIVE"]
+    assert results["PASSIVE"] == results["ACTIVE"]
 
 
 def test_a_plan_of_a_run_is_obeyed_when_the_machine_has_changed(
@@ -316,12 +316,12 @@ def test_remembered_rates_carry_device_threads_and_load(
     images: Images, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_threads, "free", lambda: Free(2, 1.5, PASSIVE))
-    found = profiling.measure(tiny_backbone(), images, cache=FeatureCache(), threads=1)
-    assert found.device == numerics.device_name()
-    assert found.others == 1.5
-    told = [json.loads(file.read_text()) for file in (own_store / "rates").glob("*.json")]
-    assert told
-    for each in told:
+    rates = profiling.measure(tiny_backbone(), images, cache=FeatureCache(), threads=1)
+    assert rates.device == numerics.device_name()
+    assert rates.others == 1.5
+    documents = [json.loads(file.read_text()) for file in (own_store / "rates").glob("*.json")]
+    assert documents
+    for each in documents:
         assert each["about"] == {
             "device": numerics.device_name(), "threads": 1, "cores": 2, "others": 1.5, "wait": PASSIVE,
         }  # fmt: skip
@@ -353,8 +353,8 @@ def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learned(backbone: frostline.Backbone, taken_s: float, **changed: float) -> float:
-    told = {"expected_s": 10.0, "before": 0.0, "meanwhile": 0.0} | changed
-    return profiling.learn(backbone, 1, taken_s=taken_s, **told)
+    pace = {"expected_s": 10.0, "before": 0.0, "meanwhile": 0.0} | changed
+    return profiling.learn(backbone, 1, taken_s=taken_s, **pace)
 
 
 def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> None:
@@ -363,11 +363,11 @@ def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> Non
     assert learned(backbone, 10.0) == pytest.approx(2.0)  # as was expected by now
     assert learned(backbone, 2.5) == pytest.approx(1.0)
     assert learned(backbone, 2.5) == pytest.approx(0.5)
-    found = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
-    assert found.factor == pytest.approx(0.5)
-    plain = dataclasses.replace(found, factor=1.0)
+    rates = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
+    assert rates.factor == pytest.approx(0.5)
+    plain = dataclasses.replace(rates, factor=1.0)
     given = {**DATA, "flip": "none"}
-    half, whole = (predict("head", one, **given) for one in (found, plain))  # type: ignore[arg-type]
+    half, whole = (predict("head", one, **given) for one in (rates, plain))  # type: ignore[arg-type]
     assert half.seconds == pytest.approx(0.5 * whole.seconds)
     assert sum(half.parts.values()) == pytest.approx(half.seconds)
     assert (
@@ -385,11 +385,11 @@ def test_a_run_that_says_nothing_teaches_nothing() -> None:
 
 def test_of_a_run_that_found_its_rows_less_is_expected() -> None:
     cold, warm = (predict("top_k(1)", DEAR, **DATA, warm=warm) for warm in (False, True))
-    found = Expected.of(cold, warm)
-    assert found.rows >= DATA["train"] + DATA["val"]
-    assert found.seconds(found.rows) == found.seconds(10 * found.rows) == cold.seconds
-    assert found.seconds(0) == pytest.approx(warm.seconds)
-    between = found.seconds(found.rows // 2)
+    expected = Expected.of(cold, warm)
+    assert expected.rows >= DATA["train"] + DATA["val"]
+    assert expected.seconds(expected.rows) == expected.seconds(10 * expected.rows) == cold.seconds
+    assert expected.seconds(0) == pytest.approx(warm.seconds)
+    between = expected.seconds(expected.rows // 2)
     assert warm.seconds < between < cold.seconds
     assert Expected.of(*(predict("full", INVENTED, **DATA, rows="compute") for _ in range(2))).rows == 0
 
@@ -398,13 +398,13 @@ def raced(outcomes: dict[int, dict[str, float]]) -> TrialRunner:
     schedule = SimpleNamespace(folds=2)
     whole = [10.0, 10.0]
     given = dict.fromkeys(("backbones", "data", "study", "queue", "clock", "loggers", "cache", "progress"))
-    found = TrialRunner(
+    trial_runner = TrialRunner(
         **given, candidates=[], schedule=schedule, short_s=whole, whole_s=whole, final_s=whole,
         config=Config(),
     )  # type: ignore[arg-type]  # fmt: skip
     for fold, outcome in outcomes.items():
-        found.outcomes[contests.Task(0, 1.0, contests.resampling.Cell(0, fold))] = outcome  # type: ignore[assignment]
-    return found
+        trial_runner.outcomes[contests.Task(0, 1.0, contests.resampling.Cell(0, fold))] = outcome  # type: ignore[assignment]
+    return trial_runner
 
 
 def test_the_rest_of_a_race_is_corrected_down_as_well_as_up() -> None:

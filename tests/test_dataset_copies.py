@@ -51,11 +51,11 @@ CHANGES = {
 def test_changed_pictures_are_found(change: object) -> None:
     originals = [scene(seed) for seed in range(20)]
     assert callable(change)
-    found = likeness(marks_of([*originals, *(change(image) for image in originals)]))
+    alike = likeness(marks_of([*originals, *(change(image) for image in originals)]))
     expected = [(f"{i:064x}", f"{i + 20:064x}") for i in range(20)]
-    assert len(set(expected) & set(found.near)) >= 18  # a drawing has fewer frequencies than a photograph
-    assert set(found.near) <= set(expected)
-    assert set(found.near) <= set(found.suspects)
+    assert len(set(expected) & set(alike.near)) >= 18  # a drawing has fewer frequencies than a photograph
+    assert set(alike.near) <= set(expected)
+    assert set(alike.near) <= set(alike.suspects)
 
 
 def test_another_colour_is_a_suspect_only() -> None:
@@ -63,8 +63,8 @@ def test_another_colour_is_a_suspect_only() -> None:
     other = Image.merge("RGB", [image.convert("L")] * 3)
     tinted = Image.merge("RGB", [image.getchannel(i) for i in (2, 1, 0)])
     for version in (other, tinted):
-        found = likeness(marks_of([image, version]))
-        assert found.near == []
+        alike = likeness(marks_of([image, version]))
+        assert alike.near == []
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_another_colour_is_a_suspect_only() -> None:
 )
 def test_digits_on_black_are_not_copies(side: int, how: int) -> None:
     small = [Image.fromarray((image * 15.9).astype(np.uint8)) for image in load_digits().images[:600]]
-    found = likeness(marks_of([image.resize((side, side), Image.Resampling(how)) for image in small]))
-    assert found.suspects == []
+    alike = likeness(marks_of([image.resize((side, side), Image.Resampling(how)) for image in small]))
+    assert alike.suspects == []
 
 
 def test_blank_pages_are_not_copies() -> None:
@@ -97,8 +97,8 @@ def test_a_crowd_of_one_picture_is_one_family_in_bounded_time(monkeypatch: pytes
     crowd[np.arange(2000), rng.integers(0, near_duplicates.HASH_BYTES, 2000)] ^= 1 << rng.integers(
         0, 8, 2000
     ).astype(np.uint8)
-    found = likeness({f"{i:064x}": row.tobytes() for i, row in enumerate(crowd)})
-    assert len(found.near) == 1999
+    alike = likeness({f"{i:064x}": row.tobytes() for i, row in enumerate(crowd)})
+    assert len(alike.near) == 1999
     thumbs = crowd.copy()
     thumbs[:, near_duplicates.HASH_BYTES :] = rng.integers(
         0, 256, (2000, MARK_BYTES - near_duplicates.HASH_BYTES)
@@ -142,7 +142,7 @@ def test_exact_copies_stay_in_one_part(tmp_path: Path) -> None:
     parts: dict[str, set[str]] = {}
     for sample in data.samples:
         parts.setdefault(sample.digest, set()).add(sample.split)
-    assert all(len(found) == 1 for found in parts.values())
+    assert all(len(part) == 1 for part in parts.values())
     assert any(note.startswith("40 image(s) are exact copies") for note in data.notes)
 
 

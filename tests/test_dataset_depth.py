@@ -338,5 +338,5 @@ def test_both_ends_together_saturate_for_check_and_predict_alike(
     assert Rendering("1000,3000").saturates(deep) is much
     one = Traits(kind="uint16", levels=Levels.of(deep))
     assert Traits.read(one.text()) == one
-    said = findings([("a.png", one)], Rendering("1000,3000"))
-    assert any(finding.kind == "saturated" for finding in said) is much
+    notes = findings([("a.png", one)], Rendering("1000,3000"))
+    assert any(finding.kind == "saturated" for finding in notes) is much

@@ -65,8 +65,8 @@ def test_a_range_that_wipes_pictures_out_is_said(tmp_path: Path) -> None:
     files = {f"{c}/{n}.png": png(twelve_bits(290, seed=2 * n + (c == "a"))) for c in "ab" for n in range(4)}
     place = folder_of(tmp_path, files)
     assert not any("flat" in note for note in load_data(place).notes)
-    said = load_data(place, intensity_range="0,65535").notes
-    assert any("8 image(s) are one flat colour" in note for note in said)
+    notes = load_data(place, intensity_range="0,65535").notes
+    assert any("8 image(s) are one flat colour" in note for note in notes)
 
 
 def test_white_icons_lie_on_grey_and_the_whole_set_with_them(tmp_path: Path) -> None:
@@ -166,6 +166,6 @@ def test_a_ground_may_have_space_around_its_numbers(text: str) -> None:
 
 def test_a_kept_rendering_without_an_end_is_refused_in_words() -> None:
     """Found by damaging at random: a JSON number may be infinite."""
-    kept = {**Rendering().as_dict(), "ground": [float("inf"), 0, 0]}
+    rendering = {**Rendering().as_dict(), "ground": [float("inf"), 0, 0]}
     with pytest.raises(DataError, match="does not describe"):
-        Rendering.from_dict(kept)
+        Rendering.from_dict(rendering)

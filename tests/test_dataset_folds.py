@@ -41,16 +41,16 @@ def manifest(counts: dict[str, int], groups: int = 0) -> Manifest:
 def test_folds_cover_everything_once_and_part_nothing(
     rows: list[tuple[int, str, str]], k: int, seed: int
 ) -> None:
-    found = found_of(rows)
-    units = unit_ids([image.group for image in found], [content(image.path) for image in found], [(0, 1)])
-    targets = np.unique([image.label for image in found], return_inverse=True)[1]
+    entries = found_of(rows)
+    units = unit_ids([image.group for image in entries], [content(image.path) for image in entries], [(0, 1)])
+    targets = np.unique([image.label for image in entries], return_inverse=True)[1]
     pairs = made(targets, units, k, seed)
     assert len(pairs) <= k
     assume(pairs)
-    assert sorted(np.concatenate([hold for _, hold in pairs]).tolist()) == list(range(len(found)))
+    assert sorted(np.concatenate([hold for _, hold in pairs]).tolist()) == list(range(len(entries)))
     for learn, hold in pairs:
         assert not set(units[learn].tolist()) & set(units[hold].tolist())
-        assert len(learn) + len(hold) == len(found)
+        assert len(learn) + len(hold) == len(entries)
 
 
 @QUICK

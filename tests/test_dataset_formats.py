@@ -100,9 +100,9 @@ def test_pages_and_frames_are_said(tmp_path: Path) -> None:
         folder_of(tmp_path, {f"{'ab'[n % 2]}/{n}.png": encoded(noise(seed=n))})
     moving = encoded(noise(seed=50), "GIF", save_all=True, append_images=[noise(seed=51)])
     folder_of(tmp_path, {"a/stack.tif": buffer.getvalue(), "b/moving.gif": moving})
-    said = "2 file(s) hold several pages or frames; the first of each is used: a/stack.tif, b/moving.gif."
-    assert said in load_data(tmp_path).notes
-    assert said in load_data(tmp_path).notes  # from memory
+    sentence = "2 file(s) hold several pages or frames; the first of each is used: a/stack.tif, b/moving.gif."
+    assert sentence in load_data(tmp_path).notes
+    assert sentence in load_data(tmp_path).notes  # from memory
     assert np.array_equal(picture(buffer.getvalue()).deep.values, np.asarray(pages[0]))
 
 

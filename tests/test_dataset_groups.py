@@ -279,17 +279,17 @@ def test_measure_says_what_both_splits_would(tmp_path: Path) -> None:
         load(root, test_size=0.0, val_size=0.0),
         load(root, test_size=0.0, val_size=0.0, group_by="auto"),
     )
-    found = frostline.measure(tiny_backbone(), data, random=False, rates=False)
-    assert found.groups is not None
-    assert (found.groups.by, found.groups.groups, found.groups.images) == ("auto", 16, 96)
-    assert found.groups.accuracy > 0.75  # each frame's mates were learned from
-    assert found.groups.apart < 0.6  # chance is a half
-    assert found.notes[0] == found.groups.sentence
-    assert "--group-by auto" in found.groups.sentence
-    assert found.as_dict()["groups"]["apart"] == found.groups.apart
+    signals = frostline.measure(tiny_backbone(), data, random=False, rates=False)
+    assert signals.groups is not None
+    assert (signals.groups.by, signals.groups.groups, signals.groups.images) == ("auto", 16, 96)
+    assert signals.groups.accuracy > 0.75  # each frame's mates were learned from
+    assert signals.groups.apart < 0.6  # chance is a half
+    assert signals.notes[0] == signals.groups.sentence
+    assert "--group-by auto" in signals.groups.sentence
+    assert signals.as_dict()["groups"]["apart"] == signals.groups.apart
     again = frostline.measure(tiny_backbone(), kept, random=False, rates=False)
     assert again.groups is None
-    assert abs(again.probe_by_stage[-1].accuracy - found.groups.apart) < 1e-9  # of the very same folds
+    assert abs(again.probe_by_stage[-1].accuracy - signals.groups.apart) < 1e-9  # of the very same folds
 
 
 def test_a_study_keeps_its_groups(tmp_path: Path) -> None:

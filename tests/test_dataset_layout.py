@@ -47,9 +47,9 @@ def counts(root: Path, **options: object) -> dict[str, int]:
 def test_folders_that_people_call_parts(
     tmp_path: Path, folders: dict[str, int], expected: tuple[int | None, ...]
 ) -> None:
-    found = counts(parts_below(tmp_path / "set", folders))
-    wrong = [p for p, n in zip(found, expected, strict=True) if n is not None and found[p] != n]
-    assert not wrong, found
+    sizes = counts(parts_below(tmp_path / "set", folders))
+    wrong = [p for p, n in zip(sizes, expected, strict=True) if n is not None and sizes[p] != n]
+    assert not wrong, sizes
     notes = load_data(tmp_path / "set").notes
     aliased = any(name.split("/")[0].lower() not in ("train", "training", "testing") for name in folders)
     assert any("read as parts" in note for note in notes) == aliased
@@ -82,9 +82,9 @@ def test_folders_that_share_the_names_inside_them_are_asked_about(
     with pytest.raises(DataError, match=rf"--split-names train={folders[0]},test={last}") as error:
         load_data(root)
     assert "--split-names none" in str(error.value)
-    said = {name: "test" if name == last else "train" for name in folders}
-    found = counts(root, split_names=said)
-    assert (found["train"], found["test"]) == (15 * (len(folders) - 1), 15)
+    parts_by_name = {name: "test" if name == last else "train" for name in folders}
+    sizes = counts(root, split_names=parts_by_name)
+    assert (sizes["train"], sizes["test"]) == (15 * (len(folders) - 1), 15)
     assert set(load_data(root, split_names="none").classes) == set(folders)
 
 

@@ -88,10 +88,10 @@ def test_a_whole_manifest_is_kept(tmp_path: Path) -> None:
     assert data.set_aside
     assert data.conflicts
     data.write(tmp_path / "manifest.jsonl")
-    kept = Manifest.load(tmp_path / "manifest.jsonl")
-    assert kept == data
-    assert kept.units(kept.samples).tolist() == data.units(data.samples).tolist()
-    assert kept.read(kept.samples[0]).size == (24, 24)
+    manifest = Manifest.load(tmp_path / "manifest.jsonl")
+    assert manifest == data
+    assert manifest.units(manifest.samples).tolist() == data.units(data.samples).tolist()
+    assert manifest.read(manifest.samples[0]).size == (24, 24)
 
 
 def test_a_manifest_that_was_touched_is_refused(tmp_path: Path) -> None:

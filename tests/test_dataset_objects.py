@@ -166,10 +166,10 @@ def test_streams_are_refused() -> None:
 
 def test_a_kept_manifest_cannot_read_images_from_memory() -> None:
     data = load_data(Items([(Image.fromarray(pixels(i)), i % 2) for i in range(8)]))
-    kept = Manifest.from_json(data.to_json())
-    assert kept.split_digest == data.split_digest
+    manifest = Manifest.from_json(data.to_json())
+    assert manifest.split_digest == data.split_digest
     with pytest.raises(DataError, match="passed in Python"):
-        kept.read(kept.samples[0])
+        manifest.read(manifest.samples[0])
 
 
 @pytest.mark.ecosystem

@@ -63,11 +63,11 @@ def test_known_images_stay_and_no_unit_is_on_two_sides(
     def load(here: set[int], named: bool, sides: dict[str, str]) -> tuple[list[int], list[str], Split]:
         at = sorted(here)
         place = {i: position for position, i in enumerate(at)}
-        found = [ImageEntry(str(i), labels[i], groups[i] if named else "") for i in at]
+        entries = [ImageEntry(str(i), labels[i], groups[i] if named else "") for i in at]
         tied = [(place[i], place[j]) for i, j in near if i in place and j in place]
         digests = [names[i] for i in at]
-        units = unit_ids([image.group for image in found], digests, tied)
-        return units.tolist(), digests, split(found, digests, tied, SplitOptions(seed, 0.3, 0.3), sides)
+        units = unit_ids([image.group for image in entries], digests, tied)
+        return units.tolist(), digests, split(entries, digests, tied, SplitOptions(seed, 0.3, 0.3), sides)
 
     _, before, outcome = load(first, not regrouped, {})
     sides = sides_of(before, outcome)
@@ -107,11 +107,11 @@ def test_newcomers_go_where_a_class_is_short() -> None:
 
 
 def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
-    found = [*images({"a": 30, "b": 30}), ImageEntry("bridge", "a")]
-    digests = [content(image.path) for image in found]
-    first = split(found[:-1], digests[:-1], [], WISH)
+    entries = [*images({"a": 30, "b": 30}), ImageEntry("bridge", "a")]
+    digests = [content(image.path) for image in entries]
+    first = split(entries[:-1], digests[:-1], [], WISH)
     train, test = first.parts.index("train"), first.parts.index("test")
-    outcome = split(found, digests, [(train, 60), (60, test)], WISH, sides_of(digests[:-1], first))
+    outcome = split(entries, digests, [(train, 60), (60, test)], WISH, sides_of(digests[:-1], first))
     assert [outcome.parts[at] for at in (train, test, 60)] == ["", "test", ""]
     reason = "belongs together with images of the test part that stay there"
     assert {at: (image.kind, image.reason) for at, image in outcome.skipped.items()} == dict.fromkeys(
@@ -124,15 +124,15 @@ def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
 
 
 def test_the_source_has_the_say_where_it_names_a_part() -> None:
-    found = [
+    entries = [
         ImageEntry(f"{label}/{i}", label, split="test" if i < 3 else "train")
         for label in "ab"
         for i in range(9)
     ]
-    digests = [content(image.path) for image in found]
-    outcome = split(found, digests, [], WISH, dict.fromkeys(digests, "test"))
-    assert outcome.parts == [image.split for image in found]
-    drawn = [replace(image, split="train") for image in found]  # a source without a test part
+    digests = [content(image.path) for image in entries]
+    outcome = split(entries, digests, [], WISH, dict.fromkeys(digests, "test"))
+    assert outcome.parts == [image.split for image in entries]
+    drawn = [replace(image, split="train") for image in entries]  # a source without a test part
     outcome = split(drawn, digests, [], WISH, {digests[4]: "test"})
     assert outcome.parts[4] == "test"
 

@@ -57,8 +57,8 @@ def write_shard(path: Path, photos: Path, *, by_json: bool = False) -> Path:
         for index, file in enumerate(sorted(photos.rglob("*.png"))):
             label = file.parent.name
             add(tar, f"{index:04}.png", file.read_bytes())
-            said = json.dumps({"label": label}) if by_json else label
-            add(tar, f"{index:04}.{'json' if by_json else 'cls'}", said.encode())
+            content = json.dumps({"label": label}) if by_json else label
+            add(tar, f"{index:04}.{'json' if by_json else 'cls'}", content.encode())
     return path
 
 
@@ -119,8 +119,8 @@ def test_short_reads_are_read_again(tmp_path: Path, store: Any, monkeypatch: pyt
     counted(store, monkeypatch, cut=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)
-        found = frostline.load_data("memory://bucket/photos", near_copies=False)
-    assert found.digest == expected
+        data = frostline.load_data("memory://bucket/photos", near_copies=False)
+    assert data.digest == expected
 
 
 def test_tables_may_hold_addresses_and_paths_and_keep_no_secret(tmp_path: Path, store: Any) -> None:

@@ -29,25 +29,25 @@ def images(counts: dict[str, int], group: str = "") -> list[ImageEntry]:
 
 
 def split_of(
-    found: Sequence[ImageEntry], wish: SplitOptions = WISH, near: Sequence[tuple[int, int]] = ()
+    entries: Sequence[ImageEntry], wish: SplitOptions = WISH, near: Sequence[tuple[int, int]] = ()
 ) -> Split:
-    return split(found, [content(image.path) for image in found], near, wish)
+    return split(entries, [content(image.path) for image in entries], near, wish)
 
 
-def counts_of(found: Sequence[ImageEntry], outcome: Split, part: str) -> dict[str, int]:
-    labels = [image.label for image, name in zip(found, outcome.parts, strict=True) if name == part]
-    return {label: labels.count(label) for label in {image.label for image in found}}
+def counts_of(entries: Sequence[ImageEntry], outcome: Split, part: str) -> dict[str, int]:
+    labels = [image.label for image, name in zip(entries, outcome.parts, strict=True) if name == part]
+    return {label: labels.count(label) for label in {image.label for image in entries}}
 
 
-def notes_of(found: Sequence[ImageEntry], outcome: Split, wish: SplitOptions = WISH) -> list[str]:
+def notes_of(entries: Sequence[ImageEntry], outcome: Split, wish: SplitOptions = WISH) -> list[str]:
     samples = [
         Sample(image.path, image.label, content(image.path), image.group, part)
-        for image, part in zip(found, outcome.parts, strict=True)
+        for image, part in zip(entries, outcome.parts, strict=True)
         if part
     ]
     classes = sorted({sample.label for sample in samples})
-    said = about_split(samples, classes, {image.split for image in found} - {""}, wish, ())
-    return [finding.note for finding in said]
+    notes = about_split(samples, classes, {image.split for image in entries} - {""}, wish, ())
+    return [finding.note for finding in notes]
 
 
 labelled = st.lists(
@@ -69,11 +69,11 @@ def found_of(rows: Sequence[tuple[int, str, str]]) -> list[ImageEntry]:
 def test_neither_order_nor_names_decide(
     rows: list[tuple[int, str, str]], seed: int, data: st.DataObject
 ) -> None:
-    found = found_of(rows)
-    digests = [content(image.path) for image in found]
-    order = data.draw(st.permutations(range(len(found))))
-    first = split(found, digests, [], SplitOptions(seed, 0.2, 0.2)).parts
-    renamed = [ImageEntry(f"elsewhere/{found[i].path}", found[i].label, found[i].group) for i in order]
+    entries = found_of(rows)
+    digests = [content(image.path) for image in entries]
+    order = data.draw(st.permutations(range(len(entries))))
+    first = split(entries, digests, [], SplitOptions(seed, 0.2, 0.2)).parts
+    renamed = [ImageEntry(f"elsewhere/{entries[i].path}", entries[i].label, entries[i].group) for i in order]
     second = split(renamed, [digests[i] for i in order], [], SplitOptions(seed, 0.2, 0.2)).parts
     assert [first[i] for i in order] == second
 
@@ -81,11 +81,12 @@ def test_neither_order_nor_names_decide(
 @QUICK
 @given(rows=labelled, seed=st.integers(0, 100))
 def test_groups_never_straddle(rows: list[tuple[int, str, str]], seed: int) -> None:
-    found = found_of(rows)
-    outcome = split_of(found, SplitOptions(seed, 0.3, 0.3))
-    for group in {image.group for image in found} - {""}:
+    entries = found_of(rows)
+    outcome = split_of(entries, SplitOptions(seed, 0.3, 0.3))
+    for group in {image.group for image in entries} - {""}:
         assert (
-            len({part for image, part in zip(found, outcome.parts, strict=True) if image.group == group}) == 1
+            len({part for image, part in zip(entries, outcome.parts, strict=True) if image.group == group})
+            == 1
         )
 
 
@@ -105,19 +106,19 @@ def test_copies_never_straddle(
     given_at_all: bool,
 ) -> None:
     n = len(rows)
-    found = [
+    entries = [
         ImageEntry(image.path, image.label, image.group, part if given_at_all else "")
         for image, part in zip(found_of(rows), given_parts, strict=False)
     ]
-    digests = [content(image.path) for image in found]
+    digests = [content(image.path) for image in entries]
     for i, j in copies:
         digests[i % n] = digests[j % n]
     pairs = [(i % n, j % n) for i, j in near]
-    outcome = split(found, digests, pairs, SplitOptions(0, 0.3, 0.3))
+    outcome = split(entries, digests, pairs, SplitOptions(0, 0.3, 0.3))
     for digest in set(digests):
         at = [i for i in range(n) if digests[i] == digest and outcome.parts[i]]
         assert len({outcome.parts[i] for i in at}) <= 1
-        if len({found[i].label for i in at}) > 1:
+        if len({entries[i].label for i in at}) > 1:
             assert {outcome.parts[i] for i in at} == {"train"}
     if not given_at_all:
         assert all(outcome.parts[i] == outcome.parts[j] for i, j in pairs)
@@ -127,12 +128,12 @@ def test_copies_never_straddle(
     ("size", "test", "val"), [(3, 1, 0), (7, 1, 0), (20, 4, 0), (45, 9, 0), (100, 20, 16), (500, 100, 80)]
 )
 def test_each_class_has_the_rounded_share(size: int, test: int, val: int) -> None:
-    found = images({"a": size, "b": size, "c": size})
+    entries = images({"a": size, "b": size, "c": size})
     for seed in range(10):
-        outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
-        assert set(counts_of(found, outcome, "test").values()) == {test}
-        assert set(counts_of(found, outcome, "val").values()) == {val}
-        assert not any(" % was requested" in note for note in notes_of(found, outcome))
+        outcome = split_of(entries, SplitOptions(seed, 0.2, 0.2))
+        assert set(counts_of(entries, outcome, "test").values()) == {test}
+        assert set(counts_of(entries, outcome, "val").values()) == {val}
+        assert not any(" % was requested" in note for note in notes_of(entries, outcome))
 
 
 @QUICK
@@ -143,14 +144,14 @@ def test_each_class_has_the_rounded_share(size: int, test: int, val: int) -> Non
 )
 def test_each_class_has_its_share_within_one_unit(sizes: list[list[int]], share: float, seed: int) -> None:
     """Groups of one class each, of any size; also of val, which is a share of the rest."""
-    found = [
+    entries = [
         ImageEntry(f"{label}/{group}/{i}", str(label), f"{label}/{group}")
         for label, groups in enumerate(sizes)
         for group, size in enumerate(groups)
         for i in range(size)
     ]
-    outcome = split_of(found, SplitOptions(seed, share, share))
-    test, val, train = (counts_of(found, outcome, part) for part in ("test", "val", "train"))
+    outcome = split_of(entries, SplitOptions(seed, share, share))
+    test, val, train = (counts_of(entries, outcome, part) for part in ("test", "val", "train"))
     for label, groups in enumerate(sizes):
         name, images = str(label), sum(groups)
         assert abs(test[name] - share * images) <= max(groups)
@@ -166,36 +167,38 @@ def test_no_unit_is_left_that_would_bring_the_shares_nearer(
     rows: list[tuple[int, str, str]], seed: int, share: float
 ) -> None:
     """Groups that span classes: as near as taking one more gets, as Σ (share missed)² / images counts."""
-    found = found_of(rows)
-    outcome = split_of(found, SplitOptions(seed, share, 0))
-    labels, test = {label for _, label, _ in rows}, counts_of(found, outcome, "test")
-    whole = {label: sum(image.label == label for image in found) for label in labels}
+    entries = found_of(rows)
+    outcome = split_of(entries, SplitOptions(seed, share, 0))
+    labels, test = {label for _, label, _ in rows}, counts_of(entries, outcome, "test")
+    whole = {label: sum(image.label == label for image in entries) for label in labels}
 
     def distance(more: dict[str, int]) -> float:
         return sum((share * whole[c] - test[c] - more.get(c, 0)) ** 2 / whole[c] for c in labels)
 
     units: dict[str, list[int]] = {}
-    for i, image in enumerate(found):
+    for i, image in enumerate(entries):
         units.setdefault(image.group or image.path, []).append(i)
     for at in units.values():
-        more = {c: sum(found[i].label == c for i in at) for c in {found[i].label for i in at}}
+        more = {c: sum(entries[i].label == c for i in at) for c in {entries[i].label for i in at}}
         if outcome.parts[at[0]] == "train" and all(test[c] + n < whole[c] for c, n in more.items()):
             assert distance(more) >= distance({}) - 1e-9
 
 
 def test_seeds_differ() -> None:
-    found = images({"a": 50, "b": 50})
-    assert split_of(found, SplitOptions(0, 0.2, 0)).parts != split_of(found, SplitOptions(1, 0.2, 0)).parts
+    entries = images({"a": 50, "b": 50})
+    assert (
+        split_of(entries, SplitOptions(0, 0.2, 0)).parts != split_of(entries, SplitOptions(1, 0.2, 0)).parts
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_tiny_classes(size: int) -> None:
-    found = images({"many": 40, "few": size})
+    entries = images({"many": 40, "few": size})
     for seed in range(20):
-        outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
-        assert counts_of(found, outcome, "test")["few"] == (0 if size == 1 else 1)
-        assert counts_of(found, outcome, "val") == {"many": 0, "few": 0}
-    assert any("have no image in test: 'few'" in note for note in notes_of(found, outcome)) == (size == 1)
+        outcome = split_of(entries, SplitOptions(seed, 0.2, 0.2))
+        assert counts_of(entries, outcome, "test")["few"] == (0 if size == 1 else 1)
+        assert counts_of(entries, outcome, "val") == {"many": 0, "few": 0}
+    assert any("have no image in test: 'few'" in note for note in notes_of(entries, outcome)) == (size == 1)
 
 
 @pytest.mark.parametrize(("per_class", "has_val"), [(124, False), (126, True)])
@@ -216,15 +219,15 @@ def test_a_share_of_nothing_holds_nothing_out() -> None:
 @QUICK
 @given(seed=st.integers(0, 500))
 def test_few_speakers_are_shared_out_whole(seed: int) -> None:
-    found = [
+    entries = [
         ImageEntry(f"{speaker}/{label}/{i}", label, speaker)
         for speaker in "uvwxyz"
         for label in "ab"
         for i in range(40)
     ]
-    outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
+    outcome = split_of(entries, SplitOptions(seed, 0.2, 0.2))
     assert [outcome.parts.count(part) for part in PARTS] == [320, 80, 80]
-    notes = notes_of(found, outcome)
+    notes = notes_of(entries, outcome)
     assert "6 groups: 4 in train, 1 in val, 1 in test." in notes
     assert any(note.startswith("test holds 17 % of each class, where 20 %") for note in notes)
 
@@ -235,17 +238,17 @@ def test_one_group_cannot_be_split() -> None:
 
 
 def test_an_uneven_group_is_not_tested_on_alone() -> None:
-    found = [ImageEntry(f"big/{i}", "a", "big") for i in range(60)] + images({"a": 40, "b": 50})
+    entries = [ImageEntry(f"big/{i}", "a", "big") for i in range(60)] + images({"a": 40, "b": 50})
     for seed in range(20):
-        outcome = split_of(found, SplitOptions(seed, 0.2, 0.2))
-        assert 10 <= counts_of(found, outcome, "test")["a"] <= 40
+        outcome = split_of(entries, SplitOptions(seed, 0.2, 0.2))
+        assert 10 <= counts_of(entries, outcome, "test")["a"] <= 40
 
 
 def test_identical_images_with_two_labels() -> None:
-    found = [*images({"a": 30, "b": 30}), ImageEntry("x", "a"), ImageEntry("y", "b")]
-    digests = [*(content(image.path) for image in found[:-2]), content("x"), content("x")]
+    entries = [*images({"a": 30, "b": 30}), ImageEntry("x", "a"), ImageEntry("y", "b")]
+    digests = [*(content(image.path) for image in entries[:-2]), content("x"), content("x")]
     for seed in range(10):
-        outcome = split(found, digests, [], SplitOptions(seed, 0.5, 0.2))
+        outcome = split(entries, digests, [], SplitOptions(seed, 0.5, 0.2))
         assert outcome.parts[-2:] == ["train", "train"]
     (conflict,) = outcome.conflicts
     assert (conflict.paths, conflict.labels) == (("x", "y"), ("a", "b"))
@@ -255,19 +258,19 @@ def test_identical_images_with_two_labels() -> None:
 @QUICK
 @given(seed=st.integers(0, 100), data=st.data())
 def test_labels_of_a_given_test_part_decide_nothing(seed: int, data: st.DataObject) -> None:
-    found = [
+    entries = [
         ImageEntry(image.path, image.label, "", "test" if i % 4 == 0 else "")
         for i, image in enumerate(images({"a": 150, "b": 150}))
     ]
     digests = [
-        content(int(image.path.split("/")[1]) // 2 if i % 7 == 0 else i) for i, image in enumerate(found)
+        content(int(image.path.split("/")[1]) // 2 if i % 7 == 0 else i) for i, image in enumerate(entries)
     ]
-    at = [i for i, image in enumerate(found) if image.split == "test"]
-    shuffled = list(found)
+    at = [i for i, image in enumerate(entries) if image.split == "test"]
+    shuffled = list(entries)
     for i, j in zip(at, data.draw(st.permutations(at)), strict=True):
-        shuffled[i] = ImageEntry(found[i].path, found[j].label, "", "test")
+        shuffled[i] = ImageEntry(entries[i].path, entries[j].label, "", "test")
     outcomes = [
-        split(version, digests, [], SplitOptions(seed, 0.2, 0.2)).parts for version in (found, shuffled)
+        split(version, digests, [], SplitOptions(seed, 0.2, 0.2)).parts for version in (entries, shuffled)
     ]
     for part in ("train", "val"):
         sides = [[i for i, name in enumerate(parts) if name == part] for parts in outcomes]
@@ -275,20 +278,20 @@ def test_labels_of_a_given_test_part_decide_nothing(seed: int, data: st.DataObje
 
 
 def test_copies_of_given_test_images_leave_train() -> None:
-    found = [
+    entries = [
         ImageEntry("t", "a", split="test"),
         ImageEntry("c", "a", split="train"),
         ImageEntry("v", "a", split="val"),
     ]
-    found += [ImageEntry(f"{i}", "ab"[i % 2], split="train") for i in range(6)]
-    outcome = split(found, ["same"] * 3 + [content(i) for i in range(6)], [], WISH)
+    entries += [ImageEntry(f"{i}", "ab"[i % 2], split="train") for i in range(6)]
+    outcome = split(entries, ["same"] * 3 + [content(i) for i in range(6)], [], WISH)
     assert outcome.parts[:3] == ["test", "", ""]
     assert outcome.skipped[1] == SkippedImage("c", "a", "is an exact copy of t in the test part", "leak")
 
 
 def test_groups_torn_by_a_given_split_are_named() -> None:
-    found = [ImageEntry(f"{i}", "ab"[i % 2], "g", "test" if i < 4 else "train") for i in range(8)]
-    notes = notes_of(found, split_of(found))
+    entries = [ImageEntry(f"{i}", "ab"[i % 2], "g", "test" if i < 4 else "train") for i in range(8)]
+    notes = notes_of(entries, split_of(entries))
     assert any("puts 1 group(s) into more than one part (g)" in note for note in notes)
 
 

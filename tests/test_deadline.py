@@ -89,8 +89,8 @@ def test_a_slow_search_for_cuts_ends_in_time_and_goes_on_where_it_stopped(clock:
     assert 0 < len(proofs) < 2 * len(whole.cuts)
     before = len(proofs)
     with deadline.within(1.0, Stopwatch()):  # the same minutes are enough now
-        found = searched()
-    assert found.cuts == whole.cuts
+        backbone = searched()
+    assert backbone.cuts == whole.cuts
     assert len(proofs) - before < 2 * len(whole.cuts) - 2  # what was proved is not proved again
     assert not list(Path(cuts_cache.directories.folder("cuts")).glob("*.started.json"))
 
@@ -103,9 +103,9 @@ def test_a_search_passes_the_whole_network_five_times_and_two_second_halves_a_cu
     model.stem.conv.register_forward_pre_hook(lambda _, args: inputs.append(len(args[0])))
     real = cuts.second_half
     monkeypatch.setattr(cuts, "second_half", lambda *args: proofs.append("") or real(*args))
-    found = building.find(model, PREPROCESSING.size)
-    assert len(found.cuts) == 5
-    assert len(proofs) == 2 * (len(found.cuts) - 1)
+    search = building.find(model, PREPROCESSING.size)
+    assert len(search.cuts) == 5
+    assert len(proofs) == 2 * (len(search.cuts) - 1)
     assert sum(inputs) == 2 + 3 + 2 + 2 + 3  # two traces, the head, what crosses the cuts in two batches
 
 
@@ -148,7 +148,7 @@ def test_fit_answers_by_its_probe_where_timing_the_network_is_slow(clock: Clock,
     clock.slow(training_rates, "_timed")
     clock.slow(training_rates, "_kept_bytes")
     images, watch = write_folder(tmp_path / "photos", per_class=6), Stopwatch()
-    found = frostline.fit(
+    fitted = frostline.fit(
         images,
         model=tiny_backbone(),
         minutes=1.0,
@@ -157,7 +157,7 @@ def test_fit_answers_by_its_probe_where_timing_the_network_is_slow(clock: Clock,
         log=lines.append,
         **OPTIONS,
     )
-    assert (found.strategy, found.comparison) == ("linear_probe", None)
+    assert (fitted.strategy, fitted.comparison) == ("linear_probe", None)
     assert_in_time(watch, next(line for line in lines if "The probe is the model" in line))
 
 
@@ -198,15 +198,15 @@ def test_the_longest_piece_decides_whether_another_fits(clock: Clock) -> None:
 
 
 def test_reading_looks_at_the_clock_only_while_there_is_more_to_do(clock: Clock) -> None:
-    told: list[int] = []
-    progress = Progress.of(lambda what, done, total: told.append(done))
+    done_counts: list[int] = []
+    progress = Progress.of(lambda what, done, total: done_counts.append(done))
     with deadline.within(1.0, Stopwatch()):
         checked = deadline.telling(progress, deadline.READING)
         clock.ahead_s += LIMIT_S
         checked(Activity.INDEX, 9, 9)  # all is done: what comes next decides
         with pytest.raises(UsageError, match=REFUSED):
             checked(Activity.DECODE, 1, 9)
-    assert told == [9, 1]
+    assert done_counts == [9, 1]
     assert deadline.telling(progress, deadline.READING) is progress  # no limit around
 
 

@@ -92,13 +92,13 @@ def test_answers_warn_of_what_training_did_not_see(run: frostline.Run, tmp_path:
         "sound.tif": tiff(stained(330, 3)),
     }
     answers = frostline.predict(run.study.path, folder_of(tmp_path, files))
-    said = "\n".join(answers.notes)
-    assert "In 1 image(s) over 1 % of the pixels lie outside the" in said
-    assert "over.png" in said
-    assert "hold float32 values, which no training image did" in said
-    assert "1 image(s) hold 8 bits, and the model learned from uint16" in said
-    assert "1 image(s) are one flat colour" in said  # 2000 and up are all white
-    assert "sound.tif" not in said
+    text = "\n".join(answers.notes)
+    assert "In 1 image(s) over 1 % of the pixels lie outside the" in text
+    assert "over.png" in text
+    assert "hold float32 values, which no training image did" in text
+    assert "1 image(s) hold 8 bits, and the model learned from uint16" in text
+    assert "1 image(s) are one flat colour" in text  # 2000 and up are all white
+    assert "sound.tif" not in text
     outcome = CliRunner().invoke(cli, ["predict", str(run.study.path), str(tmp_path), "--json"])
     assert json.loads(outcome.stdout)["notes"] == list(answers.notes)
     assert "over 1 % of the pixels" in outcome.stderr
@@ -113,14 +113,14 @@ def test_exports_say_how_pixels_were_made(
     given = {"base": backbone} if kind == "delta" else {}
     made = frostline.export(run.study.path, kind, out=place, images=slides, **given)
     assert made.check["of"] == "given images"
-    told = json.loads((place / "config.json").read_text())["frostline"]["rendering"]
-    assert Rendering.from_dict(told) == frostline.load_data(slides).rendering
+    rendering = json.loads((place / "config.json").read_text())["frostline"]["rendering"]
+    assert Rendering.from_dict(rendering) == frostline.load_data(slides).rendering
     card = (place / "README.md").read_text()
     assert "In uint16 pixels, 300 and below is black" in card
     if kind == "safetensors":
         code = card.partition("```python\n")[2].partition("```")[0]
         path = slides / "b" / "3.tif"
-        expected_pixels = np.asarray(open_image(path, Rendering.from_dict(told)))
+        expected_pixels = np.asarray(open_image(path, Rendering.from_dict(rendering)))
         assert np.array_equal(np.asarray(lines_for_pixels(code, path)), expected_pixels)
         assert len(np.unique(expected_pixels)) > 2
     if kind == "delta":
@@ -193,16 +193,16 @@ def test_other_kinds_are_said_whatever_the_range(asked: str, slides: Path, tmp_p
     rendering = frostline.load_data(slides, intensity_range=asked).rendering
     assert rendering.kinds == ("uint16",)
     assert Rendering.from_dict(rendering.as_dict()) == rendering
-    said = "\n".join(
+    text = "\n".join(
         notes_on(
             [RenderedImage("f.tif", "float32"), RenderedImage("p.png"), RenderedImage("s.tif", "uint16")],
             rendering,
         )
     )
     over = "the study's range, 0,4095" if asked == "0,4095" else "its own range"
-    assert f"1 image(s) hold float32 values, which no training image did; each was spread over {over}" in said
-    assert "1 image(s) hold 8 bits, and the model learned from uint16" in said
-    assert "s.tif" not in said
+    assert f"1 image(s) hold float32 values, which no training image did; each was spread over {over}" in text
+    assert "1 image(s) hold 8 bits, and the model learned from uint16" in text
+    assert "s.tif" not in text
     (cut,) = notes_on([RenderedImage("over.tif", "uint16", saturated=True)], rendering)
     assert "outside the study's range" in cut
 
@@ -258,9 +258,9 @@ def test_the_estimator_sees_what_its_fit_saw(slides: Path, tmp_path: Path) -> No
     Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / "plain.png")
     with pytest.warns(RunWarning) as heard:
         made.predict([str(tmp_path / name) for name in ("over.tif", "f.tif", "plain.png")])
-    said = "\n".join(str(one.message) for one in heard)
+    text = "\n".join(str(one.message) for one in heard)
     for words in ("over 1 % of the pixels", "hold float32 values", "hold 8 bits, and the model learned from"):
-        assert words in said
+        assert words in text
     made.save(tmp_path / "made.safetensors")
     again = FrostlineClassifier.load(tmp_path / "made.safetensors", backbone=backbone)
     assert again.predict_proba(paths[-1:]) == pytest.approx(expected[-1:], abs=1e-6)

@@ -85,13 +85,13 @@ def test_auto_is_the_device_of_the_block_around() -> None:
 @without_card
 def test_the_command_line_says_it_before_it_reads_images(tmp_path: Path) -> None:
     write_table(tmp_path / "images", train=2)
-    found = CliRunner().invoke(cli, ["train", str(tmp_path / "images" / "table.csv"), "--device", "cuda"])
-    assert found.exit_code == 2
-    assert "device is cuda, and torch" in found.output
-    assert "Traceback" not in found.output
-    found = CliRunner().invoke(cli, ["train", str(tmp_path), "--device", "gpu"])
-    assert found.exit_code == 2
-    assert "names no device" in found.output
+    outcome = CliRunner().invoke(cli, ["train", str(tmp_path / "images" / "table.csv"), "--device", "cuda"])
+    assert outcome.exit_code == 2
+    assert "device is cuda, and torch" in outcome.output
+    assert "Traceback" not in outcome.output
+    outcome = CliRunner().invoke(cli, ["train", str(tmp_path), "--device", "gpu"])
+    assert outcome.exit_code == 2
+    assert "names no device" in outcome.output
 
 
 def test_every_verb_that_computes_with_a_model_takes_a_device() -> None:
@@ -588,9 +588,9 @@ def test_scaled_losses_learn_what_plain_ones_do(
 
     written = trainer.checkpoint.write
 
-    def write(folder: Path, model: nn.Module, found: Any, moments: Any) -> None:
-        scales.append(dict(found.loss_scale))
-        written(folder, model, found, moments)
+    def write(folder: Path, model: nn.Module, value: Any, moments: Any) -> None:
+        scales.append(dict(value.loss_scale))
+        written(folder, model, value, moments)
 
     monkeypatch.setattr(numeric_plan, "_plan", planned)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)

@@ -76,9 +76,9 @@ def test_the_python_in_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_every_strategy_in_the_docs_is_one() -> None:
     page = (ROOT / "docs" / "strategies.md").read_text()
     column = re.findall(r"^\| .* \| (`.*) \|$", page, re.MULTILINE)
-    found = [text for row in column for text in re.findall(r"`([^`]+)`", row)]
-    assert len(found) >= 8
-    for text in found:
+    names = [text for row in column for text in re.findall(r"`([^`]+)`", row)]
+    assert len(names) >= 8
+    for text in names:
         assert str(frostline.parse(text.replace("\\*", "*")))
 
 

@@ -59,9 +59,9 @@ def test_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_every_strategy_and_name_on_the_page_exists(page: str) -> None:
     text = (DOCS / page).read_text()
     names = "|".join((*frostline.strategies.KINDS,))
-    found = re.findall(rf"[`\"]((?:{names})(?:\([^`\"…]*\))?)[`\"]", text)
-    assert len(found) >= 5
-    for strategy in found:
+    mentions = re.findall(rf"[`\"]((?:{names})(?:\([^`\"…]*\))?)[`\"]", text)
+    assert len(mentions) >= 5
+    for strategy in mentions:
         assert frostline.parse(strategy.replace("(k)", "(1)").replace("=n", "=1"))
     for name in re.findall(r"frostline\.(\w+)", text):
         assert name in frostline.__all__

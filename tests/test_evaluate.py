@@ -68,9 +68,9 @@ def both(runs: list[frostline.Run], table: Path) -> Evaluation:
 
 def test_figures_are_scikit_learns_to_the_digit(both: Evaluation) -> None:
     names = np.array(both.classes)
-    for found in (both, *both.others):
-        true, predicted = names[found.targets], names[found.predicted]
-        one_hot, figures = np.eye(len(names))[found.targets], found.figures
+    for evaluation in (both, *both.others):
+        true, predicted = names[evaluation.targets], names[evaluation.predicted]
+        one_hot, figures = np.eye(len(names))[evaluation.targets], evaluation.figures
         assert figures is not None
         assert figures.images == len(true) == 68
         assert figures.accuracy.value == sk.accuracy_score(true, predicted)
@@ -79,18 +79,20 @@ def test_figures_are_scikit_learns_to_the_digit(both: Evaluation) -> None:
         )
         assert figures.macro_f1.value == sk.f1_score(true, predicted, average="macro")
         assert figures.average_precision.value == pytest.approx(
-            sk.average_precision_score(one_hot, found.probabilities, average="macro"), abs=1e-15
+            sk.average_precision_score(one_hot, evaluation.probabilities, average="macro"), abs=1e-15
         )
         assert figures.auroc.value == pytest.approx(
-            sk.roc_auc_score(one_hot, found.probabilities, average="macro"), abs=1e-15
+            sk.roc_auc_score(one_hot, evaluation.probabilities, average="macro"), abs=1e-15
         )
         assert figures.log_loss.value == pytest.approx(
-            sk.log_loss(found.targets, found.probabilities), abs=1e-12
+            sk.log_loss(evaluation.targets, evaluation.probabilities), abs=1e-12
         )
-        assert (found.confusion.counts == sk.confusion_matrix(true, predicted)).all()
-        assert found.classification_report() == sk.classification_report(true, predicted, zero_division=0)
-        report = found.classification_report(output_dict=True)
-        for row in found.per_class:
+        assert (evaluation.confusion.counts == sk.confusion_matrix(true, predicted)).all()
+        assert evaluation.classification_report() == sk.classification_report(
+            true, predicted, zero_division=0
+        )
+        report = evaluation.classification_report(output_dict=True)
+        for row in evaluation.per_class:
             assert row.recall == report[row.name]["recall"]
             assert row.f1 == report[row.name]["f1-score"]
             assert row.low is not None
@@ -129,25 +131,25 @@ def test_two_models_are_paired(both: Evaluation) -> None:
 def test_groups_widen_intervals_and_take_mcnemars_p_away(
     runs: list[frostline.Run], table: Path, both: Evaluation
 ) -> None:
-    found = frostline.evaluate(runs[:2], table, group_by="column:lot")
-    assert found.figures is not None
+    evaluation = frostline.evaluate(runs[:2], table, group_by="column:lot")
+    assert evaluation.figures is not None
     assert both.figures is not None
-    assert found.figures.units == 24
-    assert found.differences[0].mcnemar_p is None
-    alone, grouped = both.figures.macro_f1, found.figures.macro_f1
+    assert evaluation.figures.units == 24
+    assert evaluation.differences[0].mcnemar_p is None
+    alone, grouped = both.figures.macro_f1, evaluation.figures.macro_f1
     assert grouped.value == alone.value
     assert grouped.high - grouped.low >= alone.high - alone.low - 1e-9
 
 
 def test_images_that_were_learned_from_stand_apart(runs: list[frostline.Run], place: Path) -> None:
     run = runs[0]
-    found = frostline.evaluate(run, place / "photos")
-    assert found.learned is not None
-    assert found.figures is not None
-    assert (found.figures.images, found.learned.images) == (run.n_test, run.n_train + run.n_val)
-    assert found.accuracy == run.accuracy
-    assert (found.confusion.counts == run.confusion.counts).all()
-    assert found.classification_report() == run.classification_report()
+    evaluation = frostline.evaluate(run, place / "photos")
+    assert evaluation.learned is not None
+    assert evaluation.figures is not None
+    assert (evaluation.figures.images, evaluation.learned.images) == (run.n_test, run.n_train + run.n_val)
+    assert evaluation.accuracy == run.accuracy
+    assert (evaluation.confusion.counts == run.confusion.counts).all()
+    assert evaluation.classification_report() == run.classification_report()
     assert run.confusion.basis == "test part"
     learned = [sample.path for sample in frostline.load_data(place / "photos").part("train")]
     rows = [[place / "photos" / path, path.split("/")[0]] for path in learned]
@@ -162,23 +164,25 @@ def test_images_that_were_learned_from_stand_apart(runs: list[frostline.Run], pl
 def test_a_table_of_another_system_is_paired(runs: list[frostline.Run], table: Path, place: Path) -> None:
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
-    kept = [row for n, row in enumerate(rows) if n % 4]
+    predicted_rows = [row for n, row in enumerate(rows) if n % 4]
     with open(place / "other.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label"])
-        writer.writerows([row["path"], row["label"] if n % 3 else "dust"] for n, row in enumerate(kept))
-    found = frostline.evaluate(runs[0], table, predictions=place / "other.csv")
-    other, difference = found.others[0], found.differences[0]
-    labels = {row["path"]: row["label"] for n, row in enumerate(kept) if n % 3}
-    known = [row for row in kept if row["label"] != "crack"]
+        writer.writerows(
+            [row["path"], row["label"] if n % 3 else "dust"] for n, row in enumerate(predicted_rows)
+        )
+    evaluation = frostline.evaluate(runs[0], table, predictions=place / "other.csv")
+    other, difference = evaluation.others[0], evaluation.differences[0]
+    labels = {row["path"]: row["label"] for n, row in enumerate(predicted_rows) if n % 3}
+    known = [row for row in predicted_rows if row["label"] != "crack"]
     right = np.mean([row["path"] in labels for row in known])
     assert other.figures is not None
     assert (other.figures.images, other.accuracy) == (len(known), pytest.approx(right))
     assert other.figures.log_loss.value is None
     assert "dust" in other.classes
     assert difference.images == len(known)
-    assert any("no prediction for" in note for note in found.notes)
-    assert any("prediction(s) of dust, no class of" in note for note in found.notes)
+    assert any("no prediction for" in note for note in evaluation.notes)
+    assert any("prediction(s) of dust, no class of" in note for note in evaluation.notes)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", pytest.param("onnx", marks=pytest.mark.ecosystem)])
@@ -187,10 +191,10 @@ def test_an_export_predicts_as_its_study(
 ) -> None:
     study = frostline.evaluate(place / "named", table)
     frostline.export(place / "named", to=kind, out=place / kind)
-    found = frostline.evaluate(place / kind, table)
-    assert (found.predicted == study.predicted).all()
-    assert np.abs(found.probabilities - study.probabilities).max() < 1e-4
-    assert found.run == study.run
+    evaluation = frostline.evaluate(place / kind, table)
+    assert (evaluation.predicted == study.predicted).all()
+    assert np.abs(evaluation.probabilities - study.probabilities).max() < 1e-4
+    assert evaluation.run == study.run
 
 
 def test_a_program_of_torch_is_refused_as_a_folder_and_as_a_file(table: Path, place: Path) -> None:
@@ -223,11 +227,11 @@ def test_the_command_line(runs: list[frostline.Run], table: Path, place: Path, t
 
     result = call(place / "named", table, "--by", "camera", "--confusion", tmp_path / "c.csv", "--json")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    assert found["schema"] == 2
-    assert found["low"] <= found["accuracy"] <= found["high"]
-    assert [row["value"] for row in found["by_value"]] == ["cam 0", "cam 1"]
-    wrong = [mistake["probability"] for mistake in found["mistakes"]]
+    document = json.loads(result.stdout)
+    assert document["schema"] == 2
+    assert document["low"] <= document["accuracy"] <= document["high"]
+    assert [row["value"] for row in document["by_value"]] == ["cam 0", "cam 1"]
+    wrong = [mistake["probability"] for mistake in document["mistakes"]]
     assert wrong == sorted(wrong, reverse=True)
     assert (tmp_path / "c.csv").is_file()
     text = call(place / "named", table, "--metric", "macro_f1", "--mistakes", 2, "--quiet").stdout

@@ -196,9 +196,9 @@ def test_the_code_that_is_printed_answers_as_predict(
     )
     (row,) = frostline.predict(run.study.path, [tmp_path / "photo.jpg"])
     names = json.loads((tmp_path / "out" / "config.json").read_text())["label_names"]
-    told = dict(zip(names, json.loads(printed.stdout), strict=True))
-    assert max(told, key=told.__getitem__) == row.label
-    assert told[row.label] == pytest.approx(row.probability, abs=1e-5)
+    answers = dict(zip(names, json.loads(printed.stdout), strict=True))
+    assert max(answers, key=answers.__getitem__) == row.label
+    assert answers[row.label] == pytest.approx(row.probability, abs=1e-5)
     assert export.usage in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -159,20 +159,20 @@ def test_sigterm_is_heard_between_two_steps_and_the_state_kept(
 
 
 def test_a_handler_that_returns_lets_the_work_go_on_and_a_second_signal_is_not_waited_for() -> None:
-    told: list[str] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: told.append("handled"))
+    lines: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: lines.append("handled"))
     try:
         with heard() as leave:
-            leave(lambda: told.append("kept"))
+            leave(lambda: lines.append("kept"))
             signal.raise_signal(signal.SIGTERM)
-            assert told == []
-            leave(lambda: told.append("kept"))
-            leave(lambda: told.append("kept"))
-            assert told == ["kept", "handled"]
+            assert lines == []
+            leave(lambda: lines.append("kept"))
+            leave(lambda: lines.append("kept"))
+            assert lines == ["kept", "handled"]
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
-            assert told == ["kept", "handled", "handled"]
-        assert told == ["kept", "handled", "handled"]
+            assert lines == ["kept", "handled", "handled"]
+        assert lines == ["kept", "handled", "handled"]
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -200,9 +200,9 @@ def test_a_loss_that_is_no_number_halves_the_rate_from_the_start_of_the_epoch(
 ) -> None:
     given = {**FAST, "batch_size": 8}
     exploding(monkeypatch, 2)
-    with pytest.warns(RunWarning, match="learning rate halved") as told:
+    with pytest.warns(RunWarning, match="learning rate halved") as caught:
         run = frostline.train(backbone, data, "full(epochs=4, lr=0.001)", study=tmp_path / "s", **given)
-    assert len(told) == len(run.notes) == 2
+    assert len(caught) == len(run.notes) == 2
     assert [row["lr"] for row in run.folder.metrics()] == [0.001 / 4] * 4
     assert run.steps == run.steps_planned
     exploding(monkeypatch, 2)
@@ -279,9 +279,9 @@ def test_memory_that_runs_out_makes_pieces_of_a_batch_and_the_same_steps(
     given = {**FAST, "batch_size": 16, "imbalance": imbalance}
     whole = frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "whole", **given)
     small_machine(monkeypatch, 5)
-    with pytest.warns(RunWarning, match="4 at a time|8 at a time") as told:
+    with pytest.warns(RunWarning, match="4 at a time|8 at a time") as caught:
         run = frostline.train(backbone, data, "full(epochs=2)", study=tmp_path / "s", **given)
-    assert len(told) == 1
+    assert len(caught) == 1
     assert len(run.notes) == 1
     assert "4 at a time" in run.notes[0]
     assert run.steps == whole.steps
@@ -418,9 +418,9 @@ def test_a_disk_that_is_full_costs_checkpoints_and_not_the_run(
 ) -> None:
     whole = frostline.train(backbone, data, STRATEGY, study=tmp_path / "whole", batch_size=8, **FAST)
     refused = full_disk(monkeypatch, ("state",))
-    with pytest.warns(RunWarning, match="No space left on device.*continues") as told:
+    with pytest.warns(RunWarning, match="No space left on device.*continues") as caught:
         run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", batch_size=8, **FAST)
-    assert len(told) == 1 < len(refused)
+    assert len(caught) == 1 < len(refused)
     assert same(run, whole)
 
 
@@ -502,8 +502,8 @@ def test_what_a_dead_holder_had_started_is_waited_for(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         with RunFolder(tmp_path / "run").held():
-            found = json.loads((tmp_path / "run" / "holder.json").read_text())
-    assert found["process"] == os.getpid()
+            holder = json.loads((tmp_path / "run" / "holder.json").read_text())
+    assert holder["process"] == os.getpid()
 
 
 def test_states_that_a_finished_run_left_behind_go(
@@ -592,9 +592,9 @@ def test_killed_at_4_random_moments_it_ends_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_job_survives_kills(tmp_path: Path) -> None:
-    found = chaos(tmp_path, "--kills", "14", "--times", "1")
-    assert sum(row.get("kills", 0) for row in found) >= 13
-    assert not sum(row["wrong"] for row in found)
+    report = chaos(tmp_path, "--kills", "14", "--times", "1")
+    assert sum(row.get("kills", 0) for row in report) >= 13
+    assert not sum(row["wrong"] for row in report)
 
 
 # --- workers, clocks ----------------------------------------------------------------------------------------

@@ -146,10 +146,10 @@ def test_a_flipped_byte_in_a_row_is_a_miss_and_said_once(place: Path) -> None:
     data[-3 - 40 * FORM.row_bytes] ^= 0x01
     shard.write_bytes(data)
     store = FeatureCache(place)
-    with pytest.warns(CacheWarning, match="checksums differ") as said:  # noqa: PT031
+    with pytest.warns(CacheWarning, match="checksums differ") as caught:  # noqa: PT031
         assert right(store.prefix(ABOUT), KEYS) == 98
         assert right(store.prefix(ABOUT), KEYS) == 98
-    assert len(said) == 1
+    assert len(caught) == 1
     assert fill(store.prefix(ABOUT), KEYS) == 2
     assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
@@ -244,9 +244,9 @@ def test_a_full_disk_stops_keeping_not_working(place: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("frostline.system.directories.write_atomically", refuse)
-    with pytest.warns(CacheWarning, match="takes no more features .No space left") as said:
+    with pytest.warns(CacheWarning, match="takes no more features .No space left") as caught:
         computed = fill(store.prefix(ABOUT), KEYS)
-    assert len(said) == 1
+    assert len(caught) == 1
     assert computed <= 50
     assert not store.writable
     assert right(store.prefix(ABOUT), KEYS) == 50  # what was there can still be read
@@ -280,11 +280,11 @@ def test_an_index_that_cannot_be_written_can_be_read(place: Path, monkeypatch: p
 def read_only(place: Path) -> None:
     before = sorted(place.iterdir())
     store = FeatureCache(place)
-    with pytest.warns(CacheWarning, match="cannot be written") as said:
+    with pytest.warns(CacheWarning, match="cannot be written") as caught:
         assert right(store.prefix(ABOUT), KEYS) == 100
     assert right(store.prefix({"another": "shelf"}), KEYS) == 0
     assert list(store.prefix(ABOUT).todo(keys_for(120), 10)) == []
-    assert len(said) == 1
+    assert len(caught) == 1
     assert sorted(place.iterdir()) == before
 
 
@@ -311,8 +311,8 @@ def test_verify_counts_and_repairs(place: Path) -> None:
     connection.close()
     (place / "half.rows.safetensors").write_bytes(b"\x00" * 30)
     store = FeatureCache(place)
-    found = store.verify()
-    assert (found.right, found.damaged, found.lost, found.adopted) == (99, 1, 0, 30)
+    verified = store.verify()
+    assert (verified.right, verified.damaged, verified.lost, verified.adopted) == (99, 1, 0, 30)
     assert right(store.prefix(ABOUT), KEYS) == 99
     assert not (place / "half.rows.safetensors").exists()
     shard_files(place)[0].unlink()

@@ -52,10 +52,10 @@ def test_stored_rows_equal_live_rows(index: int, precision: str, data: Manifest)
     items = items_of(images, (0, 1, MIRRORED))
     live = list(frozen_at(index, way(precision), store=False).batches(images, items))
     first = list(frozen_at(index, way(precision)).batches(images, items))
-    kept = frozen_at(index, way(precision))
-    again = list(kept.batches(images, items))
-    assert kept.counts.rows_computed == 0
-    assert kept.counts.rows_read == 3 * len(images)
+    frozen = frozen_at(index, way(precision))
+    again = list(frozen.batches(images, items))
+    assert frozen.counts.rows_computed == 0
+    assert frozen.counts.rows_read == 3 * len(images)
     for one, other, third in zip(live, first, again, strict=True):
         assert one.dtype == other.dtype == third.dtype
         assert torch.equal(one, other)
@@ -74,8 +74,8 @@ def test_rows_do_not_depend_on_what_they_are_computed_with(data: Manifest) -> No
     for order in orders:
         frozen = frozen_at(3, way("float32", 16), backbone=backbone, store=False)
         flat = list(itertools.chain.from_iterable(order))
-        found = torch.cat(list(frozen.batches(images, [[(p, 0) for p in batch] for batch in order])))
-        rows.append(found[flat.index(5)])
+        computed = torch.cat(list(frozen.batches(images, [[(p, 0) for p in batch] for batch in order])))
+        rows.append(computed[flat.index(5)])
     assert all(torch.equal(rows[0], row) for row in rows)
 
 
@@ -117,7 +117,7 @@ def test_kept_computed_cold_and_warm_give_the_same_weights(
         assert done["warm"].store["rows_computed"] == 0
         assert done["warm"].store["rows_read"] > 0
     losses = [[row.get("val_loss") for row in run.folder.metrics()] for run in done.values()]
-    assert all(found == losses[0] for found in losses)
+    assert all(loss == losses[0] for loss in losses)
 
 
 def test_workers_and_layouts_change_no_bit(data: Manifest, tmp_path: Path) -> None:

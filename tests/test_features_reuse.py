@@ -115,7 +115,7 @@ def test_four_training_processes_share_one_store(tmp_path: Path) -> None:
     for process in processes:  # torch is imported by now in all of them
         assert process.stdout
         assert process.stdout.readline() == "ready\n", process.communicate()
-    found = []
+    results = []
     for process in processes:
         assert process.stdin
         process.stdin.write("go\n")
@@ -123,10 +123,10 @@ def test_four_training_processes_share_one_store(tmp_path: Path) -> None:
     for process in processes:
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-        found.append(json.loads(out))
+        results.append(json.loads(out))
     needed = 3 * 600 + 12  # three views of each training image; test
-    assert needed <= sum(each["rows_computed"] for each in found) <= 1.05 * needed
-    assert len({Path(each["weights"]).read_bytes() for each in found}) == 1
+    assert needed <= sum(each["rows_computed"] for each in results) <= 1.05 * needed
+    assert len({Path(each["weights"]).read_bytes() for each in results}) == 1
 
 
 def test_a_head_that_starts_from_a_probe_costs_no_pass_of_its_own(
@@ -218,9 +218,9 @@ def test_trouble_with_the_store_changes_nothing_but_the_time(
         place = FeatureCache().path
         shutil.rmtree(place)
         place.write_text("a file where the folder should be")
-    with pytest.warns(CacheWarning) as said:
+    with pytest.warns(CacheWarning) as caught:
         again = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "b", cache="keep", **FAST)
-    assert len(said) == 1
+    assert len(caught) == 1
     assert weights(again) == weights(plain)
 
 

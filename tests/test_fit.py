@@ -36,18 +36,18 @@ STRATEGIES = ("linear_probe", "top_k(1, epochs=4)", "full(epochs=4, lr=0.01)")
 
 
 def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     images = write_folder(tmp_path / "photos", per_class=12)
     study = tmp_path / "study"
 
     def hear(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         if "there is a first model" in line:
             first = frostline.predict(study, images, module=tiny_model())
             assert first.strategy == "linear_probe"
             assert len(first) == 36
 
-    found = frostline.fit(
+    fitted = frostline.fit(
         images,
         model=tiny_backbone(),
         strategies=STRATEGIES[:2],
@@ -57,20 +57,20 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
         log=hear,
         **OPTIONS,
     )
-    assert found.basis == "out of fold"
-    assert found.run.n_train == 36
-    assert found.run.n_test == 0
-    assert found.low < found.accuracy <= found.high
-    row = next(row for row in found.tried if row["strategy"] == found.strategy)
-    assert found.high - found.low == pytest.approx(row["high"] - row["low"])  # of a new model, both
-    assert found.optimism >= 0
-    assert any("estimated from models that learned from four fifths" in line for line in said)
-    assert any("there is a first model" in line for line in said)
+    assert fitted.basis == "out of fold"
+    assert fitted.run.n_train == 36
+    assert fitted.run.n_test == 0
+    assert fitted.low < fitted.accuracy <= fitted.high
+    row = next(row for row in fitted.tried if row["strategy"] == fitted.strategy)
+    assert fitted.high - fitted.low == pytest.approx(row["high"] - row["low"])  # of a new model, both
+    assert fitted.optimism >= 0
+    assert any("estimated from models that learned from four fifths" in line for line in lines)
+    assert any("there is a first model" in line for line in lines)
     best = frostline.predict(study, images, module=tiny_model())
-    assert best.run == found.run.folder.name
+    assert best.run == fitted.run.folder.name
     table = next(study.glob("comparisons/*/out-of-fold.csv")).read_text().splitlines()
     assert len(table) == 1 + 36
-    assert {row["strategy"] for row in found.tried} == {str(frostline.parse(s)) for s in STRATEGIES[:2]}
+    assert {row["strategy"] for row in fitted.tried} == {str(frostline.parse(s)) for s in STRATEGIES[:2]}
 
 
 def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
@@ -82,16 +82,16 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
         "study": tmp_path / "study",
         **OPTIONS,
     }
-    found = frostline.fit(table, model=tiny_backbone(), **given)
+    fitted = frostline.fit(table, model=tiny_backbone(), **given)
     again = frostline.fit(table, model=tiny_backbone(), **given)
-    assert (found.again, again.again) == (False, True)
-    assert again.seconds == found.seconds  # what it took then
+    assert (fitted.again, again.again) == (False, True)
+    assert again.seconds == fitted.seconds  # what it took then
     assert again.result["again"]
-    assert f"frostline fit {table.name} --minutes 5" in Path(found.report).read_text()
-    assert found.basis == "test part"
-    assert found.comparison.test_looks == 1
-    assert found.run.n_train == 36
-    assert found.run.n_test == 18
+    assert f"frostline fit {table.name} --minutes 5" in Path(fitted.report).read_text()
+    assert fitted.basis == "test part"
+    assert fitted.comparison.test_looks == 1
+    assert fitted.run.n_train == 36
+    assert fitted.run.n_test == 18
 
 
 def test_a_limit_below_the_floor_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -109,28 +109,28 @@ def test_no_time_for_a_race_leaves_the_probe(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, study = write_folder(tmp_path / "photos", per_class=12), tmp_path / "study"
-    said: list[str] = []
+    lines: list[str] = []
     next(images.glob("*/")).joinpath("broken.png").write_bytes(b"no picture")
     if why == "no time to measure":
         monkeypatch.setattr(fit_pipeline, "measuring_s", lambda *_: 1e4)
     else:
         monkeypatch.setattr(TrialRunner, "next_task", lambda _: NextTrial(None, "nothing fits"))
-    found = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, log=said.append, **OPTIONS)
-    assert any("broken.png: is not an image" in line for line in said)
-    assert (found.strategy, found.basis, found.comparison) == ("linear_probe", "cross-validation", None)
-    assert found.accuracy_of == {
+    fitted = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, log=lines.append, **OPTIONS)
+    assert any("broken.png: is not an image" in line for line in lines)
+    assert (fitted.strategy, fitted.basis, fitted.comparison) == ("linear_probe", "cross-validation", None)
+    assert fitted.accuracy_of == {
         "strategy": "linear_probe",
-        "model": found.model,
-        "runs": [found.result["run"]],
+        "model": fitted.model,
+        "runs": [fitted.result["run"]],
         "images": 36,
         "folds": 5,
     }
-    assert found.low <= found.accuracy <= found.high
-    over_images = metrics.wilson(found.accuracy, 36)
-    assert found.high - found.low > over_images[1] - over_images[0]
-    assert (study / found.result["run"] / "result.json").is_file()
+    assert fitted.low <= fitted.accuracy <= fitted.high
+    over_images = metrics.wilson(fitted.accuracy, 36)
+    assert fitted.high - fitted.low > over_images[1] - over_images[0]
+    assert (study / fitted.result["run"] / "result.json").is_file()
     assert (study / "report.html").is_file()
-    assert (found.advice is None) == (why == "no time to measure")
+    assert (fitted.advice is None) == (why == "no time to measure")
     assert frostline.predict(study, images, module=tiny_model()).strategy == "linear_probe"
 
 
@@ -144,7 +144,7 @@ def test_the_headline_is_of_who_was_judged_on_all_folds(
         return NextTrial(None, "the time is up") if len(board.results) == 6 else whole(board)
 
     monkeypatch.setattr(anytime, "next_task", cut_short)
-    found = frostline.fit(
+    fitted = frostline.fit(
         write_folder(tmp_path / "photos", per_class=12),
         model=tiny_backbone(),
         strategies=STRATEGIES,
@@ -153,13 +153,13 @@ def test_the_headline_is_of_who_was_judged_on_all_folds(
         study=tmp_path / "study",
         **OPTIONS,
     )
-    assert (found.strategy, found.basis) == ("linear_probe", "out of fold")
-    assert {key: found.accuracy_of[key] for key in ("strategy", "images", "folds")} == {
+    assert (fitted.strategy, fitted.basis) == ("linear_probe", "out of fold")
+    assert {key: fitted.accuracy_of[key] for key in ("strategy", "images", "folds")} == {
         "strategy": "linear_probe",
         "images": 36,
         "folds": 5,
     }
-    rows = {row["cells"]: row for row in found.tried}
+    rows = {row["cells"]: row for row in fitted.tried}
     assert set(rows) == {5, 1, 0}
     assert rows[5]["low"] < rows[5]["accuracy"] <= rows[5]["high"]
     assert rows[1]["low"] < rows[1]["accuracy"] <= rows[1]["high"]
@@ -233,10 +233,10 @@ def test_one_strategy_can_be_pinned(tmp_path: Path) -> None:
     with pytest.raises(frostline.FrostlineError, match="top_k"):
         frostline.fit(images, strategies=["topk(1)"], study=tmp_path / "a", log=said.append, **given)
     assert not said  # before anything was done
-    found = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
-    assert (found.strategy, found.basis) == ("head(epochs=2)", "out of fold")
-    assert found.verdict[0] == "head(epochs=2) was the only candidate, evaluated on 1 repeat."
-    assert found.verdict[-1] == "Every candidate was evaluated on every fold: nothing is left to run."
+    fitted = frostline.fit(images, strategies=["head(epochs=2)"], study=tmp_path / "b", **given)
+    assert (fitted.strategy, fitted.basis) == ("head(epochs=2)", "out of fold")
+    assert fitted.verdict[0] == "head(epochs=2) was the only candidate, evaluated on 1 repeat."
+    assert fitted.verdict[-1] == "Every candidate was evaluated on every fold: nothing is left to run."
 
 
 def test_a_study_that_cannot_be_written_is_said_before_any_work(
@@ -262,12 +262,12 @@ def test_interrupted_it_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         frostline.fit(images, study=study, log=stop, **given)
-    found = frostline.fit(images, study=study, log=runs.append, **given)
+    fitted = frostline.fit(images, study=study, log=runs.append, **given)
     again = [line for line in runs[4:] if line.startswith("  ")]
     assert len(again) == 3 * 5 - 3  # the fourth was told before it was written down
     assert len(list(study.glob("comparisons/*"))) == 1
-    assert found.comparison is not None
-    assert found.comparison.finished
+    assert fitted.comparison is not None
+    assert fitted.comparison.finished
 
 
 def test_the_pick_of_the_best_is_corrected() -> None:

@@ -36,8 +36,8 @@ def test_it_is_the_same_function_at_every_cut() -> None:
     for cut in backbone.cuts[1:]:
         expected = bb.prefix(backbone, backbone.model, cut)(IMAGES)
         with torch.no_grad(), folded.skipping():
-            found = bb.prefix(backbone, folded.model, cut)(IMAGES)
-        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+            outputs = bb.prefix(backbone, folded.model, cut)(IMAGES)
+        assert torch.allclose(outputs, expected, rtol=1e-4, atol=1e-5)
     unskipped = bb.prefix(backbone, folded.model, backbone.cuts[-1])(IMAGES)
     assert not torch.allclose(unskipped, expected, rtol=1e-2, atol=1e-2)  # the layers are still there
 

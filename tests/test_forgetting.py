@@ -20,10 +20,10 @@ from tiny import tiny_backbone, write_folder
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    found = frostline.load_data(write_folder(tmp_path_factory.mktemp("images"), per_class=24))
+    manifest = frostline.load_data(write_folder(tmp_path_factory.mktemp("images"), per_class=24))
     parts = ["train"] * 14 + ["val"] * 5 + ["test"] * 5
-    cut = [replace(s, split=parts[int(Path(s.path).stem)]) for s in found.samples]
-    return replace(found, samples=tuple(cut))
+    cut = [replace(s, split=parts[int(Path(s.path).stem)]) for s in manifest.samples]
+    return replace(manifest, samples=tuple(cut))
 
 
 def _run(data: Manifest, strategy: str, study: Path, **options: object) -> frostline.Run:
@@ -66,8 +66,8 @@ def test_a_half_way_point_is_a_half_way_point() -> None:
     backbone = tiny_backbone()
     one, other = backbone.adapt(3, seed=1), tiny_backbone(1).adapt(3, seed=2)
     for share in (0.0, 0.5, 1.0):
-        found = frostline.interpolate_weights(one, other, share).state_dict()
-        for key, value in found.items():
+        weights = frostline.interpolate_weights(one, other, share).state_dict()
+        for key, value in weights.items():
             if value.is_floating_point():
                 wanted = (1 - share) * one.state_dict()[key] + share * other.state_dict()[key]
                 assert torch.allclose(value, wanted, atol=1e-6)
@@ -79,13 +79,13 @@ def test_a_half_way_point_is_a_half_way_point() -> None:
 @pytest.mark.usefixtures("on_processor")
 def test_interpolation_is_chosen_on_val_and_says_what_it_tried(data: Manifest, tmp_path: Path) -> None:
     run = _run(data, "lp_ft(epochs=3)", tmp_path, interpolate_weights="auto")
-    found = run.result["interpolation"]
-    tried = [(point["share"], point["statistics"]) for point in found["points"]]
+    interpolation = run.result["interpolation"]
+    tried = [(point["share"], point["statistics"]) for point in interpolation["points"]]
     between = [(share, way) for share in (0.2, 0.4, 0.6, 0.8) for way in ("kept", "re-estimated")]
     assert tried == [(0.0, "kept"), *between, (1.0, "kept")]
-    best = max(p["val_accuracy"] for p in found["points"])
-    reached = {(p["share"], p["statistics"]): p["val_accuracy"] for p in found["points"]}
-    assert reached[found["share"], found["statistics"]] == best
+    best = max(p["val_accuracy"] for p in interpolation["points"])
+    reached = {(p["share"], p["statistics"]): p["val_accuracy"] for p in interpolation["points"]}
+    assert reached[interpolation["share"], interpolation["statistics"]] == best
     assert run.val_accuracy == pytest.approx(best)
     shuffled = replace(
         data,

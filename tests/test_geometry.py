@@ -349,17 +349,21 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
                     pixels[:8] += 100
                 Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / label / f"{index}.png")
     options: dict[str, Any] = {"deterministic": True, "threads": 1, "flip": "none", "rotate": "auto"}
-    found = {}
+    results = {}
     for name in ("cells", "skies"):
         data = frostline.load_data(tmp_path / name, near_copies=False, test_size=0.0, val_size=0.0)
-        found[name] = frostline.train(
+        results[name] = frostline.train(
             tiny_backbone(), data, "head(epochs=1)", study=tmp_path / f"{name} study", **options
         )
-    assert (found["cells"].rotate, found["cells"].rotate_test["safe"]) == ("90", True)
-    assert (found["skies"].rotate, found["skies"].rotate_test["safe"]) == ("none", False)
-    assert found["skies"].rotate_test["told"] > flip_safety.MOST_TOLD
-    assert any("Quarter turns in training are on" in line for line in run_text._notes(found["cells"].result))
-    assert any("Quarter turns in training are off" in line for line in run_text._notes(found["skies"].result))
+    assert (results["cells"].rotate, results["cells"].rotate_test["safe"]) == ("90", True)
+    assert (results["skies"].rotate, results["skies"].rotate_test["safe"]) == ("none", False)
+    assert results["skies"].rotate_test["told"] > flip_safety.MOST_TOLD
+    assert any(
+        "Quarter turns in training are on" in line for line in run_text._notes(results["cells"].result)
+    )
+    assert any(
+        "Quarter turns in training are off" in line for line in run_text._notes(results["skies"].result)
+    )
     with pytest.raises(UsageError, match="rotate must be one of"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "x", rotate="180")
     with pytest.raises(UsageError, match="The augmentation none takes no random crops"):
@@ -458,12 +462,12 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
         theirs = model(batch).softmax(dim=1).max(dim=1).values.tolist()
     assert theirs == pytest.approx([row.probability for row in answers], abs=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
-    said = programs.program_config(load_exported_model(study, None, None), False, programs.TORCH_RUNTIME)[
+    config = programs.program_config(load_exported_model(study, None, None), False, programs.TORCH_RUNTIME)[
         "preprocessing"
     ]  # of onnx and torch
-    assert (said["crop_mode"], said["resize"]) == ("squash" if resize == "squash" else "border", 32)
-    assert said.get("fill") == (None if resize == "squash" else [124, 116, 104])
-    assert said["words"] in card
+    assert (config["crop_mode"], config["resize"]) == ("squash" if resize == "squash" else "border", 32)
+    assert config.get("fill") == (None if resize == "squash" else [124, 116, 104])
+    assert config["words"] in card
     frostline.export(study, "delta", out=tmp_path / "delta")
     delta = frostline.load_backbone(str(tmp_path / "delta"))
     assert delta.preprocessing == edges[resize].backbone.preprocessing
@@ -495,11 +499,11 @@ def test_going_on_from_a_study_keeps_its_geometry_unless_told_otherwise(
     assert "1.5:1" not in same.output
     other = CliRunner().invoke(cli, [*command, "--study", str(tmp_path / "other"), "--resize", "crop"])
     assert other.exit_code == 0, other.output
-    said = " ".join(other.output.split())
-    assert "learned from images resized with pad, and now receives them resized with crop" in said
-    assert "20 of 20 image(s) are wider or taller than 1.5:1" in said
-    kept = [Study(tmp_path / name).runs()[0].checked_config() for name in ("same", "other")]
-    assert [one["preprocessing"]["crop_mode"] for one in kept] == ["border", "center"]
+    text = " ".join(other.output.split())
+    assert "learned from images resized with pad, and now receives them resized with crop" in text
+    assert "20 of 20 image(s) are wider or taller than 1.5:1" in text
+    configs = [Study(tmp_path / name).runs()[0].checked_config() for name in ("same", "other")]
+    assert [one["preprocessing"]["crop_mode"] for one in configs] == ["border", "center"]
     page = frostline.report(tmp_path / "other")
     assert "--resize crop" in Path(page.path).read_text()
 
@@ -518,11 +522,11 @@ def test_measure_says_what_is_cut_away(edges: dict[str, Run]) -> None:
     data = frostline.load_data(edges["pad"].study.path.parent / "photos", near_copies=False)
     backbone = frostline.load_backbone(TIMM, size=32, random=True)
     options: dict[str, Any] = {"random": False, "rates": False, "threads": 1}
-    found = frostline.measure(backbone, data, **options)
+    signals = frostline.measure(backbone, data, **options)
     share = 1 - backbone.preprocessing.crop_pct**2 / 3
-    assert found.cut_away.long == 40
-    assert found.as_dict()["cut_away"]["mean_long"] == pytest.approx(share)
-    assert f"removes {100 * share:.1f} %" in found.notes[0]
+    assert signals.cut_away.long == 40
+    assert signals.as_dict()["cut_away"]["mean_long"] == pytest.approx(share)
+    assert f"removes {100 * share:.1f} %" in signals.notes[0]
     padded = frostline.measure(backbone.resized("pad"), data, **options)
     assert padded.cut_away.most == 0.0
     assert not any("1.5:1" in note for note in padded.notes)

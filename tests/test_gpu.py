@@ -33,15 +33,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_clock_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+    events: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: told.append("wait"))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: told.append("forget"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("wait"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: events.append("forget"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
-    numerics.seconds(lambda: told.append("run"), warm=True)
-    assert told[:3] == ["wait", "run", "wait"]
+    numerics.seconds(lambda: events.append("run"), warm=True)
+    assert events[:3] == ["wait", "run", "wait"]
     numerics.forget_device_peak()
-    assert (told[-1], numerics.device_peak_bytes()) == ("forget", 7)
+    assert (events[-1], numerics.device_peak_bytes()) == ("forget", 7)
 
 
 def test_memory_of_a_gpu_is_bounded_inside_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,10 +107,12 @@ def test_the_questions_are_answered_and_one_that_fails_stops_no_other(
 ) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=8, val=3, test=3), near_copies=False)
     bench = gpu.Bench(tiny_backbone(), data, tmp_path, epochs=1)
-    found = {
+    answers_by_name = {
         name: answer for name, _, _, answer in gpu.answers(bench, ["cuts", "rows", "resumed", "sending"])
     }
-    assert [found[name]["ok"] for name in ("cuts", "rows", "resumed")] == [True] * 3, found
+    assert [answers_by_name[name]["ok"] for name in ("cuts", "rows", "resumed")] == [True] * 3, (
+        answers_by_name
+    )
     broken = gpu.answers(gpu.Bench(None, data, tmp_path, 1), ["cuts", "sending"])
     assert [name for name, *_ in broken] == ["cuts", "sending"]  # the second needs a card
     assert broken[0][3]["ok"] is False

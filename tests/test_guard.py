@@ -92,26 +92,26 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
 
 
 def _forbidden_call(node: ast.Call) -> Iterator[str]:
-    said = {word.arg: word.value for word in node.keywords}
+    keywords = {word.arg: word.value for word in node.keywords}
     name = ast.unparse(node.func)
     if name in FORBIDDEN_CALLS:
         yield name
     if name == "torch.load" or name.endswith(("get_state_dict", "load_state_dict_from_url")):
-        value = said.get("weights_only")
+        value = keywords.get("weights_only")
         if not (isinstance(value, ast.Constant) and value.value is True):
             yield f"{name} without weights_only=True"
     if name.endswith(
         ("np.load", "numpy.load", "read_pickle", "torch.jit.load", "torch.hub.load", "torch.package")
     ):
         yield name
-    if "allow_pickle" in said or "trust_remote_code" in said or "shell" in said:
-        yield f"{name} with {', '.join(said)}"
+    if "allow_pickle" in keywords or "trust_remote_code" in keywords or "shell" in keywords:
+        yield f"{name} with {', '.join(keywords)}"
 
 
 def test_no_source_can_run_what_it_reads() -> None:
-    found = {path.name: list(forbidden(ast.parse(path.read_text()))) for path in SOURCES}
-    assert len(found) > 100
-    assert {name: calls for name, calls in found.items() if calls} == {}
+    calls_by_file = {path.name: list(forbidden(ast.parse(path.read_text()))) for path in SOURCES}
+    assert len(calls_by_file) > 100
+    assert {name: calls for name, calls in calls_by_file.items() if calls} == {}
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_a_malicious_file_of_weights_is_refused(tmp_path: Path, mark: Path, endi
 def test_a_torch_file_of_tensors_alone_is_read(tmp_path: Path) -> None:
     model = architectures.architecture("timm/test_resnet").build_seeded()
     torch.save({"state_dict": model.state_dict()}, tmp_path / "a.pth")
-    found = frostline.load_backbone(str(tmp_path / "a.pth"), architecture="timm/test_resnet")
-    mine, theirs = found.model.state_dict(), model.state_dict()
+    backbone = frostline.load_backbone(str(tmp_path / "a.pth"), architecture="timm/test_resnet")
+    mine, theirs = backbone.model.state_dict(), model.state_dict()
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
@@ -284,12 +284,12 @@ def strangers(tmp_path: Path, config: dict[str, Any], answer: Any = None) -> Pat
 def test_an_answer_outside_of_the_study_is_refused(tmp_path: Path, where: Any) -> None:
     place = strangers(tmp_path, {}, {"run": where, "why": "because"})
     (outcome,) = place.glob("comparisons/*/comparison.json")
-    told = json.loads(outcome.read_text())
+    document = json.loads(outcome.read_text())
     for at_work in (False, True):  # a winner's place, and that of the leader of a comparison at work
         if at_work:
             outcome.unlink()
         else:
-            studies.write(outcome, {**told, "run": where})
+            studies.write(outcome, {**document, "run": where})
         for ask in (frostline.load_model, lambda p: frostline.predict(p, tmp_path)):
             with pytest.raises(StudyError, match=r"as one of its runs|cannot be read"):
                 ask(place)
@@ -649,8 +649,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     tried: list[str] = []
     connect = socket.socket.connect
 
-    def refused(*asked: Any, **_: Any) -> NoReturn:
-        tried.append(str(asked))
+    def refused(*value: Any, **_: Any) -> NoReturn:
+        tried.append(str(value))
         raise OSError("no network in this test")
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -678,11 +678,11 @@ def test_the_whole_story_calls_nobody(tmp_path: Path, no_network: list[str]) -> 
     frostline.measure(backbone, data)
     study = tmp_path / "study"
     frostline.train(backbone, data, "head(epochs=1)", study=study, flip="none", threads=1)
-    found = frostline.compare(
+    comparison = frostline.compare(
         backbone, data, ["linear_probe", "head(epochs=1)"], study=tmp_path / "c", repeats=1
     )
     frostline.report(study)
-    frostline.report(found.study)
+    frostline.report(comparison.study)
     assert len(frostline.predict(study, tmp_path / "images", module=module)) == 40
     assert no_network == []
 
@@ -727,11 +727,11 @@ def test_a_manifest_of_any_words_reads_back(rows: list[tuple[str, str, str, str]
 def test_a_run_is_never_found_outside(where: str) -> None:
     study = Study("/somewhere/study")
     try:
-        found = study.run_at(where).path
+        path = study.run_at(where).path
     except StudyError:
         return
-    assert found.is_relative_to(study.path)
-    assert ".." not in found.parts
+    assert path.is_relative_to(study.path)
+    assert ".." not in path.parts
 
 
 @settings(max_examples=50, deadline=None)

@@ -96,8 +96,8 @@ def test_preprocessing_is_the_image_processors_own(
     for height, width in ((61, 88), (90, 47), (33, 33)):
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         expected = theirs(image, return_tensors="pt")["pixel_values"][0]
-        found = backbone.preprocessing.evaluation()(image)
-        assert torch.allclose(found, torch.as_tensor(expected), atol=1e-5)
+        pixels = backbone.preprocessing.evaluation()(image)
+        assert torch.allclose(pixels, torch.as_tensor(expected), atol=1e-5)
 
 
 def test_a_processor_is_written_where_one_makes_the_same_pixels(tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_trained_predicted_and_saved_as_their_own(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["architectures"] == ["ViTForImageClassification"]
-    kept = transformers.AutoModelForImageClassification.from_pretrained(
+    reloaded = transformers.AutoModelForImageClassification.from_pretrained(
         tmp_path / "saved", num_labels=3
     ).eval()
     with torch.no_grad():
-        assert torch.equal(kept(pixels()).logits, model(pixels()))
+        assert torch.equal(reloaded(pixels()).logits, model(pixels()))
 
 
 def test_rows_are_found_again_and_do_not_depend_on_the_folders_name(tmp_path: Path) -> None:

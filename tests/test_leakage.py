@@ -54,8 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def names_of(data: Manifest, parts: Iterable[str]) -> set[str]:
     """Names without suffix of the old images in some parts, such as "kind 0/old-003"."""
-    found = (Path(s.path) for s in data.samples if s.split in parts)
-    return {f"{path.parent.name}/old-{path.stem}" for path in found}
+    paths = (Path(s.path) for s in data.samples if s.split in parts)
+    return {f"{path.parent.name}/old-{path.stem}" for path in paths}
 
 
 @pytest.fixture
@@ -140,18 +140,18 @@ def test_a_comparison_and_a_fit_that_go_on_are_judged_by_new_images(
     place: Path, learned: set[str], held: set[str], tmp_path: Path
 ) -> None:
     backbone = frostline.load_backbone(str(place / "study"))
-    said: list[str] = []
+    lines: list[str] = []
     frostline.compare(
         backbone,
         frostline.load_data(place / "both"),
         [PROBE, "head(epochs=1)"],
         repeats=1,
         study=tmp_path / "compared",
-        log=said.append,
+        log=lines.append,
         **EXACT,
     )
     demand_apart(judged(tmp_path / "compared") | held, learned)
-    assert any("are never held out" in line for line in said)
+    assert any("are never held out" in line for line in lines)
     held.clear()
     frostline.fit(
         place / "both",
@@ -160,7 +160,7 @@ def test_a_comparison_and_a_fit_that_go_on_are_judged_by_new_images(
         repeats=1,
         minutes=5,
         study=tmp_path / "fitted",
-        log=said.append,
+        log=lines.append,
         **EXACT,
     )
     demand_apart(judged(tmp_path / "fitted") | held, learned)

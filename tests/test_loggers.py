@@ -180,11 +180,13 @@ def test_an_interrupted_run_goes_on_with_the_same_one(
     killed_in_epoch(4, monkeypatch, checkpoints=checkpoints)
     with pytest.raises(Killed):
         frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
-    assert [sorted(told["epochs"]) for told in fake.told.values()] == [[1, 2, 3]]
+    assert [sorted(records["epochs"]) for records in fake.told.values()] == [[1, 2, 3]]
     run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
-    [told] = fake.told.values()
-    assert told["epochs"] == {step: logger.figures(row) for step, row in enumerate(run.folder.metrics(), 1)}
-    assert told["closed"] == [False, None]
+    [records] = fake.told.values()
+    assert records["epochs"] == {
+        step: logger.figures(row) for step, row in enumerate(run.folder.metrics(), 1)
+    }
+    assert records["closed"] == [False, None]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------
@@ -210,10 +212,10 @@ def test_a_comparison_is_followed_run_by_run_and_warns_once(
 ) -> None:
     wanted = ["linear_probe", STRATEGY]
     options: dict[str, Any] = {**FAST, "repeats": 1, "logger": ["mlflow"]}
-    found = frostline.compare(backbone, data, wanted, study=tmp_path / "s", **options)
+    comparison = frostline.compare(backbone, data, wanted, study=tmp_path / "s", **options)
     runs = list((tmp_path / "s").rglob("result.json"))
     assert len(fake.told) == len(runs) >= 3
-    assert found.run.folder.name in {name.split()[-1] for name in fake.told}
+    assert comparison.run.folder.name in {name.split()[-1] for name in fake.told}
     fake.fails_at, fake.opened = 1, 0
     with pytest.warns(LoggerWarning) as caught:
         frostline.compare(backbone, data, [*wanted, "head(epochs=2)"], study=tmp_path / "t", **options)
@@ -262,13 +264,13 @@ def board(study: Path) -> tuple[dict[str, dict[int, float]], list[str]]:
     [folder] = (study / "tensorboard").iterdir()
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    found = {}
+    scalars = {}
     for name in events.Tags()["scalars"]:
         rows = events.Scalars(name)
         assert len({row.step for row in rows}) == len(rows), f"{name} has a step twice"
-        found[name] = {row.step: row.value for row in rows}
+        scalars[name] = {row.step: row.value for row in rows}
     assert "_hparams_/session_start_info" in events.summary_metadata
-    return found, [folder.name]
+    return scalars, [folder.name]
 
 
 @pytest.mark.ecosystem
@@ -425,9 +427,9 @@ def wandb_rows(files: list[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]
 
     history, summary = [], {}
     for file in files:
-        for found in wandb_records(file.read_bytes()):
+        for rows in wandb_records(file.read_bytes()):
             record = wandb_internal_pb2.Record()
-            record.ParseFromString(found)
+            record.ParseFromString(rows)
             if record.HasField("history"):
                 items = record.history.item
                 row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}

@@ -23,14 +23,14 @@ def test_each_stage_gets_its_own_and_nothing_is_touched(tmp_path: Path) -> None:
     data, backbone = frostline.load_data(write_table(tmp_path / "i"), near_copies=False), tiny_backbone()
     torch.manual_seed(3)
     before, state = weights_digest(backbone.model), torch.get_rng_state()
-    found = frostline.lr_find(backbone, data, "top_k(2)")
-    assert list(found) == ["blocks.1", "blocks.2", "head"]
+    sweeps = frostline.lr_find(backbone, data, "top_k(2)")
+    assert list(sweeps) == ["blocks.1", "blocks.2", "head"]
     assert weights_digest(backbone.model) == before
     assert torch.equal(torch.get_rng_state(), state)
     again = frostline.lr_find(backbone, data, "top_k(2)")
-    assert again == found
-    assert found["head"].suggestion is not None
-    assert len({sweep.losses for sweep in found.values()}) == 3
+    assert again == sweeps
+    assert sweeps["head"].suggestion is not None
+    assert len({sweep.losses for sweep in sweeps.values()}) == 3
 
 
 def test_the_steepest_fall_is_suggested() -> None:
@@ -51,9 +51,9 @@ def test_the_steepest_fall_is_suggested() -> None:
     ],
 )
 def test_without_a_falling_part_there_is_no_suggestion(losses: np.ndarray) -> None:
-    found = suggest("g", np.geomspace(1e-6, 1, 60), losses)
-    assert found.suggestion is None
-    assert "fall" in found.reason or "diverged" in found.reason
+    suggestion = suggest("g", np.geomspace(1e-6, 1, 60), losses)
+    assert suggestion.suggestion is None
+    assert "fall" in suggestion.reason or "diverged" in suggestion.reason
 
 
 def test_a_linear_probe_has_nothing_to_sweep(tmp_path: Path) -> None:

@@ -51,18 +51,18 @@ def calls_of(backbone: bb.Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int
 def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
     backbone = tiny_backbone()
     images = Images(data, data.part("train")[:10], PREPROCESSING)
-    found = stage_features(backbone, images, PLAN)
+    features = stage_features(backbone, images, PLAN)
     (pixels,) = images.batches([[(position, 0) for position in range(10)]])
     x = PLAN.batch(padded(pixels, EVALUATION_BATCH), PREPROCESSING.normalise)
-    assert list(found.features) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
-    for cut, rows in zip(backbone.cuts[1:], found.features.values(), strict=True):
+    assert list(features.features) == ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    for cut, rows in zip(backbone.cuts[1:], features.features.values(), strict=True):
         with torch.no_grad():
             z = bb.prefix(backbone, backbone.model, cut)(x)[:10]
         direct = z.mean(dim=(2, 3)) if z.ndim == 4 else z
         np.testing.assert_allclose(rows, direct.numpy(), rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         top = backbone.model(x).softmax(1).amax(1)[:10]
-    np.testing.assert_allclose(found.confidence, top.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(features.confidence, top.numpy(), rtol=1e-5)
 
 
 def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,14 +70,14 @@ def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest
     few, all_ = (Images(data, data.part("train")[:n], PREPROCESSING) for n in (10, 30))
     with FeatureCache() as store:
         stage_features(backbone, few, PLAN, cache=store)
-        told: list[int] = []
-        found = stage_features(
-            backbone, all_, PLAN, cache=store, progress=lambda what, done, total: told.append(total)
+        done_counts: list[int] = []
+        features = stage_features(
+            backbone, all_, PLAN, cache=store, progress=lambda what, done, total: done_counts.append(total)
         )
-    assert told == [20]  # the ten that are known are not computed again
+    assert done_counts == [20]  # the ten that are known are not computed again
     fresh = stage_features(backbone, all_, PLAN)
-    assert all(np.array_equal(found.features[stage], rows) for stage, rows in fresh.features.items())
-    assert np.array_equal(found.confidence, fresh.confidence)
+    assert all(np.array_equal(features.features[stage], rows) for stage, rows in fresh.features.items())
+    assert np.array_equal(features.confidence, fresh.confidence)
 
 
 def test_measuring_twice_passes_once(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,13 +109,13 @@ def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
     monkeypatch.setattr(measurement, "MOST_PROBED", 30)
     monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
     backbone = tiny_backbone()
-    found = measure(backbone, data, random=False, rates=False)
-    assert found.n_measured == len(data.part("train")) == 60
-    assert any("30 of 60" in note for note in found.notes)
-    assert [point.images for point in found.curve] == pytest.approx([12, 24, 48], abs=1)
+    signals = measure(backbone, data, random=False, rates=False)
+    assert signals.n_measured == len(data.part("train")) == 60
+    assert any("30 of 60" in note for note in signals.notes)
+    assert [point.images for point in signals.curve] == pytest.approx([12, 24, 48], abs=1)
     some = measurement.class_balanced_subset(data, data.part("train"), 30, 0)
     alone = similarity(backbone, Images(data, some, PREPROCESSING), PLAN, units=data.units(some).tolist())
-    assert found.similarity == alone
+    assert signals.similarity == alone
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", flip="none")
     assert run.store["rows_computed"] == len(
         data.part("test")
@@ -150,13 +150,13 @@ def test_maps_with_channels_last_are_averaged_over_places(data: Manifest) -> Non
 
 def test_a_network_that_cannot_be_listened_to_is_measured_without_similarity(data: Manifest) -> None:
     backbone = frostline.load_backbone(ChannelsLast(1).eval(), preprocessing=PREPROCESSING)
-    found = measure(backbone, data, rates=False)
-    assert found.similarity is None
-    assert found.confidence is None  # a head of one number is always sure
-    assert len(found.probe_by_stage) == 2
-    assert any("can be hooked" in note for note in found.notes)
-    assert any("random weights is skipped" in note for note in found.notes)  # `scale` can't be made afresh
-    assert all(row.random is None for row in found.probe_by_stage)
+    signals = measure(backbone, data, rates=False)
+    assert signals.similarity is None
+    assert signals.confidence is None  # a head of one number is always sure
+    assert len(signals.probe_by_stage) == 2
+    assert any("can be hooked" in note for note in signals.notes)
+    assert any("random weights is skipped" in note for note in signals.notes)  # `scale` can't be made afresh
+    assert all(row.random is None for row in signals.probe_by_stage)
 
 
 def test_a_network_without_a_cut_is_one_clear_message(data: Manifest) -> None:
@@ -195,8 +195,8 @@ def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:
     (pixels,) = images.batches([[(position, 0) for position in range(len(images))]])
     with torch.no_grad(), whole.recording():
         backbone.model(PREPROCESSING.normalise(pixels))
-    found = similarity(backbone, images, PLAN)
-    assert found.value == pytest.approx(similarity_from(backbone, whole, blocks).value, abs=1e-5)
+    score = similarity(backbone, images, PLAN)
+    assert score.value == pytest.approx(similarity_from(backbone, whole, blocks).value, abs=1e-5)
 
 
 def test_similarity_is_the_one_that_is_measured_alone(data: Manifest) -> None:
@@ -224,20 +224,20 @@ def folds_of(n: int, k: int = 5) -> Folds:
 
 def test_a_closed_form_probe_of_more_features_than_images_does_not_flatter_itself() -> None:
     noise, targets = clusters(60, 400, 0.0)
-    found = stage_probes.probe_stages({"noise": noise}, targets, np.arange(60), 3, folds_of(60))[0]
-    assert found.low <= 1 / 3 <= found.high
-    assert found.random is None
+    probes = stage_probes.probe_stages({"noise": noise}, targets, np.arange(60), 3, folds_of(60))[0]
+    assert probes.low <= 1 / 3 <= probes.high
+    assert probes.random is None
 
 
 def test_out_of_fold_accuracy_is_what_new_images_get() -> None:
     features, targets = clusters(4000, 300, 0.09)
     few = stage_probes.probe_stages({"x": features[:300]}, targets[:300], np.arange(300), 3, folds_of(300))[0]
-    told = []
+    accuracies = []
     for l2 in probe.RIDGE_GRID:
         head = probe.ridge(features[:240], targets[:240], 3, l2=l2)
-        told.append((head.logits(features[300:]).argmax(1) == targets[300:]).mean())
-    assert min(told) < max(told) < 0.99
-    assert few.low <= max(told) <= few.high
+        accuracies.append((head.logits(features[300:]).argmax(1) == targets[300:]).mean())
+    assert min(accuracies) < max(accuracies) < 0.99
+    assert few.low <= max(accuracies) <= few.high
 
 
 def test_probes_see_the_stage_that_knows_and_width_alone_is_not_knowledge() -> None:
@@ -285,11 +285,11 @@ def test_scores_of_dead_and_of_exploding_features_are_numbers(scale: float) -> N
     """Random weights of deep networks give both."""
     for width in (6, 400):
         features, targets = clusters(45, width, 0.5)
-        found = transferability.log_me((scale * features).astype(np.float32), targets, 3)
-        assert np.isfinite(found)
+        score = transferability.log_me((scale * features).astype(np.float32), targets, 3)
+        assert np.isfinite(score)
         assert np.isfinite(transferability.h_score((scale * features).astype(np.float32), targets, 3))
         if scale:
-            assert found == pytest.approx(transferability.log_me(features, targets, 3), abs=1e-4)
+            assert score == pytest.approx(transferability.log_me(features, targets, 3), abs=1e-4)
 
 
 def test_h_score_is_bounded_by_classes() -> None:
@@ -303,26 +303,26 @@ def test_h_score_is_bounded_by_classes() -> None:
 
 
 def test_signals_are_plain_data_with_what_the_command_promises(data: Manifest) -> None:
-    found = measure(tiny_backbone(), data).as_dict()
-    assert {"value", "low", "high", "by_stage"} <= set(found["similarity"])
-    assert found["n_images"] == len(data.samples)
-    assert found["n_classes"] == 3
-    assert [row["stage"] for row in found["probe_by_stage"]] == ["stem", "blocks.0", "blocks.1", "blocks.2"]
-    assert all(0 <= row["random"] <= 1 for row in found["probe_by_stage"])
-    assert found["best_stage"] in found["similarity"]["by_stage"]
-    assert found["learning_curve"][-1]["accuracy"] == found["probe_by_stage"][-1]["accuracy"]
-    assert found["size"]["per_class"] == (20, 20, 20)
-    assert found["size"]["resolution"] == (20, 20)
+    signals = measure(tiny_backbone(), data).as_dict()
+    assert {"value", "low", "high", "by_stage"} <= set(signals["similarity"])
+    assert signals["n_images"] == len(data.samples)
+    assert signals["n_classes"] == 3
+    assert [row["stage"] for row in signals["probe_by_stage"]] == ["stem", "blocks.0", "blocks.1", "blocks.2"]
+    assert all(0 <= row["random"] <= 1 for row in signals["probe_by_stage"])
+    assert signals["best_stage"] in signals["similarity"]["by_stage"]
+    assert signals["learning_curve"][-1]["accuracy"] == signals["probe_by_stage"][-1]["accuracy"]
+    assert signals["size"]["per_class"] == (20, 20, 20)
+    assert signals["size"]["resolution"] == (20, 20)
 
 
 def test_three_images_get_a_modest_answer(tmp_path: Path) -> None:
     few = frostline.load_data(
         write_folder(tmp_path / "few", classes=3, per_class=1), test_size=0.0, val_size=0.0
     )
-    found = measure(tiny_backbone(), few, rates=False)
-    assert found.similarity is None
-    assert found.best_stage is None
-    assert len(found.notes) == 2
+    signals = measure(tiny_backbone(), few, rates=False)
+    assert signals.similarity is None
+    assert signals.best_stage is None
+    assert len(signals.notes) == 2
 
 
 def test_one_group_tells_of_no_other(tmp_path: Path) -> None:
@@ -330,12 +330,12 @@ def test_one_group_tells_of_no_other(tmp_path: Path) -> None:
     lines = table.read_text().splitlines()
     table.write_text("\n".join([f"{lines[0]},group", *(f"{line},one patient" for line in lines[1:])]))
     data = frostline.load_data(table, near_copies=False, val_size=0.0, test_size=0.0)
-    found = measure(tiny_backbone(), data, rates=False)
-    assert found.similarity is not None
-    assert (found.similarity.low, found.similarity.high) == (0.0, 1.0)
-    assert all(0.0 <= near <= 1.0 for near in found.similarity.by_stage.values())
-    assert found.confidence is not None
-    assert (found.confidence.low, found.confidence.high) == (0.0, 1.0)
+    signals = measure(tiny_backbone(), data, rates=False)
+    assert signals.similarity is not None
+    assert (signals.similarity.low, signals.similarity.high) == (0.0, 1.0)
+    assert all(0.0 <= near <= 1.0 for near in signals.similarity.by_stage.values())
+    assert signals.confidence is not None
+    assert (signals.confidence.low, signals.confidence.high) == (0.0, 1.0)
 
 
 def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:
@@ -343,10 +343,10 @@ def test_random_weights_and_unproven_networks_say_so(data: Manifest) -> None:
 
     model = timm.create_model("test_vit", num_classes=10, img_size=64).eval()
     backbone = frostline.load_backbone(model, preprocessing=PREPROCESSING.with_size(64))
-    found = measure(backbone, data, random=False, rates=False)
-    assert found.similarity is not None
-    assert not found.similarity.proven
-    assert any("was not validated" in note for note in found.notes)
+    signals = measure(backbone, data, random=False, rates=False)
+    assert signals.similarity is not None
+    assert not signals.similarity.proven
+    assert any("was not validated" in note for note in signals.notes)
     described = ForwardConfig(PLAN, EVALUATION_BATCH).describe()
     assert described["precision"] == "float32"
 

@@ -136,7 +136,7 @@ def test_no_message_spells_an_option_itself() -> None:
     }  # in a strategy's brackets; a file's name
     spelled = re.compile(rf"(?<![\w.\-/`'])({'|'.join(sorted(n for n in names if '_' in n))})\b(?![.(])")
     source = Path(frostline.__file__).parent
-    found = []
+    messages = []
     for path in source.rglob("*.py"):
         if path.is_relative_to(source / "integrations"):
             continue
@@ -147,8 +147,8 @@ def test_no_message_spells_an_option_itself() -> None:
                     for part in ast.walk(node.exc)
                     if isinstance(part, ast.Constant) and isinstance(part.value, str) and " " in part.value
                 ]
-                found += [f"{path}: {text}" for text in texts if spelled.search(text)]
-    assert found == []
+                messages += [f"{path}: {text}" for text in texts if spelled.search(text)]
+    assert messages == []
 
 
 def test_options_that_contradict_each_other_with_images_are_refused_before_training(tmp_path: Path) -> None:

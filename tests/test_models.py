@@ -69,8 +69,10 @@ def data(tmp_path: Path) -> Manifest:
     return frostline.load_data(write_table(tmp_path / "images", train=12, test=6), val_size=0.0)
 
 
-def rows_of(found: list[backbone_screening.ScreeningResult]) -> dict[str, backbone_screening.ScreeningResult]:
-    return {row.model: row for row in found}
+def rows_of(
+    results: list[backbone_screening.ScreeningResult],
+) -> dict[str, backbone_screening.ScreeningResult]:
+    return {row.model: row for row in results}
 
 
 # --- measuring
@@ -97,12 +99,12 @@ def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
         backbone_screening, "measure_costs", lambda backbone, *_: (taken[backbone.name], 1.0, 1.0)
     )
     both = [network("slow", seed=2), network("quick")]
-    found = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, deterministic=True))
+    rows = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, deterministic=True))
     passes = len(calls)
-    assert found["quick"].kept
-    assert not found["slow"].kept
-    assert found["slow"].probe_accuracy is None
-    assert found["slow"].reason == "20.04 ms an image, over the limit of 20 ms"
+    assert rows["quick"].kept
+    assert not rows["slow"].kept
+    assert rows["slow"].probe_accuracy is None
+    assert rows["slow"].reason == "20.04 ms an image, over the limit of 20 ms"
     calls.clear()
     screen([network("again", seed=1)], data, Limits(), threads=1, deterministic=True)
     assert passes == len(calls) > 0  # of one network, not of two
@@ -122,11 +124,11 @@ def test_where_all_are_over_a_limit_it_says_what_was_found_and_allowed(data: Man
 
 
 def test_the_best_probe_and_those_not_separated_from_it_go_on(data: Manifest) -> None:
-    found = screen(
+    results = screen(
         [blind("blind"), network("sees"), network("twin")], data, Limits(), threads=1, deterministic=True
     )
-    assert [row.model for row in found] == ["sees", "twin", "blind"]  # of equals the one named first
-    sees, twin, poor = found
+    assert [row.model for row in results] == ["sees", "twin", "blind"]  # of equals the one named first
+    sees, twin, poor = results
     assert (sees.kept, twin.kept, poor.kept) == (True, True, False)
     assert twin.probe_accuracy == sees.probe_accuracy
     assert "not significantly different from sees" in twin.reason
@@ -145,9 +147,9 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
         backbone_screening, "measure_costs", lambda backbone, *_: (1.0, sizes[backbone.name], 1.0)
     )
     several = [network("one"), network("two"), network("three"), blind("blind")]
-    found = screen(several, data, Limits(), threads=1, deterministic=True)
-    assert [row.model for row in found if row.kept] == ["one", "three"]
-    two = rows_of(found)["two"]
+    results = screen(several, data, Limits(), threads=1, deterministic=True)
+    assert [row.model for row in results if row.kept] == ["one", "three"]
+    two = rows_of(results)["two"]
     assert not two.separated
     assert "only 2 are trained, the best and the largest such" in two.reason
 
@@ -156,10 +158,10 @@ def test_looking_takes_a_share_of_the_minutes(data: Manifest, monkeypatch: pytes
     needed = {"slow": 100.0, "one": 10.0, "two": 15.0, "three": 10.0}
     monkeypatch.setattr(backbone_screening, "_screening_s", lambda backbone, *_: needed[backbone.name])
     several = [network(name, seed) for seed, name in enumerate(needed)]
-    found = screen(
+    results = screen(
         several, data, Limits(), threads=1, deterministic=True, left_s=70.0
     )  # 21 s of them for looking
-    rows = rows_of(found)
+    rows = rows_of(results)
     assert {name for name, row in rows.items() if row.probe_accuracy is not None} == {"one", "three"}
     assert rows["two"].reason.startswith("no time to screen it: that takes about 15 s, and 1 s are left")
     assert not rows["slow"].kept
@@ -177,19 +179,19 @@ def test_probes_are_asked_out_of_fold_and_copies_stay_together(
     for file in sorted(folder.glob("*/*.png")):
         file.with_name(f"copy of {file.name}").write_bytes(file.read_bytes())
     data = frostline.load_data(folder, val_size=0.0, test_size=0.0)
-    asked: list[Any] = []
+    requests: list[Any] = []
     real = probe.answers
 
     def spy(seen: Any, targets: Any, classes: int, folds: Any, **rest: Any) -> Any:
-        asked.extend(folds)
+        requests.extend(folds)
         return real(seen, targets, classes, folds, **rest)
 
     monkeypatch.setattr(probe, "answers", spy)
     screen([network("one")], data, Limits(), threads=1, deterministic=True)
     units = data.units(data.samples)
-    assert len(asked) == 5
-    assert sorted(np.concatenate([held for _, held in asked])) == list(range(72))
-    for learned, held in asked:
+    assert len(requests) == 5
+    assert sorted(np.concatenate([held for _, held in requests])) == list(range(72))
+    for learned, held in requests:
         assert not set(units[learned]) & set(units[held])
 
 
@@ -232,39 +234,39 @@ def test_survivors_race_and_go_on_after_an_interruption(
     before = (study / "models.json").read_text()
     monkeypatch.setattr(backbone_screening, "measure_costs", None)  # calling it would fail
     heard: list[str] = []
-    found = fitted(images, study, three, log=heard.append)
-    assert found.comparison.finished
+    result = fitted(images, study, three, log=heard.append)
+    assert result.comparison.finished
     assert (study / "models.json").read_text() == before
     assert len(list(study.glob("comparisons/*"))) == 1
     assert sum("(repeat 1)" in line for line in heard) == 2  # the third was told before it was written down
-    raced = {(row["model"], row["strategy"]) for row in found.tried}
+    raced = {(row["model"], row["strategy"]) for row in result.tried}
     assert raced == {(m, str(frostline.parse(s))) for m in ("first", "second") for s in STRATEGIES}
-    assert [row["model"] for row in found.models] == ["first", "second", "blind"]
-    assert [row["kept"] for row in found.models] == [True, True, False]
-    assert found.model == found.run.model == found.comparison.model in ("first", "second")
-    _tells_of_all(found, study, images.parent)
+    assert [row["model"] for row in result.models] == ["first", "second", "blind"]
+    assert [row["kept"] for row in result.models] == [True, True, False]
+    assert result.model == result.run.model == result.comparison.model in ("first", "second")
+    _tells_of_all(result, study, images.parent)
 
 
-def _tells_of_all(found: Any, study: Path, folder: Path) -> None:
+def _tells_of_all(result: Any, study: Path, folder: Path) -> None:
     """The study's files, its answers and its page name the network that won, and the others."""
-    kept = json.loads((study / "fit.json").read_text())
-    assert kept["models"] == found.models
-    assert kept["asked"]["models"] == ["first", "blind", "second"]
-    assert json.loads((study / "backbone.json").read_text())["model"] == found.model
-    assert frostline.predict(study, folder, module=tiny_model()).run == found.run.folder.name
+    document = json.loads((study / "fit.json").read_text())
+    assert document["models"] == result.models
+    assert document["asked"]["models"] == ["first", "blind", "second"]
+    assert json.loads((study / "backbone.json").read_text())["model"] == result.model
+    assert frostline.predict(study, folder, module=tiny_model()).run == result.run.folder.name
     page = (study / "report.html").read_text()
     for name in ("first", "second"):
         assert f"linear_probe on {name}" in page
     assert "blind (significantly worse than first" in page
-    assert f"on {found.model} has an accuracy" in " ".join(frostline.report(study).lines)
+    assert f"on {result.model} has an accuracy" in " ".join(frostline.report(study).lines)
     assert "--models first,blind,second" in page
-    found.plot()
+    result.plot()
 
 
 def test_each_pair_is_its_own_in_the_standings(tmp_path: Path, images: Path) -> None:
     """A network that sees nothing must not be given the other's figures, nor the winner's mark."""
     data = frostline.load_data(images)
-    found = frostline.compare(
+    comparison = frostline.compare(
         [blind("blind"), network("sees")],
         data,
         {"blind": ["linear_probe(layers=last)"], "sees": STRATEGIES},
@@ -272,19 +274,19 @@ def test_each_pair_is_its_own_in_the_standings(tmp_path: Path, images: Path) -> 
         study=tmp_path / "study",
         **OPTIONS,
     )
-    accuracy = {(row["model"], row["strategy"]): row["accuracy"] for row in found.standings}
+    accuracy = {(row["model"], row["strategy"]): row["accuracy"] for row in comparison.standings}
     assert len(accuracy) == 3
     assert accuracy["blind", "linear_probe(layers=last)"] < 0.5 < accuracy["sees", "linear_probe"]
-    assert found.model == "sees"
-    assert found.verdict[0].startswith(f"{found.winner} on sees ")
-    told = frostline.report(found.study)
-    assert told.lines[0].startswith(f"{found.winner} on sees has an accuracy ")
+    assert comparison.model == "sees"
+    assert comparison.verdict[0].startswith(f"{comparison.winner} on sees ")
+    page = frostline.report(comparison.study)
+    assert page.lines[0].startswith(f"{comparison.winner} on sees has an accuracy ")
 
 
 def test_one_survivor_is_the_race_of_one_and_its_folder_is_what_it_was(tmp_path: Path, images: Path) -> None:
     """Studies of earlier versions go on: these keys, and no others, name the folder."""
     sees = network("sees")
-    found = fitted(images, tmp_path / "study", [blind("blind"), sees])
+    result = fitted(images, tmp_path / "study", [blind("blind"), sees])
     expected = {
         "candidates": [[str(frostline.parse(name)), "standard"] for name in STRATEGIES],
         "model": sees.digest,
@@ -299,10 +301,10 @@ def test_one_survivor_is_the_race_of_one_and_its_folder_is_what_it_was(tmp_path:
         "deterministic": True,
         "precision": "auto",
     }
-    assert found.comparison.folder.name == digest_of(expected)[:12]
-    assert "models" not in found.comparison.result
-    assert "model" not in found.tried[0]
-    assert [row["model"] for row in found.models] == ["sees", "blind"]
+    assert result.comparison.folder.name == digest_of(expected)[:12]
+    assert "models" not in result.comparison.result
+    assert "model" not in result.tried[0]
+    assert [row["model"] for row in result.models] == ["sees", "blind"]
 
 
 # --- asking for them
@@ -364,10 +366,10 @@ def test_auto_skips_what_cannot_be_loaded_and_says_so(
     monkeypatch.setattr("frostline.pipelines.backbone_request.zoo.load_backbone", load)
     monkeypatch.setattr("frostline.pipelines.fit_pipeline.measuring_s", lambda *_: 1e4)  # the probe alone
     heard: list[str] = []
-    found = fitted(images, tmp_path / "study", "auto", log=heard.append)
-    assert [row["model"] for row in found.models] == ["lite0"]
+    result = fitted(images, tmp_path / "study", "auto", log=heard.append)
+    assert [row["model"] for row in result.models] == ["lite0"]
     assert any("timm/no such is skipped: timm has no model called" in line for line in heard)
-    assert found.result["asked"]["models"] == "auto"
+    assert result.result["asked"]["models"] == "auto"
     monkeypatch.setattr(zoo, "on_disk", list)
     with pytest.raises(ModelError, match="No pretrained network is on this machine"):
         frostline.fit(images, models="auto", study=tmp_path / "other")

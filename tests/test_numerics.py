@@ -59,12 +59,12 @@ def test_a_run_obeys_the_plan_it_began_with(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ZeroDivisionError):
         frostline.train(tiny_backbone(), data, "head", study=place)
     written = next(place.glob("runs/*/plan.json"))
-    found = json.loads(written.read_text())
-    other = "float32" if found["precision"] == "bfloat16" else "bfloat16"
-    first = found["frozen"]["plan"]["precision"]
+    plan = json.loads(written.read_text())
+    other = "float32" if plan["precision"] == "bfloat16" else "bfloat16"
+    first = plan["frozen"]["plan"]["precision"]
     second = "float32" if first == "bfloat16" else "bfloat16"
-    found["precision"], found["frozen"]["plan"]["precision"] = other, second
-    written.write_text(json.dumps(found))
+    plan["precision"], plan["frozen"]["plan"]["precision"] = other, second
+    written.write_text(json.dumps(plan))
     monkeypatch.setattr(
         numeric_plan,
         "augmentation",

@@ -54,12 +54,12 @@ third = FeatureCache()
 
 
 def test_only_entry_points_make_a_cache() -> None:
-    found = {}
+    places = {}
     for path in sorted(SOURCE.rglob("*.py")):
         if functions := set(makers(ast.parse(path.read_text(encoding="utf-8")))):
-            found[path.relative_to(SOURCE).as_posix()] = functions
-    assert found == ENTRY_POINTS, "take `cache: FeatureCache` as a parameter below an entry point"
-    assert not [name for functions in found.values() for name in functions if name.startswith("_")]
+            places[path.relative_to(SOURCE).as_posix()] = functions
+    assert places == ENTRY_POINTS, "take `cache: FeatureCache` as a parameter below an entry point"
+    assert not [name for functions in places.values() for name in functions if name.startswith("_")]
 
 
 def _fit(table: Path, study: Path) -> None:

@@ -86,13 +86,13 @@ def test_the_pass_gives_what_the_plain_network_gives(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_taken_images_is_found_in_its_batches() -> None:
-    found = np.zeros(5, dtype=int)
+    counts = np.zeros(5, dtype=int)
     for share in (slice(0, 50), slice(50, 100)):
         taken = EvenlyTaken(100, 5, share)
         for first in range(0, 50, 16):
             places, rows = taken.within(range(first, min(first + 16, 50)))
-            found[places] = [share.start + first + row for row in rows]
-    assert found.tolist() == [0, 25, 50, 74, 99]
+            counts[places] = [share.start + first + row for row in rows]
+    assert counts.tolist() == [0, 25, 50, 74, 99]
 
 
 def test_maps_along_a_pass_are_those_of_a_pass_of_their_own() -> None:

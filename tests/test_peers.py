@@ -34,11 +34,11 @@ def test_contenders_learn_from_the_same_rows_and_tell_what_that_took(
     table = write_table(tmp_path / "images", train=8, val=0, test=4)
     sheet = tmp_path / "absolute.csv"
     sheet.write_text(table.read_text().replace("\n", f"\n{table.parent}/").rsplit("\n", 1)[0] + "\n")
-    kept = peers.weights(tmp_path / "peers.jsonl")
+    weights = peers.weights(tmp_path / "peers.jsonl")
     for name, settings in (("sklearn", {}), ("frostline", {"strategy": "linear_probe"})):
         folder = tmp_path / name
         folder.mkdir()
-        task = contenders.Task(name, str(sheet), 32, 0, str(folder), str(kept), settings)
+        task = contenders.Task(name, str(sheet), 32, 0, str(folder), str(weights), settings)
         clock = contenders.Clock()
         assert contenders.CONTENDERS[name](task, clock) > 0.7, name
         assert clock.found.keys() == TIMED
@@ -72,23 +72,23 @@ def row(name: str, seed: int, accuracy: float, cpu_s: float) -> dict[str, Any]:
 
 
 def test_a_peer_stands_beside_the_soonest_of_ours_that_is_as_good(peers: ModuleType) -> None:
-    found = [row("frostline linear_probe", seed, 0.70 + seed / 100, 2.0) for seed in (0, 1)]
-    found += [row("frostline top_k(1)", seed, 0.80, 5.0 + seed) for seed in (0, 1)]
-    found += [row("fastai fine_tune", seed, 0.75, (25.0, 60.0)[seed]) for seed in (0, 1)]
-    found += [row("vyntri", seed, 0.69, 1.0) for seed in (0, 1)]
-    lines = list(peers.ratio_lines(found))
+    rows = [row("frostline linear_probe", seed, 0.70 + seed / 100, 2.0) for seed in (0, 1)]
+    rows += [row("frostline top_k(1)", seed, 0.80, 5.0 + seed) for seed in (0, 1)]
+    rows += [row("fastai fine_tune", seed, 0.75, (25.0, 60.0)[seed]) for seed in (0, 1)]
+    rows += [row("vyntri", seed, 0.69, 1.0) for seed in (0, 1)]
+    lines = list(peers.ratio_lines(rows))
     assert "| fastai fine_tune | 75.0 | top_k(1) | 7.07 (5.00–10.00) |" in lines
     assert "| vyntri | 69.0 | linear_probe | 0.50 (0.50–0.50) |" in lines
-    heads = list(peers.headlines(found))
+    heads = list(peers.headlines(rows))
     assert heads[0].endswith("fastai fine_tune takes 19.36 × its seconds.")
     assert heads[1].endswith("no peer gets there.")
     assert "frostline top_k(1) +5.0 (n = 2)" in heads[2]
-    paired = list(peers.paired_lines([*found, row("vyntri", 2, 0.1, 1.0)]))  # a draw that ours has not seen
+    paired = list(peers.paired_lines([*rows, row("vyntri", 2, 0.1, 1.0)]))  # a draw that ours has not seen
     assert "| vyntri | frostline linear_probe | +1.5 ± 6.4 | 0.50 (0.50–0.50) | 2 |" in paired
 
 
 def test_the_soonest_setting_within_a_point_of_the_best_is_chosen(peers: ModuleType) -> None:
     names = [f"fastai fine_tune {{{n}}}" for n in range(3)]
     scores = ((0.60, 1.0), (0.695, 4.0), (0.70, 9.0))
-    found = [row(name, 0, *score) for name, score in zip(names, scores, strict=True)]
-    assert peers.chosen(found) == {"fastai fine_tune": names[1]}
+    rows = [row(name, 0, *score) for name, score in zip(names, scores, strict=True)]
+    assert peers.chosen(rows) == {"fastai fine_tune": names[1]}

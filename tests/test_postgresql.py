@@ -45,10 +45,10 @@ print(found.winner)
 def program(name: str) -> str:
     """Return one of PostgreSQL's programs; Debian keeps them apart from the path."""
     there = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = str(there[-1]) if there else shutil.which(name)
-    if found is None:
+    path = str(there[-1]) if there else shutil.which(name)
+    if path is None:
         pytest.skip("needs Debian's package postgresql")
-    return found
+    return path
 
 
 def as_postgres(*command: str) -> list[str]:
@@ -93,12 +93,12 @@ def test_two_processes_share_one_comparison_and_the_result_is_that_of_sqlite(
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
-    told = [process.communicate(timeout=240)[0] for process in two]
-    assert [process.returncode for process in two] == [0, 0], told
+    outputs = [process.communicate(timeout=240)[0] for process in two]
+    assert [process.returncode for process in two] == [0, 0], outputs
 
     data = frostline.load_data(images, near_copies=False)
     alone = frostline.compare(tiny_backbone(), data, STRATEGIES, study=tmp_path / "alone", **OPTIONS)
-    assert [text.splitlines()[-1] for text in told] == [alone.winner] * 2
+    assert [text.splitlines()[-1] for text in outputs] == [alone.winner] * 2
     with closing(TrialQueue.open(alone.folder.name, alone.folder)) as ledger:
         mine = ledger.outcomes()
     folder = study / "comparisons" / alone.folder.name
@@ -109,14 +109,14 @@ def test_two_processes_share_one_comparison_and_the_result_is_that_of_sqlite(
         assert (outcome["score"], outcome["run"]) == (mine[task]["score"], mine[task]["run"])
     assert set(Counter(t.user_attrs["task"] for t in finished).values()) == {1}
     assert len({t.user_attrs["holder"]["pid"] for t in finished}) == 2
-    lines = [line for text in told for line in text.splitlines() if "repeat 1" in line]
+    lines = [line for text in outputs for line in text.splitlines() if "repeat 1" in line]
     assert len(lines) == len(finished), "a run was made twice"
 
     secret = [PASSWORD.encode(), QUOTED.encode()]
     files = [file for file in study.rglob("*") if file.is_file()]
     assert len(files) > 20
     assert not [file for file in files if any(word in file.read_bytes() for word in secret)]
-    assert not any(word.decode() in text for text in told for word in secret)
+    assert not any(word.decode() in text for text in outputs for word in secret)
 
 
 @pytest.mark.parametrize(

@@ -54,23 +54,23 @@ def test_an_image_in_memory_gets_the_answer_of_its_file(
     path = photos / "kind 1" / "003.png"
     expected = run.predict(path)
     assert [row.path for row in expected] == [str(path)]
-    found = run.predict(given(path))
-    assert len(found) == 1
-    assert found[0].top == expected[0].top
-    assert found[0].path in ("image", "image[0]")
+    predictions = run.predict(given(path))
+    assert len(predictions) == 1
+    assert predictions[0].top == expected[0].top
+    assert predictions[0].path in ("image", "image[0]")
 
 
 def test_several_of_all_kinds_keep_their_order_and_names(run: frostline.Run, photos: Path) -> None:
     some = photos / "kind 2"
-    found = run.predict(
+    predictions = run.predict(
         [Image.open(some / "000.png"), some, str(some / "001.png"), pixels(some / "002.png")], top=2
     )
-    assert len(found) == 13
-    names = [row.path for row in found]
+    assert len(predictions) == 13
+    names = [row.path for row in predictions]
     assert (names[0], names[1], names[-1]) == ("image[0]", str(some / "000.png"), "image[3]")
-    assert found[0].top == found[1].top
-    assert all(len(row.top) == 2 for row in found)
-    assert list(found.to_pandas()["path"]) == names
+    assert predictions[0].top == predictions[1].top
+    assert all(len(row.top) == 2 for row in predictions)
+    assert list(predictions.to_pandas()["path"]) == names
 
 
 def test_a_run_answers_as_its_study_does(run: frostline.Run, photos: Path) -> None:
@@ -107,11 +107,11 @@ def test_what_is_no_image_gets_one_clear_message(bad: Any, words: str, run: fros
 
 
 def test_an_image_that_cannot_be_decoded_stops_nothing(run: frostline.Run, photos: Path) -> None:
-    found = run.predict([b"no image", Image.new("RGB", (1, 1)), photos / "kind 0" / "000.png"])
-    assert len(found) == 1
-    assert [name for name, _ in found.unreadable] == ["image[0]", "image[1]"]
-    assert "has only 1×1 pixels" in found.unreadable[1][1]
-    assert "Not readable: image[0]" in found._repr_html_()
+    predictions = run.predict([b"no image", Image.new("RGB", (1, 1)), photos / "kind 0" / "000.png"])
+    assert len(predictions) == 1
+    assert [name for name, _ in predictions.unreadable] == ["image[0]", "image[1]"]
+    assert "has only 1×1 pixels" in predictions.unreadable[1][1]
+    assert "Not readable: image[0]" in predictions._repr_html_()
 
 
 def test_a_run_keeps_its_model_for_the_next_call(

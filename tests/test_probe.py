@@ -27,21 +27,21 @@ def folds(targets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.parametrize("l2", [1e-1, 1e-3])
 def test_logistic_regression_is_scikit_learns(blobs: tuple[np.ndarray, np.ndarray], l2: float) -> None:
     features, targets = blobs
-    found = probe.logistic(features, targets, 3, l2=l2)
+    solution = probe.logistic(features, targets, 3, l2=l2)
     centred = features.astype(np.float64) - features.astype(np.float64).mean(0)
     scaled = centred / np.sqrt((centred**2).sum(1).mean())
     other = LogisticRegression(C=1 / (l2 * len(targets)), tol=1e-10, max_iter=10_000).fit(scaled, targets)
-    assert metrics.softmax(found.logits(features)) == pytest.approx(other.predict_proba(scaled), abs=2e-3)
+    assert metrics.softmax(solution.logits(features)) == pytest.approx(other.predict_proba(scaled), abs=2e-3)
 
 
 @pytest.mark.parametrize("rows", [90, 12])  # more images than features, and fewer
 def test_ridge_is_scikit_learns(blobs: tuple[np.ndarray, np.ndarray], rows: int) -> None:
     features, targets = (part[:: 90 // rows][:rows] for part in blobs)
-    found = probe.ridge(features, targets, 3, l2=0.01)
+    solution = probe.ridge(features, targets, 3, l2=0.01)
     centred = features.astype(np.float64) - features.astype(np.float64).mean(0)
     scaled = centred / np.sqrt((centred**2).sum(1).mean())
     other = Ridge(alpha=0.01 * rows).fit(scaled, 2 * np.eye(3)[targets] - 1)
-    assert found.logits(features) == pytest.approx(other.predict(scaled), abs=1e-6)
+    assert solution.logits(features) == pytest.approx(other.predict(scaled), abs=1e-6)
 
 
 @pytest.mark.parametrize("solver", probe.SOLVERS)
@@ -49,18 +49,18 @@ def test_noise_is_not_mistaken_for_knowledge(solver: str) -> None:
     """More features than images: a fit is perfect, a choice by held-out images must know better."""
     rng = np.random.default_rng(3)
     features, targets = rng.normal(size=(60, 600)), np.tile(np.arange(2), 30)
-    found = probe.choose(features, targets, 2, folds(targets), solver=solver)
-    assert (found.logits(features).argmax(1) == targets).mean() == 1.0
-    assert found.cv_score is not None
-    assert found.cv_score < 0.75
+    solution = probe.choose(features, targets, 2, folds(targets), solver=solver)
+    assert (solution.logits(features).argmax(1) == targets).mean() == 1.0
+    assert solution.cv_score is not None
+    assert solution.cv_score < 0.75
 
 
 def test_features_that_do_not_vary_get_no_weight(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     """They would wake up under augmentation: a per-feature standardisation gives them huge weights."""
     features, targets = blobs
     quiet = 1e-7 * np.random.default_rng(1).normal(size=(90, 5)).astype(np.float32)
-    found = probe.logistic(np.concatenate([features, quiet], axis=1), targets, 3, l2=1e-3)
-    assert np.abs(found.weight[:, 20:]).max() < 1e-3 * np.abs(found.weight[:, :20]).max()
+    solution = probe.logistic(np.concatenate([features, quiet], axis=1), targets, 3, l2=1e-3)
+    assert np.abs(solution.weight[:, 20:]).max() < 1e-3 * np.abs(solution.weight[:, :20]).max()
 
 
 def test_smoothed_labels_keep_logits_in_range(blobs: tuple[np.ndarray, np.ndarray]) -> None:
@@ -122,6 +122,6 @@ def test_very_many_classes_are_chosen_for_by_one_fold(monkeypatch: pytest.Monkey
 
 def test_without_folds_the_middle_of_the_grid_is_taken() -> None:
     features, targets = np.eye(3), np.arange(3)
-    found = probe.choose(features, targets, 3, [])
-    assert found.l2 in probe.GRID
-    assert found.cv_score is None
+    solution = probe.choose(features, targets, 3, [])
+    assert solution.l2 in probe.GRID
+    assert solution.cv_score is None

@@ -125,10 +125,10 @@ def test_two_processes_end_where_one_does(
     one = alone(table, tmp_path / "one", STAGES)
     for job in (stages, pieces):
         assert farthest(tmp_path / "one", job["study"]) < CLOSE
-        found = told(job["study"], 0)["result"]
+        result = told(job["study"], 0)["result"]
         for name in ("val_accuracy", "steps", "best_epoch", "trainable_parameters"):
-            assert found[name] == one.result[name], name
-        assert found["log_loss"] == pytest.approx(one.log_loss, abs=CLOSE)
+            assert result[name] == one.result[name], name
+        assert result["log_loss"] == pytest.approx(one.log_loss, abs=CLOSE)
     (note,) = told(pieces["study"], 1)["result"]["notes"]
     assert "Memory ran out with 6 images a step: they are now learned from 3 at a time" in note
     assert "RunWarning" in done.stderr
@@ -186,10 +186,10 @@ def test_what_goes_wrong_or_ends_in_one_process_does_in_all(
     assert_the_bits_of_one_in_pieces(halves, monkeypatch)
     (note,) = told(spoilt["study"], 0)["result"]["notes"]
     assert "The loss became nan in epoch 1 of phase 2" in note
-    found = told(late["study"], 1)["result"]
-    assert found["stopped"] == "minutes"
-    assert 0 < found["steps"] < found["steps_planned"]
-    assert found["seconds"] < 2 * 9  # generous: other work may share the machine
+    result = told(late["study"], 1)["result"]
+    assert result["stopped"] == "minutes"
+    assert 0 < result["steps"] < result["steps_planned"]
+    assert result["seconds"] < 2 * 9  # generous: other work may share the machine
 
 
 @pytest.mark.slow
@@ -218,9 +218,9 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(
     assert not list(job["study"].glob("runs/*/result.json"))
     done = launch(processes, tmp_path, job)
     assert done.returncode == 0, done.stderr
-    found = told(job["study"], 0)["result"]
-    assert found["world_size"] == processes
-    assert found["steps"] == told(whole["study"], 0)["result"]["steps"]
+    result = told(job["study"], 0)["result"]
+    assert result["world_size"] == processes
+    assert result["steps"] == told(whole["study"], 0)["result"]["steps"]
     apart = farthest(whole["study"], job["study"])
     assert apart == 0.0 if processes == 2 else apart < CLOSE
     assert not list(job["study"].glob("runs/*/state*"))
@@ -233,15 +233,15 @@ def test_the_same_command_under_torchrun_prints_once_and_says_how_many(
     photos = write_folder(tmp_path / "photos")
     given = [str(photos), "--size", "32", "--deterministic", "--strategy", "top_k(1, epochs=2)", "--json"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    found = []
+    lines = []
     for number, start in ((1, [sys.executable]), (2, torchrun)):
         command = [*start, "-m", "frostline", "train", *given, "--study", str(tmp_path / f"{number}")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
-        found.append(json.loads(done.stdout))
+        lines.append(json.loads(done.stdout))
         assert done.stderr.count("60 images in 3 classes") == 1
-        assert found[-1]["world_size"] == number
-    assert found[1]["log_loss"] == pytest.approx(found[0]["log_loss"], abs=1e-4)
+        assert lines[-1]["world_size"] == number
+    assert lines[1]["log_loss"] == pytest.approx(lines[0]["log_loss"], abs=1e-4)
     assert farthest(tmp_path / "1", tmp_path / "2") < 1e-3
     wrong = subprocess.run(
         [*torchrun, "-m", "frostline", "train", str(tmp_path / "none")],

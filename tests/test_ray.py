@@ -57,16 +57,16 @@ def ray() -> Iterator[Any]:
         ray.shutdown()
 
 
-def trials(found: Comparison) -> list[Any]:
+def trials(comparison: Comparison) -> list[Any]:
     """Every trial of a comparison's ledger, dropped ones included."""
-    return list(TrialQueue.open(found.folder.name, found.folder)._trials())
+    return list(TrialQueue.open(comparison.folder.name, comparison.folder)._trials())
 
 
-def outcomes(found: Comparison) -> dict[str, Any]:
+def outcomes(comparison: Comparison) -> dict[str, Any]:
     """What came of each run, without what a clock says."""
     return {
         trial.user_attrs["task"]: (trial.user_attrs["outcome"]["score"], trial.user_attrs["outcome"]["run"])
-        for trial in trials(found)
+        for trial in trials(comparison)
         if trial.state.name == "COMPLETE"
     }
 
@@ -75,12 +75,12 @@ def outcomes(found: Comparison) -> dict[str, Any]:
 def test_a_cluster_changes_no_bit_and_a_killed_workers_trial_is_done_again(ray: Any, tmp_path: Path) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=16), near_copies=False)
     alone = frostline.compare(tiny_backbone(), data, STRATEGIES, study=tmp_path / "alone", **OPTIONS)
-    said: list[str] = []
+    lines: list[str] = []
     killed: list[int] = []
 
     def kill_one(line: str) -> None:
-        said.append(line)
-        while len(said) > 1 and not killed:  # the first line speaks of the cluster
+        lines.append(line)
+        while len(lines) > 1 and not killed:  # the first line speaks of the cluster
             (folder,) = (tmp_path / "shared" / "comparisons").iterdir()
             holders = TrialQueue.open(folder.name, folder).waiting_for
             if holders:
@@ -88,20 +88,20 @@ def test_a_cluster_changes_no_bit_and_a_killed_workers_trial_is_done_again(ray: 
                 os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.01)
 
-    found = frostline.compare(
+    comparison = frostline.compare(
         tiny_backbone(), data, STRATEGIES, study=tmp_path / "shared", ray="auto", log=kill_one, **OPTIONS
     )
-    assert outcomes(found) == outcomes(alone)
-    assert found.run.folder.weights.read_bytes() == alone.run.folder.weights.read_bytes()
-    told = {key: found.result[key] for key in ("winner", "accuracy", "test_looks", "out_of_fold")}
-    assert told == {key: alone.result[key] for key in told}
-    holders = [t.user_attrs["holder"]["pid"] for t in trials(found) if t.state.name == "COMPLETE"]
+    assert outcomes(comparison) == outcomes(alone)
+    assert comparison.run.folder.weights.read_bytes() == alone.run.folder.weights.read_bytes()
+    figures = {key: comparison.result[key] for key in ("winner", "accuracy", "test_looks", "out_of_fold")}
+    assert figures == {key: alone.result[key] for key in figures}
+    holders = [t.user_attrs["holder"]["pid"] for t in trials(comparison) if t.state.name == "COMPLETE"]
     assert len(holders) == len(outcomes(alone)), "a trial was made twice"
     assert os.getpid() not in holders
-    assert len({t.user_attrs["holder"]["pid"] for t in trials(found)}) >= 2, "one worker did it all"
-    states = [t.state.name for t in trials(found)]
+    assert len({t.user_attrs["holder"]["pid"] for t in trials(comparison)}) >= 2, "one worker did it all"
+    states = [t.state.name for t in trials(comparison)]
     assert states.count("FAIL") == 1, "what the killed worker had taken, and nothing else"
-    assert len([line for line in said if "repeat 1" in line]) == len(holders)
+    assert len([line for line in lines if "repeat 1" in line]) == len(holders)
 
 
 @pytest.mark.ecosystem
@@ -119,10 +119,10 @@ def test_a_clusters_workers_fill_one_store_and_no_row_twice(ray: Any, tmp_path: 
 def test_nothing_listens_to_other_machines_and_the_store_of_objects_is_bounded(ray: Any) -> None:
     mine = psutil.Process().children(recursive=True)
     listening = [
-        (process.name(), found.laddr.ip)
+        (process.name(), connections.laddr.ip)
         for process in mine
-        for found in process.net_connections("inet")
-        if found.status == psutil.CONN_LISTEN
+        for connections in process.net_connections("inet")
+        if connections.status == psutil.CONN_LISTEN
     ]
     assert listening
     assert {ip for _, ip in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
@@ -131,12 +131,12 @@ def test_nothing_listens_to_other_machines_and_the_store_of_objects_is_bounded(r
 
 @pytest.mark.ecosystem
 def test_what_a_worker_raises_and_what_it_cannot_see_is_one_message(ray: Any, tmp_path: Path) -> None:
-    with ray_cluster.connected(threads=1) as found:
-        assert found.shares == (Share(1, 0), Share(1, 0))
+    with ray_cluster.connected(threads=1) as connection:
+        assert connection.shares == (Share(1, 0), Share(1, 0))
         with pytest.raises(UsageError, match=r"does not see .*nowhere. Expected a folder"):
-            found.once(os.getcwd, folders=[tmp_path / "nowhere"])
+            connection.once(os.getcwd, folders=[tmp_path / "nowhere"])
         with pytest.raises(UsageError, match="k must be") as raised:
-            found.once(_refuse, folders=[])
+            connection.once(_refuse, folders=[])
     assert "Traceback" not in str(raised.value)
     assert ray.is_initialized(), "a cluster that was connected already is left as it is"
 

@@ -77,8 +77,8 @@ def test_recipes_are_notation_and_change_no_digest_where_they_are_not_asked_for(
     assert parse(str(parse(text))) == parse(text)
     plain = TrainRequest(backbone=tiny_backbone(), data=data, strategy=parse("lp_ft")).identity()
     assert not {"optimizer", "schedule", "mixup", "cutmix", "ema"} & set(plain["hyperparameters"])
-    asked = TrainRequest(backbone=tiny_backbone(), data=data, strategy=parse(text)).identity()
-    assert asked["hyperparameters"]["optimizer"] == "lion"
+    request = TrainRequest(backbone=tiny_backbone(), data=data, strategy=parse(text)).identity()
+    assert request["hyperparameters"]["optimizer"] == "lion"
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,9 @@ def test_names_from_users_stay_text(tmp_path: Path) -> None:
 
 def test_the_verb_says_in_lines_what_the_page_says(tmp_path: Path) -> None:
     """`tests/test_imports.py` shows that it imports no network."""
-    said = CliRunner().invoke(cli, ["report", str(studies.fitted(tmp_path / "study"))])
-    assert said.exit_code == 0, said.output
-    assert len(said.stdout.splitlines()) >= 5
+    text = CliRunner().invoke(cli, ["report", str(studies.fitted(tmp_path / "study"))])
+    assert text.exit_code == 0, text.output
+    assert len(text.stdout.splitlines()) >= 5
 
 
 # --- damage -----------------------------------------------------------------------------------------------

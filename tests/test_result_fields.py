@@ -27,11 +27,11 @@ def test_every_figure_of_a_result_is_an_attribute(tmp_path: Path) -> None:
     )
     run = race.run
     written = frostline.export(race.study.path, out=tmp_path / "out", module=tiny_model())
-    for found in (run, race, written):
-        missing = set(found.result) - figures(type(found)) - FIELDS
-        assert missing - {"val_macro_f1"} == set(), type(found).__name__
-        for name in figures(type(found)) & set(found.result):
-            assert getattr(found, name) == found.result[name]
+    for result in (run, race, written):
+        missing = set(result.result) - figures(type(result)) - FIELDS
+        assert missing - {"val_macro_f1"} == set(), type(result).__name__
+        for name in figures(type(result)) & set(result.result):
+            assert getattr(result, name) == result.result[name]
     assert run.interpolation is None  # a figure that this run does not have
     with pytest.raises(AttributeError, match="acuracy"):
         _ = run.acuracy  # type: ignore[attr-defined]

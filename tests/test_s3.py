@@ -138,8 +138,8 @@ def test_a_connection_that_breaks_in_an_image_is_tried_again(
         there = probe(f"s3://{BUCKET}/photos", tmp_path / "there", monkeypatch)
     assert there == here
     assert line.cut == 0
-    said = [str(warning.message) for warning in caught if warning.category is RunWarning]
-    assert said == ["Reading from bucket failed and is tried again (reported once)."]
+    messages = [str(warning.message) for warning in caught if warning.category is RunWarning]
+    assert messages == ["Reading from bucket failed and is tried again (reported once)."]
 
 
 def test_a_line_that_stays_broken_is_one_message(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,9 @@ def test_the_page_is_what_the_generator_writes() -> None:
 
 
 def test_a_pass_takes_what_its_slowest_part_takes() -> None:
-    found = frozen_pass(EVEN, 8_000)
-    assert found.seconds == pytest.approx(1.0)
-    assert (found.idle_share, found.waiting_share, found.redone_share) == (pytest.approx(0.0), 0.0, 0.0)
+    passed = frozen_pass(EVEN, 8_000)
+    assert passed.seconds == pytest.approx(1.0)
+    assert (passed.idle_share, passed.waiting_share, passed.redone_share) == (pytest.approx(0.0), 0.0, 0.0)
     crowded = frozen_pass(replace(EVEN, workers=800, index_s=0.0001), 800_000)
     assert crowded.seconds == pytest.approx(80.0, rel=0.05)  # 800,000 rows pass the index one by one
     assert crowded.waiting_share > 0.9

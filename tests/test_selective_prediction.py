@@ -23,18 +23,24 @@ def test_a_bound_keeps_its_promise_on_new_images() -> None:
     rng = np.random.default_rng(0)
 
     def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
-        said = rng.uniform(0.5, 1.0, size=n)
+        confidence = rng.uniform(0.5, 1.0, size=n)
         honest = np.where(rng.random(n) < 0.5, 0, 1)  # class 1 is right less often than it says
-        right = rng.random(n) < np.where(honest == 0, said, said - 0.2)
-        p = np.stack([np.where(honest == 0, said, 1 - said), np.where(honest == 0, 1 - said, said)], axis=1)
+        right = rng.random(n) < np.where(honest == 0, confidence, confidence - 0.2)
+        p = np.stack(
+            [
+                np.where(honest == 0, confidence, 1 - confidence),
+                np.where(honest == 0, 1 - confidence, confidence),
+            ],
+            axis=1,
+        )
         return p, np.where(right, honest, 1 - honest)
 
-    found = selective_prediction.bounds(*drawn(4000), 0.8)
-    assert found[0] < found[1]
+    bounds = selective_prediction.bounds(*drawn(4000), 0.8)
+    assert bounds[0] < bounds[1]
     p, targets = drawn(20000)
     for c in (0, 1):
-        kept = (p.argmax(axis=1) == c) & (p.max(axis=1) >= found[c])
-        assert (targets[kept] == c).mean() == pytest.approx(0.8, abs=0.03)
+        above = (p.argmax(axis=1) == c) & (p.max(axis=1) >= bounds[c])
+        assert (targets[above] == c).mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_a_class_that_nobody_was_given_is_taken_at_its_word() -> None:
@@ -47,11 +53,11 @@ def test_new_images_like_the_held_out_ones_are_familiar_and_others_are_not() -> 
     generator = torch.Generator().manual_seed(0)
     like = lambda n: torch.randn(n, 16, generator=generator) + 4.0  # noqa: E731
     known = torch.nn.functional.normalize(like(300), dim=1).half()
-    found = selective_prediction.FamiliarFeatures(known, selective_prediction.neighbour(like(200), known))
-    assert (found.distance(like(2000)) <= found.bound).mean() == pytest.approx(0.95, abs=0.03)
+    familiar = selective_prediction.FamiliarFeatures(known, selective_prediction.neighbour(like(200), known))
+    assert (familiar.distance(like(2000)) <= familiar.bound).mean() == pytest.approx(0.95, abs=0.03)
     foreign = torch.randn(500, 16, generator=generator) - 4.0
-    assert (found.distance(foreign) > found.bound).all()
-    assert math.isinf(replace(found, distances=found.distances[:18]).bound)  # too few to say
+    assert (familiar.distance(foreign) > familiar.bound).all()
+    assert math.isinf(replace(familiar, distances=familiar.distances[:18]).bound)  # too few to say
     assert math.isinf(selective_prediction.FamiliarFeatures.of(like(0), like(20)).bound)  # no time for any
 
 
@@ -59,26 +65,28 @@ def test_new_images_like_the_held_out_ones_are_familiar_and_others_are_not() -> 
 def test_predict_says_when_it_is_unsure_without_training_images(tmp_path: Path) -> None:
     import shutil
 
-    found = frostline.load_data(write_folder(tmp_path / "images", per_class=24))
+    whole = frostline.load_data(write_folder(tmp_path / "images", per_class=24))
     parts = ["train"] * 12 + ["val"] * 8 + ["test"] * 4
     data = replace(
-        found, samples=tuple(replace(s, split=parts[int(Path(s.path).stem)]) for s in found.samples)
+        whole, samples=tuple(replace(s, split=parts[int(Path(s.path).stem)]) for s in whole.samples)
     )
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
     shutil.copytree(tmp_path / "images" / "kind 0", tmp_path / "new")
     Image.new("RGB", (20, 20), (255, 0, 255)).save(tmp_path / "new" / "foreign.png")
     shutil.rmtree(tmp_path / "images")
-    asked = frostline.predict(run.study.path, tmp_path / "new", target_accuracy=0.9, module=tiny_model())
-    assert run.predict(tmp_path / "new", target_accuracy=0.9).rows == asked.rows
-    by_name = {Path(row.path).name: row.unsure for row in asked}
+    predictions = frostline.predict(
+        run.study.path, tmp_path / "new", target_accuracy=0.9, module=tiny_model()
+    )
+    assert run.predict(tmp_path / "new", target_accuracy=0.9).rows == predictions.rows
+    by_name = {Path(row.path).name: row.unsure for row in predictions}
     assert by_name.pop("foreign.png") == "unfamiliar"
     assert sum(why != "unfamiliar" for why in by_name.values()) >= 18
     plain = frostline.predict(run.study.path, tmp_path / "new", module=tiny_model())
-    assert [row.top for row in plain] == [row.top for row in asked]  # the answers are the same
+    assert [row.top for row in plain] == [row.top for row in predictions]  # the answers are the same
     assert {row.unsure for row in plain} == {None}
-    asked.copy_to(tmp_path / "sorted")
+    predictions.copy_to(tmp_path / "sorted")
     assert (tmp_path / "sorted" / "unsure" / "foreign.png").is_file()
-    assert len(list((tmp_path / "sorted").rglob("*.png"))) == len(asked)
+    assert len(list((tmp_path / "sorted").rglob("*.png"))) == len(predictions)
     assert {path.parent.name for path in (tmp_path / "sorted").rglob("*.png")} <= {*data.classes, "unsure"}
     with pytest.raises(UsageError, match="above 0 and below 1"):
         frostline.predict(run.study.path, tmp_path / "new", target_accuracy=95.0, module=tiny_model())
@@ -111,14 +119,15 @@ def test_losses_have_the_intervals_of_what_is_independent() -> None:
     rng = np.random.default_rng(0)
     p = rng.dirichlet([2, 1, 1], size=60)
     targets = rng.integers(0, 3, size=60)
-    found = metrics.believed(targets, p)
-    assert found["log_loss"] == pytest.approx(metrics.score("log_loss", targets, p))
-    assert found["brier"] == pytest.approx(((p - np.eye(3)[targets]) ** 2).sum(axis=1).mean())
-    assert found["brier_low"] < found["brier"] < found["brier_high"]
+    measured = metrics.believed(targets, p)
+    assert measured["log_loss"] == pytest.approx(metrics.score("log_loss", targets, p))
+    assert measured["brier"] == pytest.approx(((p - np.eye(3)[targets]) ** 2).sum(axis=1).mean())
+    assert measured["brier_low"] < measured["brier"] < measured["brier_high"]
     twice = metrics.believed(np.tile(targets, 4), np.tile(p, (4, 1)), np.tile(np.arange(60), 4))
     alone = metrics.believed(np.tile(targets, 4), np.tile(p, (4, 1)))
     width = {
-        k: f["brier_high"] - f["brier_low"] for k, f in (("once", found), ("twice", twice), ("alone", alone))
+        k: f["brier_high"] - f["brier_low"]
+        for k, f in (("once", measured), ("twice", twice), ("alone", alone))
     }
     assert width["twice"] == pytest.approx(width["once"], rel=0.05)  # copies are no new evidence
     assert width["alone"] < 0.6 * width["once"]
@@ -127,8 +136,8 @@ def test_losses_have_the_intervals_of_what_is_independent() -> None:
     for _ in range(200):
         q = rng.dirichlet([1, 1], size=80)
         y = (rng.random(80) < q[:, 1]).astype(int)
-        got = metrics.believed(y, q)
-        covered += got["brier_low"] <= 1 / 3 <= got["brier_high"]  # E 2q(1-q), q uniform
+        expected = metrics.believed(y, q)
+        covered += expected["brier_low"] <= 1 / 3 <= expected["brier_high"]  # E 2q(1-q), q uniform
     assert 180 <= covered <= 199
 
 

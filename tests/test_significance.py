@@ -32,9 +32,9 @@ def answers(
 
 def test_a_clear_lead_is_separated_and_wins() -> None:
     held = {0: answers(0.9, seed=1), 1: answers(0.6, seed=2)}
-    found = significance.judge(held, {0: 100.0, 1: 1.0}, "accuracy")
-    assert (found.winner, found.leader, found.separated) == (0, 0, True)
-    assert found.differences[1].mean == pytest.approx(0.3, abs=0.06)
+    verdict = significance.judge(held, {0: 100.0, 1: 1.0}, "accuracy")
+    assert (verdict.winner, verdict.leader, verdict.separated) == (0, 0, True)
+    assert verdict.differences[1].mean == pytest.approx(0.3, abs=0.06)
 
 
 def test_too_close_to_call_and_the_cheaper_wins() -> None:
@@ -42,9 +42,9 @@ def test_too_close_to_call_and_the_cheaper_wins() -> None:
     other = HeldOutPredictions(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
     other.probabilities[0] = other.probabilities[0][::-1]  # one image apart
     costs = {0: 100.0, 1: 1.0}
-    found = significance.judge({0: one, 1: other}, costs, "accuracy")
-    assert not found.separated
-    assert found.winner == 1
+    verdict = significance.judge({0: one, 1: other}, costs, "accuracy")
+    assert not verdict.separated
+    assert verdict.winner == 1
     assert significance.judge({0: one, 1: other}, {0: 1.0, 1: 100.0}, "accuracy").winner == 0
 
 
@@ -53,8 +53,8 @@ def test_the_interval_of_a_difference_covers_the_truth(metric: str) -> None:
     inside = 0
     for seed in range(20):
         one, other = answers(0.8, seed=2 * seed, images=100), answers(0.75, seed=2 * seed + 1, images=100)
-        found = significance.difference(one, other, metric, seed)
-        inside += found.low <= 0.05 <= found.high
+        interval = significance.difference(one, other, metric, seed)
+        inside += interval.low <= 0.05 <= interval.high
     assert 16 <= inside <= 20
 
 
@@ -62,14 +62,14 @@ def test_images_that_hang_together_widen_the_interval() -> None:
     alone = significance.difference(answers(0.8, seed=1), answers(0.7, seed=2), "accuracy")
 
     def tied(rate: float, seed: int) -> HeldOutPredictions:
-        found = answers(rate, seed=seed, images=30)
+        right = answers(rate, seed=seed, images=30)
         rows = np.tile(np.repeat(np.arange(30), 10), 3) + np.repeat(np.arange(3) * 30, 300)
         return HeldOutPredictions(
             np.tile(np.arange(300), 3),
             np.repeat(np.arange(3), 300),
-            found.units[rows],
-            found.targets[rows],
-            found.probabilities[rows],
+            right.units[rows],
+            right.targets[rows],
+            right.probabilities[rows],
         )
 
     together = significance.difference(tied(0.8, 1), tied(0.7, 2), "accuracy")

@@ -110,22 +110,22 @@ def test_a_network_without_batchnorm_is_asked_for_its_channels(
 ) -> None:
     torch.manual_seed(0)
     backbone = frostline.load_backbone(Plain(act).eval(), preprocessing=PREPROCESSING)
-    found = similarity(backbone, images_of(data), PLAN)
-    assert found.basis == "use of channels"
-    assert found.proven is proven
-    assert 0.0 < found.low <= found.value <= found.high <= 1.0
+    score = similarity(backbone, images_of(data), PLAN)
+    assert score.basis == "use of channels"
+    assert score.proven is proven
+    assert 0.0 < score.low <= score.value <= score.high <= 1.0
 
 
 def test_idle_channels_make_images_foreign(data: Manifest) -> None:
     torch.manual_seed(0)
     model = Plain().eval()
-    found: list[Similarity] = []
+    scores: list[Similarity] = []
     for idle in (0, 8):
         with torch.no_grad():
             model.blocks[2].bias[:idle] = -100.0
         backbone = frostline.load_backbone(model, preprocessing=PREPROCESSING)
-        found.append(similarity(backbone, images_of(data), PLAN))
-    assert found[1].high < found[0].low
+        scores.append(similarity(backbone, images_of(data), PLAN))
+    assert scores[1].high < scores[0].low
 
 
 def test_a_network_that_says_nothing_is_told_so(data: Manifest) -> None:
@@ -160,11 +160,11 @@ def test_units_stay_in_one_block() -> None:
 def test_the_jackknife_takes_off_the_bias_of_few() -> None:
     """The plain variance of n numbers is too small by its nth part; the corrected one is right."""
     rng = np.random.default_rng(0)
-    found = []
+    estimates = []
     for _ in range(400):
         x = rng.normal(scale=0.5, size=20)
         parts = np.array([np.delete(x, i).var() for i in range(20)])
-        found.append(_jackknife(x.var(), parts, 20))
-    values, lows, highs = map(np.array, zip(*found, strict=True))
+        estimates.append(_jackknife(x.var(), parts, 20))
+    values, lows, highs = map(np.array, zip(*estimates, strict=True))
     assert values.mean() == pytest.approx(0.25, abs=0.01)
     assert ((lows <= 0.25) & (highs >= 0.25)).mean() > 0.85

@@ -101,9 +101,9 @@ def test_in_cross_validation_grids_and_pipelines(data: Any, calls: list[int]) ->
     passes = len(calls)
     assert passes > 0
     grid = {"strategy": ["linear_probe", "linear_probe(ridge)"]}
-    found = GridSearchCV(one, grid, cv=3, refit=False).fit(X, y)
+    search = GridSearchCV(one, grid, cv=3, refit=False).fit(X, y)
     assert len(calls) == passes
-    assert len(found.cv_results_["mean_test_score"]) == 2
+    assert len(search.cv_results_["mean_test_score"]) == 2
     halved = make_pipeline(FunctionTransformer(lambda images: images[:, ::2, ::2]), clone(one)).fit(X, y)
     assert halved.predict(X).shape == (30,)
     tail = make_pipeline(clone(one), LogisticRegression()).fit(X, y)
@@ -144,10 +144,10 @@ def test_it_is_copied_pickled_and_saved(data: Any, tmp_path: Path) -> None:
     assert np.array_equal(copied.predict_proba(X), expected)
     assert len(pickle.dumps(made)) < weights + 100_000  # the weights once, and no network
     made.save(tmp_path / "kept.safetensors")
-    kept = FrostlineClassifier.load(tmp_path / "kept.safetensors")
-    assert np.array_equal(kept.predict_proba(X), expected)
-    assert kept.predict(X).tolist() == made.predict(X).tolist()
-    assert kept.get_params() == made.get_params()
+    estimator = FrostlineClassifier.load(tmp_path / "kept.safetensors")
+    assert np.array_equal(estimator.predict_proba(X), expected)
+    assert estimator.predict(X).tolist() == made.predict(X).tolist()
+    assert estimator.get_params() == made.get_params()
     assert not hasattr(clone(made), "result_")
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="is no FrostlineClassifier"):
@@ -273,10 +273,10 @@ NOT_OURS = {
 )  # its tables make pictures of one flat colour
 def test_estimator_checks() -> None:
     estimator = OnColumns(tiny_backbone(), threads=1, deterministic=True, flip="none")
-    found = check_estimator(estimator, expected_failed_checks=NOT_OURS, on_fail=None, on_skip=None)
-    failed = {row["check_name"]: str(row["exception"]) for row in found if row["status"] == "failed"}
+    results = check_estimator(estimator, expected_failed_checks=NOT_OURS, on_fail=None, on_skip=None)
+    failed = {row["check_name"]: str(row["exception"]) for row in results if row["status"] == "failed"}
     assert failed == {}
-    assert len([row for row in found if row["status"] == "passed"]) >= 50
+    assert len([row for row in results if row["status"] == "passed"]) >= 50
 
 
 @pytest.mark.parametrize("strategy", ["linear_probe", "linear_probe(layers=2)", "top_k(1, epochs=1)"])

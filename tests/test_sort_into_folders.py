@@ -24,8 +24,8 @@ def put(path: Path, content: str) -> str:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in found}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
 
 
 def test_a_taken_name_gets_a_suffix_and_a_second_time_copies_nothing(tmp_path: Path) -> None:
@@ -37,12 +37,12 @@ def test_a_taken_name_gets_a_suffix_and_a_second_time_copies_nothing(tmp_path: P
     put(tmp_path / "out" / "dog" / "y.jpg", "somebody's own")
     done = sort_into(tmp_path / "out", images)
     assert (done.copied, done.already_there, done.failed) == ({"cat": 2, "dog": 1}, {}, [])
-    found = tree(tmp_path / "out")
-    assert sorted(found.values()) == ["one", "somebody's own", "three", "two"]
-    assert (found["cat/x.jpg"], found["dog/y.jpg"]) == ("one", "somebody's own")
+    files = tree(tmp_path / "out")
+    assert sorted(files.values()) == ["one", "somebody's own", "three", "two"]
+    assert (files["cat/x.jpg"], files["dog/y.jpg"]) == ("one", "somebody's own")
     again = sort_into(tmp_path / "out", images[::-1])
     assert (again.copied, again.already_there) == ({}, {"cat": 2, "dog": 1})
-    assert tree(tmp_path / "out") == found
+    assert tree(tmp_path / "out") == files
     assert tree(tmp_path / "a") == {"x.jpg": "one"}
 
 

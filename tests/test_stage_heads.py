@@ -391,9 +391,9 @@ def test_the_command_line_writes_vectors(tmp_path: Path, warm_store: Path) -> No
     words = ["extract", str(table), "--model", "lite0", "--size", "32", "--threads", "1", "--json", "--quiet"]
     outcome = CliRunner().invoke(cli, [*words, "--layers", "4", "-o", str(tmp_path / "x.parquet")])
     assert outcome.exit_code == 0, outcome.output
-    told = json.loads(outcome.stdout)
-    assert told["width"] == 1280 + 1280 + 2 * (192 + 112 + 80)
-    assert told["stages"] == ["blocks.6", "blocks.5", "blocks.4", "blocks.3"]
+    document = json.loads(outcome.stdout)
+    assert document["width"] == 1280 + 1280 + 2 * (192 + 112 + 80)
+    assert document["stages"] == ["blocks.6", "blocks.5", "blocks.4", "blocks.3"]
 
 
 def test_out_of_fold_log_loss_chooses_how_many_stages(data: Manifest, tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def data(tmp_path: Path) -> Manifest:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     table = write_digits(tmp_path_factory.mktemp("digits"), 0)
     rows = table.read_text().splitlines()
-    kept = rows[:1] + [row for i, row in enumerate(rows[1:]) if row.endswith("train") or i % 8 == 0]
-    table.write_text("\n".join(kept) + "\n")
+    chosen_rows = rows[:1] + [row for i, row in enumerate(rows[1:]) if row.endswith("train") or i % 8 == 0]
+    table.write_text("\n".join(chosen_rows) + "\n")
     return frostline.load_data(table, near_copies=False)
 
 

@@ -226,8 +226,8 @@ def test_killed_and_resumed_equals_uninterrupted(
         place = tmp_path / f"killed at {stop}"
         with pytest.raises(Killed):
             frostline.train(backbone, data, text, study=place, progress=progress, **FAST)
-        kept = list(place.glob("runs/*/state.safetensors"))
-        assert kept or stop == 2  # else it would begin anew, and end the same
+        states = list(place.glob("runs/*/state.safetensors"))
+        assert states or stop == 2  # else it would begin anew, and end the same
         resumed = frostline.train(backbone, data, text, study=place, **FAST)
         assert resumed.folder.weights.read_bytes() == whole.folder.weights.read_bytes()
         untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.folder.metrics()]

@@ -60,8 +60,8 @@ def test_processes_share_the_runs_and_none_is_made_twice(tmp_path: Path) -> None
     counted = Counter((tmp_path / "done.txt").read_text().split())
     assert set(counted) == {str(c) for c in range(12)}
     assert sorted(counted.values()) == [1] * 11 + [2]  # what the dead one had taken, and nothing else
-    found = TrialQueue.open("x", tmp_path).outcomes()
-    assert {task.candidate: outcome["score"] for task, outcome in found.items()} == {
+    outcomes = TrialQueue.open("x", tmp_path).outcomes()
+    assert {task.candidate: outcome["score"] for task, outcome in outcomes.items()} == {
         c: c / 10 for c in range(12)
     }
 

@@ -32,11 +32,11 @@ from frostline.strategies import parse, scaled, schedule
 from frostline.system.timing import Stopwatch
 
 
-def run_all(found: HalvingSchedule, skill: list[float]) -> tuple[dict[Task, float], list[int]]:
+def run_all(schedule: HalvingSchedule, skill: list[float]) -> tuple[dict[Task, float], list[int]]:
     """Run every wanted task; a candidate's score is its skill."""
     scores: dict[Task, float] = {}
     order = []
-    while wanted := found.missing(scores):
+    while wanted := schedule.missing(scores):
         assert not set(wanted) & set(scores)
         order.append(len(wanted))
         scores |= {task: skill[task.candidate] for task in wanted}
@@ -47,11 +47,11 @@ def run_all(found: HalvingSchedule, skill: list[float]) -> tuple[dict[Task, floa
 def test_the_best_climbs_and_halving_costs_what_it_promises(folds: int) -> None:
     count = 8
     everything = count * 3 * folds * 4.0
-    found = successive_halving.plan(count, folds=folds, repeats=3)
+    schedule = successive_halving.plan(count, folds=folds, repeats=3)
     first = (1.0, successive_halving.FIRST_FOLDS) if folds > 1 else (successive_halving.SHORT, 0)
-    assert [(rung.share, rung.folds) for rung in found.rungs] == [first, (1.0, 0), (1.0, 0)]
+    assert [(rung.share, rung.folds) for rung in schedule.rungs] == [first, (1.0, 0), (1.0, 0)]
     skill = list(np.random.default_rng(0).permutation(count) / 10)
-    scores, _ = run_all(found, skill)
+    scores, _ = run_all(schedule, skill)
     best = int(np.argmax(skill))
     assert repeats_judged(scores, count, folds)[best] == 3
     cost = [
@@ -67,11 +67,11 @@ def test_few_candidates_are_not_halved() -> None:
 
 
 def test_an_unfinished_rung_lets_nobody_in() -> None:
-    found = HalvingSchedule((Rung(0.25, (0,), 3), Rung(1.0, (0, 1), 2)), 3, 1)
-    scores = dict.fromkeys(found.tasks(0, [0, 1]), 0.5)
-    assert found.standing(scores) == 0
-    assert found.entering(1, scores) == []
-    assert [task.candidate for task in found.missing(scores)] == [2]
+    schedule = HalvingSchedule((Rung(0.25, (0,), 3), Rung(1.0, (0, 1), 2)), 3, 1)
+    scores = dict.fromkeys(schedule.tasks(0, [0, 1]), 0.5)
+    assert schedule.standing(scores) == 0
+    assert schedule.entering(1, scores) == []
+    assert [task.candidate for task in schedule.missing(scores)] == [2]
 
 
 def test_who_leads_is_decided_on_cells_that_all_have_been_seen_on() -> None:
@@ -122,22 +122,22 @@ def runner(limit_s: float, log: Callable[[str], None] = print) -> TrialRunner:
 
 def test_time_is_kept_for_training_whoever_may_lead() -> None:
     cheap, dear = Task(0, 1.0, Cell(0, 0)), Task(1, 1.0, Cell(0, 0))
-    found = runner(limit_s=100.0)
-    assert found._fits(cheap)
-    found.outcomes = {cheap: {"score": 0.5, "seconds": 1.0}}
-    assert not found._fits(dear)  # were it to win, there would be no time to train it on everything
+    trial_runner = runner(limit_s=100.0)
+    assert trial_runner._fits(cheap)
+    trial_runner.outcomes = {cheap: {"score": 0.5, "seconds": 1.0}}
+    assert not trial_runner._fits(dear)  # were it to win, there would be no time to train it on everything
     more = runner(limit_s=200.0)
-    more.outcomes = found.outcomes
+    more.outcomes = trial_runner.outcomes
     assert more._fits(dear)
 
 
 def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
-    found = runner(limit_s=120.0)
-    found.outcomes = {Task(1, 1.0, Cell(0, 0)): {"score": 0.5, "seconds": 10.0}}
-    found.reserve_time()
-    found._on_progress("Training", 1, 2)
+    trial_runner = runner(limit_s=120.0)
+    trial_runner.outcomes = {Task(1, 1.0, Cell(0, 0)): {"score": 0.5, "seconds": 10.0}}
+    trial_runner.reserve_time()
+    trial_runner._on_progress("Training", 1, 2)
     late = runner(limit_s=90.0)
-    late.outcomes = found.outcomes
+    late.outcomes = trial_runner.outcomes
     late.reserve_time()
     with pytest.raises(OutOfTime):
         late._on_progress("Training", 1, 2)
@@ -146,13 +146,17 @@ def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
 def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    found = runner(limit_s=60.0, log=said.append)
-    found.candidates = listed(["linear_probe", "full", "top_k(1)"], "none")
-    found.short_s, found.whole_s, found.final_s = [0.1] * 3, [0.1, 4.0, 1.0], [0.1, 5.0, 1.2]
-    found.schedule = successive_halving.everything(3, 5, 1)
-    found.terms = Terms(folds=5, repeats=1, limit_s=60.0, closing_s=2.0)
-    found.queue, found.clock.file = TrialQueue.open("x", tmp_path), tmp_path / "clock.json"
+    lines: list[str] = []
+    trial_runner = runner(limit_s=60.0, log=lines.append)
+    trial_runner.candidates = listed(["linear_probe", "full", "top_k(1)"], "none")
+    trial_runner.short_s, trial_runner.whole_s, trial_runner.final_s = (
+        [0.1] * 3,
+        [0.1, 4.0, 1.0],
+        [0.1, 5.0, 1.2],
+    )
+    trial_runner.schedule = successive_halving.everything(3, 5, 1)
+    trial_runner.terms = Terms(folds=5, repeats=1, limit_s=60.0, closing_s=2.0)
+    trial_runner.queue, trial_runner.clock.file = TrialQueue.open("x", tmp_path), tmp_path / "clock.json"
     begun = Counter[int]()
 
     def work(self: TrialRunner, task: Task) -> dict[str, Any]:
@@ -162,26 +166,26 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
         return {"score": task.candidate / 10, "seconds": 0.1, "taken": 0.1}
 
     monkeypatch.setattr(TrialRunner, "_work", work)
-    assert not found.run()
+    assert not trial_runner.run()
     assert begun == {0: 5, 1: 1, 2: 5}
-    assert found.leader() == 2
-    assert said == ["  full was stopped: it takes too long."]
-    assert found.ended_because.startswith("Nothing else fits the time: full would take about")
+    assert trial_runner.leader() == 2
+    assert lines == ["  full was stopped: it takes too long."]
+    assert trial_runner.ended_because.startswith("Nothing else fits the time: full would take about")
 
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:
-    said: list[str] = []
-    request: Any = SimpleNamespace(config=Config(minutes=1.0), progress=Progress.of(None, said.append))
-    found = runner(limit_s=60.0)
+    lines: list[str] = []
+    request: Any = SimpleNamespace(config=Config(minutes=1.0), progress=Progress.of(None, lines.append))
+    trial_runner = runner(limit_s=60.0)
     for pass_s, images in ((0.01, 200), (0.5, 57), (3.0, 0)):
-        found.pass_s = pass_s
-        assert winner_artifacts._images_in_time(request, found, 200) == images
-    assert [line.split(":")[0] for line in said] == [
+        trial_runner.pass_s = pass_s
+        assert winner_artifacts._images_in_time(request, trial_runner, 200) == images
+    assert [line.split(":")[0] for line in lines] == [
         "Little time was left",
         "No time was left to measure how far new images may lie from the training images.",
     ]
     request.config = Config()
-    assert winner_artifacts._images_in_time(request, found, 200) == 200
+    assert winner_artifacts._images_in_time(request, trial_runner, 200) == 200
 
 
 def test_what_follows_the_last_training_is_set_aside_by_rates() -> None:
@@ -192,16 +196,16 @@ def test_what_follows_the_last_training_is_set_aside_by_rates() -> None:
 
 
 def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
-    said: list[str] = []
-    found = runner(limit_s=100.0, log=said.append)
+    lines: list[str] = []
+    trial_runner = runner(limit_s=100.0, log=lines.append)
     outcome = {"score": 0.5, "accuracy": 0.5, "seconds": 10.0}
-    found.outcomes = {Task(index, 0.25, Cell(0, 0)): outcome for index in (0, 1)}
-    for task in found.outcomes:
-        found.log_outcome(task, outcome)
-    assert ["of its epochs" in line for line in said] == [False, True]
-    found.log_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
-    assert len(said) == 2
-    assert [conclusion._share(found, index) for index in (0, 1)] == [1.0, 0.25]
+    trial_runner.outcomes = {Task(index, 0.25, Cell(0, 0)): outcome for index in (0, 1)}
+    for task in trial_runner.outcomes:
+        trial_runner.log_outcome(task, outcome)
+    assert ["of its epochs" in line for line in lines] == [False, True]
+    trial_runner.log_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
+    assert len(lines) == 2
+    assert [conclusion._share(trial_runner, index) for index in (0, 1)] == [1.0, 0.25]
 
 
 def test_a_short_schedule_has_every_phase() -> None:
@@ -217,8 +221,12 @@ def test_a_short_schedule_has_every_phase() -> None:
 def test_candidates_get_the_hyperparameters_that_they_take() -> None:
     lines: list[str] = []
     values = {"lr": 0.1, "epochs": "3"}
-    found = listed("linear_probe, head, head(lr=0.1), full", "none", values=values, log=lines.append)
-    assert [str(one) for one in found] == ["linear_probe", "head(lr=0.1, epochs=3)", "full(lr=0.1, epochs=3)"]
+    candidates = listed("linear_probe, head, head(lr=0.1), full", "none", values=values, log=lines.append)
+    assert [str(one) for one in candidates] == [
+        "linear_probe",
+        "head(lr=0.1, epochs=3)",
+        "full(lr=0.1, epochs=3)",
+    ]
     assert [line.partition(" has no effect on linear_probe (")[0] for line in lines] == ["lr", "epochs"]
     with pytest.raises(UsageError, match="Found 1 strategy to compare"):
         listed("head, head(lr=0.1)", "none", values=values)

@@ -177,16 +177,16 @@ def test_the_cut_moves_with_the_epochs_and_nothing_else_about_the_optimizer_does
         assert len(loop.optimizer.param_groups) == groups
     assert cuts == [4, 4, 3, 3, 2, 2, 2, 2]
     norms = [m for m in loop.model.modules() if keeps_statistics(m)]
-    kept = [m for m in backbone.model.modules() if keeps_statistics(m)]
-    assert all(torch.equal(a.running_mean, b.running_mean) for a, b in zip(norms, kept, strict=True))
+    modules = [m for m in backbone.model.modules() if keeps_statistics(m)]
+    assert all(torch.equal(a.running_mean, b.running_mean) for a, b in zip(norms, modules, strict=True))
 
 
 def test_groups_that_thaw_late_follow_the_schedule(backbone: Backbone) -> None:
     """transformers #20029, pytorch #79888: rates of late groups stood still, or nobody set them."""
     loop = Loop(backbone)
-    found = []
+    rates = []
     for _ in range(EPOCHS * STEPS):
-        found.append({group["stage"]: group["lr"] for group in loop.optimizer.param_groups})
+        rates.append({group["stage"]: group["lr"] for group in loop.optimizer.param_groups})
         loop.optimizer.step()
         loop.schedule.step()
     known = fs.hyperparameters(fs.parse(STRATEGY))
@@ -194,7 +194,7 @@ def test_groups_that_thaw_late_follow_the_schedule(backbone: Backbone) -> None:
         for step in range(phase.steps):
             share = lr_schedule.scale(step, phase.steps, known.warmup)
             expected = {stage: share * phase.lr * 0.9 ** (4 - stage) for stage in range(5)}
-            assert found[first + step] == pytest.approx(expected)
+            assert rates[first + step] == pytest.approx(expected)
     assert {group["lr"] for group in loop.optimizer.param_groups} == {0.0}  # after the end
     loop.schedule.step()
     assert loop.schedule.get_last_lr() == [0.0] * len(loop.optimizer.param_groups)
@@ -321,15 +321,15 @@ def test_gradients_are_looked_at_through_a_wrapped_optimizer(backbone: Backbone)
 )
 def test_phases_share_every_step_of_a_loop(text: str, epochs: float, steps: int) -> None:
     try:
-        found = fs.stretched(fs.parse(text), stages=6, epochs=epochs, steps_per_epoch=steps)
+        phases = fs.stretched(fs.parse(text), stages=6, epochs=epochs, steps_per_epoch=steps)
     except UsageError:
         assert round(epochs * steps) < 6
         return
-    assert sum(phase.steps for phase in found) == round(epochs * steps)
-    assert all(phase.steps > 0 for phase in found)
-    assert [s.cut for s in found] == sorted((s.cut for s in found), reverse=True)
-    if round(epochs * steps) >= len(found) * steps:
-        assert all(phase.steps % steps == 0 for phase in found[:-1])
+    assert sum(phase.steps for phase in phases) == round(epochs * steps)
+    assert all(phase.steps > 0 for phase in phases)
+    assert [s.cut for s in phases] == sorted((s.cut for s in phases), reverse=True)
+    if round(epochs * steps) >= len(phases) * steps:
+        assert all(phase.steps % steps == 0 for phase in phases[:-1])
 
 
 @pytest.mark.parametrize("text", ["head(epochs=12)", "gradual_unfreeze(2, epochs=8)", "phases(0@3, all@5)"])

@@ -39,8 +39,8 @@ def raced(data: Manifest, study: Path, *strategies: str, **given: Any) -> Any:
 def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     data: Manifest, tmp_path: Path
 ) -> None:
-    said: list[str] = []
-    comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto", log=said.append)
+    lines: list[str] = []
+    comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto", log=lines.append)
     interpolation, plain = comparison.result["interpolation"], raced(data, tmp_path / "study", STRATEGY)
     assert [point["share"] for point in interpolation["points"]] == list(POINTS)
     pretrained, adapted = interpolation["points"][0], interpolation["points"][-1]
@@ -54,7 +54,7 @@ def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     assert set(interpolation["by_fold"]) <= set(POINTS)
     assert comparison.run.result.get("interpolation", {"share": 1.0})["share"] == interpolation["share"]
     assert any(
-        "Interpolating weights: 5 run(s) predict their held-out images at 6 share(s)" in s for s in said
+        "Interpolating weights: 5 run(s) predict their held-out images at 6 share(s)" in s for s in lines
     )
     assert any("interpolat" in line for line in comparison.result["verdict"])
     again = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")
@@ -73,12 +73,12 @@ def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> N
 
 
 def test_a_head_solved_for_after_training_is_not_interpolated(data: Manifest, tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     strategy = "top_k(1, epochs=1, refit_layers=2)"
-    comparison = raced(data, tmp_path / "study", strategy, interpolate_weights=0.4, log=said.append)
+    comparison = raced(data, tmp_path / "study", strategy, interpolate_weights=0.4, log=lines.append)
     assert "interpolation" not in comparison.result
     assert comparison.run.layers == 2
-    assert any("is not interpolated: it ends with another head" in line for line in said)
+    assert any("is not interpolated: it ends with another head" in line for line in lines)
 
 
 def test_with_one_part_held_out_it_says_that_the_same_images_chose(tmp_path: Path) -> None:

@@ -56,10 +56,10 @@ PINNED_TOP = (722, 19.9865)
 
 
 def test_lite0_answers_what_it_was_trained_to(lite0: Backbone) -> None:
-    found = logits(lite0)
-    torch.testing.assert_close(found[:5], torch.tensor(PINNED), rtol=0, atol=2e-3)
-    assert int(found.argmax()) == PINNED_TOP[0]
-    assert float(found.max()) == pytest.approx(PINNED_TOP[1], abs=2e-3)
+    answers = logits(lite0)
+    torch.testing.assert_close(answers[:5], torch.tensor(PINNED), rtol=0, atol=2e-3)
+    assert int(answers.argmax()) == PINNED_TOP[0]
+    assert float(answers.max()) == pytest.approx(PINNED_TOP[1], abs=2e-3)
 
 
 def test_the_wrong_variants_answer_something_else(lite0: Backbone) -> None:
@@ -170,8 +170,12 @@ def test_a_local_file_with_its_architecture(tmp_path: Path) -> None:
         "input_size": "64",
     }
     save_file(model.state_dict(), path, described)
-    found = load_backbone(str(path)).preprocessing
-    assert (found.size, found.mean, int(found.size / found.crop_pct)) == (64, (0.1, 0.2, 0.3), 73)
+    preprocessing = load_backbone(str(path)).preprocessing
+    assert (preprocessing.size, preprocessing.mean, int(preprocessing.size / preprocessing.crop_pct)) == (
+        64,
+        (0.1, 0.2, 0.3),
+        73,
+    )
     path.write_bytes(b"no such thing")
     with pytest.raises(ModelError, match="not a readable"):
         load_backbone(str(path))
@@ -203,11 +207,11 @@ def test_a_module_of_ones_own_needs_its_preprocessing() -> None:
 @pytest.mark.parametrize("source", ["lite0", "torchvision/squeezenet1_1", "timm/test_vit"])
 def test_what_a_study_saved_can_be_built_again(source: str) -> None:
     backbone = load_backbone(source, size=64, random=True)
-    kept = json.loads(json.dumps(backbone.source))
-    model = rebuild_backbone(kept).adapt(3)
+    saved = json.loads(json.dumps(backbone.source))
+    model = rebuild_backbone(saved).adapt(3)
     model.load_state_dict(backbone.adapt(3, seed=7).state_dict())
     assert weights_digest(model) == weights_digest(backbone.adapt(3, seed=7))
-    assert rebuild_backbone(kept).preprocessing == backbone.preprocessing
+    assert rebuild_backbone(saved).preprocessing == backbone.preprocessing
     scratch = backbone.adapt(3, pretrained=False, seed=1)
     assert weights_digest(scratch) == weights_digest(backbone.adapt(3, pretrained=False, seed=1))
 

@@ -49,30 +49,30 @@ def images_of(table: str | Path) -> Manifest:
 
 def watch_rows() -> list[int]:
     """How many rows each call of the prefix computes from now on."""
-    found: list[int] = []
+    counts: list[int] = []
     real = Frozen.compute
 
     def compute(self: Frozen, pixels: Tensor, *taps: object) -> Tensor:
-        found.append(len(pixels))
+        counts.append(len(pixels))
         return real(self, pixels, *taps)
 
     Frozen.compute = compute  # type: ignore[method-assign]
-    return found
+    return counts
 
 
 def watch_weights() -> list[str]:
     """The digest of the weights that each training ends with from now on."""
-    found: list[str] = []
+    digests: list[str] = []
     real = trainer.Trainer.fit
 
     def fit(self: trainer.Trainer) -> Any:
         state = real(self)
         weights = [value.numpy().tobytes() for value in self._model.state_dict().values()]
-        found.append(hashlib.sha256(b"".join(weights)).hexdigest())
+        digests.append(hashlib.sha256(b"".join(weights)).hexdigest())
         return state
 
     trainer.Trainer.fit = fit  # type: ignore[method-assign]
-    return found
+    return digests
 
 
 def exhaust(step: int) -> None:
@@ -124,8 +124,8 @@ def main(jobs: str) -> None:
         run = frostline.train(
             backbone, data, job["strategy"], study=job["study"], progress=progress, **options
         )
-        found = {"result": run.result, "rows": sum(rows), "weights": weights[-1:]}
-        Path(f"{job['study']}-{me}.json").write_text(json.dumps(found))
+        document = {"result": run.result, "rows": sum(rows), "weights": weights[-1:]}
+        Path(f"{job['study']}-{me}.json").write_text(json.dumps(document))
 
 
 if __name__ == "__main__":
