@@ -191,13 +191,13 @@ def regrets(cell: Sequence[Trial], allowed: Sequence[str], picks: Sequence[str])
     mine = np.array([100 * t.accuracy[name] for t, name in zip(cell, picks, strict=True)])
     naive = max(float(s.mean()) for s in scores.values()) - float(mine.mean())
     count = len(cell)
-    found = []
+    losses = []
     for half in itertools.combinations(range(count), count // 2) if count > 1 else ():
         one, other = np.array(half), np.setdiff1d(np.arange(count), half)
         for learn, score in ((one, other), (other, one)):
             oracle = max(scores, key=lambda name: float(scores[name][learn].mean()))
-            found.append(float(scores[oracle][score].mean() - mine[score].mean()))
-    return (float(np.mean(found)) if found else naive), naive
+            losses.append(float(scores[oracle][score].mean() - mine[score].mean()))
+    return (float(np.mean(losses)) if losses else naive), naive
 
 
 def randomly(cell: Sequence[Trial], allowed: Sequence[str]) -> tuple[float, float]:
@@ -248,9 +248,9 @@ def table(
     return "\n".join(lines), cross
 
 
-def _by_set(found: dict[Cell, float]) -> dict[str, float]:
-    names = sorted({key[2] for key in found})
-    return {name: float(np.mean([v for key, v in found.items() if key[2] == name])) for name in names}
+def _by_set(means: dict[Cell, float]) -> dict[str, float]:
+    names = sorted({key[2] for key in means})
+    return {name: float(np.mean([v for key, v in means.items() if key[2] == name])) for name in names}
 
 
 def _difference(one: dict[Cell, float], other: dict[Cell, float]) -> str:
@@ -271,7 +271,7 @@ def coverage(trials: Sequence[Trial]) -> str:
         "|---|---|---|---|---|",
     ]
     sets = sorted({trial.set for trial in trials})
-    found: dict[str, list[tuple[float, bool, float, float]]] = {name: [] for name in sets}
+    rows_by_count: dict[str, list[tuple[float, bool, float, float]]] = {name: [] for name in sets}
     for name in sets:
         model = fit([t for t in trials if t.set != name])
         for trial in (t for t in trials if t.set == name):
@@ -280,13 +280,13 @@ def coverage(trials: Sequence[Trial]) -> str:
                 if e.strategy in trial.accuracy:
                     accuracy = trial.accuracy[e.strategy]
                     inside, error = e.low <= accuracy <= e.high, accuracy - e.accuracy
-                    found[name].append((count, inside, 100 * (e.high - e.low), 100 * error))
+                    rows_by_count[name].append((count, inside, 100 * (e.high - e.low), 100 * error))
     for what, low, high in (
         ("all", 0.0, math.inf),
         (f"under {MANY} a class", 0.0, MANY),
         (f"{MANY} a class and more", MANY, math.inf),
     ):
-        rows = {n: np.array([r[1:] for r in some if low <= r[0] < high]) for n, some in found.items()}
+        rows = {n: np.array([r[1:] for r in some if low <= r[0] < high]) for n, some in rows_by_count.items()}
         rows = {n: values for n, values in rows.items() if len(values)}
         if not rows:
             continue
@@ -357,12 +357,14 @@ def thawing(trials: Sequence[Trial], default: str) -> str:
             np.mean([t.accuracy[default] - t.accuracy["linear_probe"] for t in some])
             for some in by_set.values()
         ]
-        found = [
+        correlations = [
             spearmanr([np.mean([of(t) for t in some]) for some in by_set.values()], gains)[0]
             for of in KNOWN.values()
         ]
         what = f"{kind[0]}, {kind[1]} px, {kind[2]}"
-        lines.append(f"| {what} | " + " | ".join(f"{rho:+.2f}" for rho in found) + f" | {len(by_set)} |")
+        lines.append(
+            f"| {what} | " + " | ".join(f"{rho:+.2f}" for rho in correlations) + f" | {len(by_set)} |"
+        )
     return "\n".join(lines)
 
 
@@ -376,9 +378,9 @@ def picks(trials: Sequence[Trial]) -> str:
         names = dict.fromkeys(ours(t, tried_in(cell), rest, model) for t in cell)
         means = {n: 100 * np.mean([t.accuracy[n] for t in cell]) for n in tried_in(cell)}
         best = max(means, key=lambda n: means[n])
-        said = ", ".join(f"`{n}` {means[n]:.1f}" for n in names)
+        listing = ", ".join(f"`{n}` {means[n]:.1f}" for n in names)
         lines.append(
-            f"| {key[0]}, {key[1]} | {key[2]} | {key[3]} | {len(cell)} | {said} "
+            f"| {key[0]}, {key[1]} | {key[2]} | {key[3]} | {len(cell)} | {listing} "
             f"| `{best}` {means[best]:.1f} |"
         )
     return "\n".join(lines)

@@ -47,18 +47,18 @@ def fitted(sheet: Path, folder: Path, minutes: float) -> dict[str, Any]:
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stdout is not None
-    found: dict[str, Any] = {"scores": []}
+    answer: dict[str, Any] = {"scores": []}
     for line in process.stderr:
         now = time.perf_counter() - began
         if "there is a model that answers" in line:
-            found["first_s"], found["said"] = now, line.strip()
+            answer["first_s"], answer["said"] = now, line.strip()
         elif line.startswith(("Racing ", "Trying ")):
-            found["planned_s"] = now
+            answer["planned_s"] = now
         elif scored := re.search(r"([\d.]+) % in", line):
-            found["scores"].append([now, float(scored.group(1))])
+            answer["scores"].append([now, float(scored.group(1))])
     result = json.loads(process.stdout.read())
-    found |= {key: result[key] for key in ("strategy", "accuracy", "low", "high", "seconds")}
-    return {**found, "exit": process.wait(), "wall_s": time.perf_counter() - began, "limit_s": 60 * minutes}
+    answer |= {key: result[key] for key in ("strategy", "accuracy", "low", "high", "seconds")}
+    return {**answer, "exit": process.wait(), "wall_s": time.perf_counter() - began, "limit_s": 60 * minutes}
 
 
 def bare_pass(sheet: Path) -> float:

@@ -132,19 +132,19 @@ def begun(kind: str, place: Path, strategy: str, each_step: bool = True) -> int:
     if kind == "cli":
         words = [sys.executable, "-m", "frostline", "train", str(place.parent / "images" / "table.csv")]
         words += [*CLI, strategy, "--study", str(place / "study"), "--cache-dir", str(place / "store")]
-        with open(place / "said", "a") as said:
-            return subprocess.Popen(words, stdout=said, stderr=said, start_new_session=True).pid
+        with open(place / "said", "a") as log:
+            return subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True).pid
     return forked(work(kind, place, strategy, each_step), place / "said")
 
 
-def forked(do: Callable[[], object], said: Path) -> int:
+def forked(do: Callable[[], object], log: Path) -> int:
     """Do something in a forked process, in a group of its own; returns its number."""
     if child := os.fork():
         return child
     code = 1
     try:
         os.setsid()
-        with open(said, "a") as file:
+        with open(log, "a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         do()
@@ -201,10 +201,10 @@ def digest(folder: Path) -> str:
     untimed = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
     result = json.loads((folder / "result.json").read_text())
     figures = {k: v for k, v in result.items() if not any(word in k for word in TIMED)}
-    found = hashlib.sha256(json.dumps([untimed, figures], sort_keys=True).encode())
+    checksum = hashlib.sha256(json.dumps([untimed, figures], sort_keys=True).encode())
     for name in ("best.safetensors", "predictions-val.csv", "predictions-test.csv"):
-        found.update((folder / name).read_bytes() if (folder / name).exists() else b"-")
-    return found.hexdigest()
+        checksum.update((folder / name).read_bytes() if (folder / name).exists() else b"-")
+    return checksum.hexdigest()
 
 
 def finished(study: Path) -> dict[str, str]:
@@ -217,9 +217,9 @@ def outcome(study: Path) -> list[Any]:
     """Return the digests of all runs, and what a comparison concluded."""
     words: list[Any] = [finished(study)]
     for path in sorted(study.glob("comparisons/*/comparison.json")):
-        found = json.loads(path.read_text())
+        document = json.loads(path.read_text())
         words.append(
-            {key: found[key] for key in ("winner", "separated", "out_of_fold", "differences", "run")}
+            {key: document[key] for key in ("winner", "separated", "out_of_fold", "differences", "run")}
         )
     return words
 
@@ -241,9 +241,9 @@ def rows_lost(store: Path, before: int) -> int:
     if not before:
         return 0
     os.environ["FROSTLINE_CACHE_DIR"] = str(store)
-    with FeatureCache() as kept:
-        found = kept.verify()
-    return found.damaged + found.lost + max(0, before - found.right)
+    with FeatureCache() as cache:
+        damage = cache.verify()
+    return damage.damaged + damage.lost + max(0, before - damage.right)
 
 
 def moment(study: Path) -> str:
@@ -312,9 +312,9 @@ class Case:
             print(f"{self.kind} {self.strategy}: left with {code}\n{(place / 'said').read_text()[-3000:]}")
             return
         tally.survived += 1
-        if (found := outcome(place / "study")) != self.right:
+        if (state := outcome(place / "study")) != self.right:
             tally.wrong += 1
-            print(f"{self.kind} {self.strategy} differs in {place}:\n{self.right}\n{found}")
+            print(f"{self.kind} {self.strategy} differs in {place}:\n{self.right}\n{state}")
         else:
             shutil.rmtree(place)
 
@@ -378,25 +378,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--summary", type=Path)
-    asked = parser.parse_args()
-    if asked.summary:
-        summary(asked.summary)
+    arguments = parser.parse_args()
+    if arguments.summary:
+        summary(arguments.summary)
         return
     warnings.simplefilter("ignore")
-    wrong, rng = 0, np.random.default_rng(asked.seed)
-    kinds = asked.only or [*SHARE, "faults"]
-    with workplace(asked.work) as folder:
+    wrong, rng = 0, np.random.default_rng(arguments.seed)
+    kinds = arguments.only or [*SHARE, "faults"]
+    with workplace(arguments.work) as folder:
         for kind in (kind for kind in SHARE if kind in kinds):
             share = SHARE[kind] / sum(SHARE[other] for other in kinds if other in SHARE)
-            found = kills(kind, max(1, round(share * asked.kills)), folder, rng)
-            wrong += found.runs - found.survived + found.wrong + found.redone + found.rows_lost
-            noted(asked.out, asdict(found))
+            rows = kills(kind, max(1, round(share * arguments.kills)), folder, rng)
+            wrong += rows.runs - rows.survived + rows.wrong + rows.redone + rows.rows_lost
+            noted(arguments.out, asdict(rows))
         if "faults" in kinds:
             import chaos_faults
 
-            for row in chaos_faults.injected(folder, asked.times, rng):
+            for row in chaos_faults.injected(folder, arguments.times, rng):
                 wrong += row["wrong"]
-                noted(asked.out, row)
+                noted(arguments.out, row)
     raise SystemExit(min(1, wrong))
 
 

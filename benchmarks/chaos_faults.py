@@ -148,8 +148,8 @@ def disturbed(place: Path, fault: Fault, step: int, *, kill_after: float | None 
 
 def told_plainly(place: Path) -> bool:
     """Whether what was said is a message, not a traceback."""
-    said = (place / "said").read_text()
-    return bool(said.strip()) and "Traceback" not in said
+    text = (place / "said").read_text()
+    return bool(text.strip()) and "Traceback" not in text
 
 
 def injected(folder: Path, times: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -168,12 +168,12 @@ def injected(folder: Path, times: int, rng: np.random.Generator) -> Iterator[dic
 def _row(
     folder: Path, times: int, rng: np.random.Generator, one: Callable[[Path, int], str]
 ) -> dict[str, Any]:
-    found = {"times": times, "right": 0, "told": 0, "wrong": 0}
+    tally = {"times": times, "right": 0, "told": 0, "wrong": 0}
     for _ in range(times):
         place = folder / f"fault-{rng.integers(1 << 40)}"
         (place / "study").mkdir(parents=True)
-        found[one(place, int(rng.integers(2, STEPS)))] += 1
-    return found
+        tally[one(place, int(rng.integers(2, STEPS)))] += 1
+    return tally
 
 
 def _again(case: Case, place: Path) -> bool:
@@ -199,8 +199,8 @@ def _otherwise(case: Case, place: Path, fault: Fault, step: int) -> str:
     (other / "study").mkdir(parents=True)
     disturbed(other, fault, step, kill_after=0.6 * case.whole_s)
     codes = [disturbed(place, fault, step), disturbed(other, fault, step)]
-    found = [outcome(p / "study") for p in (place, other)]
-    return "right" if codes == [0, 0] and found[0] == found[1] and told_plainly(place) else "wrong"
+    states = [outcome(p / "study") for p in (place, other)]
+    return "right" if codes == [0, 0] and states[0] == states[1] and told_plainly(place) else "wrong"
 
 
 def _signalled(case: Case, place: Path, name: str, step: int) -> str:
@@ -220,8 +220,8 @@ def _signalled(case: Case, place: Path, name: str, step: int) -> str:
             os._exit(130)
 
     code = waited(forked(do, place / "said"), chaos.PATIENCE_S)
-    kept = any((place / "study").rglob("runs/*/state.safetensors"))
-    return "told" if code == SIGNALS[name] and kept and _again(case, place) else "wrong"
+    has_state = any((place / "study").rglob("runs/*/state.safetensors"))
+    return "told" if code == SIGNALS[name] and has_state and _again(case, place) else "wrong"
 
 
 assert set(SIGNALS) == set(interruption.NAMES)

@@ -130,9 +130,9 @@ def frostline_fit(task: Task, clock: Clock) -> float:
     with clock:
         study, minutes = Path(task.folder, "study"), task.settings["minutes"]
         sheet = learning_sheet(task)
-        found = fit(sheet, size=task.size, minutes=minutes, study=study, seed=task.seed, threads=1, log=hear)
-    clock.found["strategy"] = str(found.strategy)  # type: ignore[assignment]
-    return right(task, [answer.label for answer in predict(found.run.study.path, task.paths)])
+        fitted = fit(sheet, size=task.size, minutes=minutes, study=study, seed=task.seed, threads=1, log=hear)
+    clock.found["strategy"] = str(fitted.strategy)  # type: ignore[assignment]
+    return right(task, [answer.label for answer in predict(fitted.run.study.path, task.paths)])
 
 
 def learning_sheet(task: Task) -> Path:
@@ -179,12 +179,12 @@ def sklearn(task: Task, clock: Clock) -> float:
     def features(model: Any, rows: list[tuple[str, str]]) -> Any:
         config = timm.data.resolve_model_data_config(model) | {"input_size": (3, task.size, task.size)}
         transform = timm.data.create_transform(**config)
-        found = []
+        predictions = []
         with torch.inference_mode():
             for start in range(0, len(rows), BATCH):
                 images = [transform(Image.open(p).convert("RGB")) for p, _ in rows[start : start + BATCH]]
-                found.append(model(torch.stack(images)).numpy())
-        return np.concatenate(found)
+                predictions.append(model(torch.stack(images)).numpy())
+        return np.concatenate(predictions)
 
     with clock:
         model = timm.create_model(ARCHITECTURE, pretrained=True, num_classes=0, **task.local).eval()
@@ -236,8 +236,8 @@ def fastai(task: Task, clock: Clock) -> float:
             learn.fine_tune(task.settings["epochs"], task.settings["lr"])
     loader = learn.dls.test_dl([Path(path) for path in task.paths], num_workers=0)
     with learn.no_bar():
-        found = learn.get_preds(dl=loader)[0].argmax(1).tolist()
-    return right(task, [learn.dls.vocab[i] for i in found])
+        predictions = learn.get_preds(dl=loader)[0].argmax(1).tolist()
+    return right(task, [learn.dls.vocab[i] for i in predictions])
 
 
 def lightning(task: Task, clock: Clock) -> float:
@@ -315,11 +315,11 @@ def lightning(task: Task, clock: Clock) -> float:
     net.eval()
     tests = DataLoader(Rows(task.rows("test"), timm.data.create_transform(**config)), BATCH)
     with torch.inference_mode():
-        found = torch.cat([net.model(x).argmax(1) for x, _ in tests]).tolist()
+        predictions = torch.cat([net.model(x).argmax(1) for x, _ in tests]).tolist()
     clock.found["learned_share"] = sum(p.requires_grad for p in net.parameters()) / len(
         list(net.parameters())
     )
-    return right(task, [task.classes[i] for i in found])
+    return right(task, [task.classes[i] for i in predictions])
 
 
 def vyntri(task: Task, clock: Clock) -> float:

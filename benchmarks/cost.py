@@ -108,7 +108,7 @@ def work(arguments: argparse.Namespace) -> None:
             for number, (strategy, warm, repeat) in enumerate(runs(count)):
                 if not warm:
                     FeatureCache().clear()
-                told = predict(strategy, known, **counts, classes=len(manifest.classes), warm=warm)
+                predicted = predict(strategy, known, **counts, classes=len(manifest.classes), warm=warm)
                 run = frostline.train(backbone, manifest, strategy, study=scratch / f"study-{number}")
                 row = {
                     "model": model,
@@ -118,11 +118,11 @@ def work(arguments: argparse.Namespace) -> None:
                     "warm": warm,
                     "repeat": repeat,
                     "seconds": run.seconds,
-                    "told_s": told.seconds,
+                    "told_s": predicted.seconds,
                     "memory": run.peak_memory_bytes,
-                    "told_memory": told.peak_memory_bytes,
-                    "told_upper": told.peak_memory_upper_bytes,
-                    "parts": told.parts,
+                    "told_memory": predicted.peak_memory_bytes,
+                    "told_upper": predicted.peak_memory_upper_bytes,
+                    "parts": predicted.parts,
                     "store": run.store,
                 }
                 with open(arguments.out, "a", encoding="utf-8") as file:
@@ -146,9 +146,9 @@ def ninetieth(values: list[float]) -> float:
     return sorted(values)[min(len(values) - 1, round(0.9 * (len(values) - 1)))]
 
 
-def errors(rows: list[dict[str, Any]], told: str, found: str) -> list[float]:
+def errors(rows: list[dict[str, Any]], predicted: str, measured: str) -> list[float]:
     """Return relative errors, without their sign."""
-    return [abs(row[told] / row[found] - 1) for row in rows]
+    return [abs(row[predicted] / row[measured] - 1) for row in rows]
 
 
 def summarise(path: Path) -> str:

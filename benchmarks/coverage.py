@@ -52,7 +52,7 @@ def one(table: Path, draw: int) -> dict[str, Any]:
         sheet = Path(folder) / "drawn.csv"
         with open(sheet, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("path", "label"), *(rows[i] for i in order[:DRAWN])])
-        found = frostline.fit(
+        fitted = frostline.fit(
             sheet,
             size=96,
             strategies=STRATEGIES,
@@ -64,15 +64,15 @@ def one(table: Path, draw: int) -> dict[str, Any]:
         )
         rest = [rows[i] for i in order[DRAWN : DRAWN + MOST]]
         answers = frostline.predict(Path(folder) / "study", [path for path, _ in rest])
-        said = {answer.path: answer.label for answer in answers}
-    right = [said[path] == label for path, label in rest if path in said]
+        labels = {answer.path: answer.label for answer in answers}
+    right = [labels[path] == label for path, label in rest if path in labels]
     return {
-        "accuracy": found.accuracy,
-        "low": found.low,
-        "high": found.high,
-        "optimism": found.optimism,
-        "strategy": found.strategy,
-        "seconds": found.seconds,
+        "accuracy": fitted.accuracy,
+        "low": fitted.low,
+        "high": fitted.high,
+        "optimism": fitted.optimism,
+        "strategy": fitted.strategy,
+        "seconds": fitted.seconds,
         "truth": statistics.mean(right),
         "asked": len(right),
     }

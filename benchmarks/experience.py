@@ -106,20 +106,20 @@ def run_one(backbone: Any, manifest: Any, strategy: str, seed: int, scratch: Pat
     began = time.process_time()
     run = frostline.train(backbone, manifest, strategy, study=scratch / "study", seed=seed, threads=1)
     seconds = time.process_time() - began
-    found = {key: run.result[key] for key in ("n_train", "n_val", "n_test")}
+    counts = {key: run.result[key] for key in ("n_train", "n_val", "n_test")}
     rates = {key: _rounded(run.result[key]) for key in ("accuracy", "val_accuracy")} | {
         "seconds": round(seconds, 2)
     }
-    return {**found, **rates, "peak_memory_mb": round(run.peak_memory_bytes / 1e6, 1)}
+    return {**counts, **rates, "peak_memory_mb": round(run.peak_memory_bytes / 1e6, 1)}
 
 
 def signals_of(backbone: Any, manifest: Any) -> dict[str, Any]:
     """Measure the training images of one draw."""
     from frostline.diagnostics import measure
 
-    found = measure(backbone, manifest, rates=False, threads=1).as_dict()
-    kept = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "learning_curve")
-    return {"fewest": found["size"]["per_class"][0], **{key: _rounded(found[key]) for key in kept}}
+    signals = measure(backbone, manifest, rates=False, threads=1).as_dict()
+    fields = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "learning_curve")
+    return {"fewest": signals["size"]["per_class"][0], **{key: _rounded(signals[key]) for key in fields}}
 
 
 def _rounded(value: Any) -> Any:
@@ -188,13 +188,13 @@ def summarise(path: Path) -> str:
         ]
         lines.append("|---|" + "---|" * (len(sets) + 1))
         for strategy in dict.fromkeys(row["strategy"] for row in rows):
-            found = [cells.get((model, size, count, name, strategy), []) for name in sets]
-            means = [statistics.mean(values) for values in found if values]
+            cell = [cells.get((model, size, count, name, strategy), []) for name in sets]
+            means = [statistics.mean(values) for values in cell if values]
             texts = [
                 f"{statistics.mean(v):.1f} ± {statistics.stdev(v) if len(v) > 1 else float('nan'):.1f}"
                 if v
                 else ""
-                for v in found
+                for v in cell
             ]
             mean = f"{statistics.mean(means):.1f}" if len(means) == len(sets) else ""
             lines.append(f"| `{strategy}` | " + " | ".join(texts) + f" | {mean} |")

@@ -79,8 +79,8 @@ class Mapped:
         self._places: dict[bytes, tuple[int, int]] = {}
         places = folder / "places.json"
         if places.exists():
-            found = json.loads(places.read_text())
-            self._places = {bytes.fromhex(key): tuple(place) for key, place in found.items()}
+            offsets = json.loads(places.read_text())
+            self._places = {bytes.fromhex(key): tuple(place) for key, place in offsets.items()}
         self._file = places
 
     def write(self, keys: list[bytes], rows: np.ndarray) -> None:
@@ -189,8 +189,8 @@ def main() -> None:
     for row_bytes, count in SIZES.items():
         for repeat in range(3):
             for name in BACKENDS:
-                found = rates(name, arguments.folder / name.split()[0], row_bytes, count)
-                print(row_bytes, repeat, name, {key: round(value, 2) for key, value in found.items()})
+                measured = rates(name, arguments.folder / name.split()[0], row_bytes, count)
+                print(row_bytes, repeat, name, {key: round(value, 2) for key, value in measured.items()})
     for name in BACKENDS:
         print(name, "cut in half:", cut_in_half(name, arguments.folder / name.split()[0], row_bytes, count))
 

@@ -48,12 +48,12 @@ def drawn(csv: Path, draw: int) -> Manifest:
     data = frostline.load_data(csv, seed=draw)
     rng = np.random.default_rng([draw, 7])
     want = {"train": LEARN, "val": CHOOSE, "test": TEST}
-    kept = []
+    rows = []
     for label in data.classes:
         for part, most in want.items():
             mine = [s for s in data.samples if s.label == label and s.split == part]
-            kept += [mine[i] for i in rng.permutation(len(mine))[:most]]
-    return replace(data, samples=tuple(sorted(kept, key=lambda s: s.path)))
+            rows += [mine[i] for i in rng.permutation(len(mine))[:most]]
+    return replace(data, samples=tuple(sorted(rows, key=lambda s: s.path)))
 
 
 def main(root: Path, out: Path) -> None:

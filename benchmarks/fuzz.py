@@ -67,7 +67,7 @@ def once(name: str, data: bytes) -> BaseException | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _silence() as said:
+            with _silence() as output:
                 TARGETS[name](data, folder)
     except FrostlineError:
         pass
@@ -75,7 +75,7 @@ def once(name: str, data: bytes) -> BaseException | None:
         return error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return StrayOutput(said[0][:200]) if said and said[0] else None
+    return StrayOutput(output[0][:200]) if output and output[0] else None
 
 
 class StrayOutput(Exception):
@@ -85,21 +85,21 @@ class StrayOutput(Exception):
 @contextlib.contextmanager
 def _silence() -> Iterator[list[bytes]]:
     """Catch what is written to the descriptors of standard output and error, past Python's own streams."""
-    said: list[bytes] = []
+    output: list[bytes] = []
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = [os.dup(number) for number in (1, 2)]
+    descriptors = [os.dup(number) for number in (1, 2)]
     with tempfile.TemporaryFile() as file:
         try:
             for number in (1, 2):
                 os.dup2(file.fileno(), number)
-            yield said
+            yield output
         finally:
-            for number, before in zip((1, 2), kept, strict=True):
+            for number, before in zip((1, 2), descriptors, strict=True):
                 os.dup2(before, number)
                 os.close(before)
             file.seek(0)
-            said.append(file.read())
+            output.append(file.read())
 
 
 def _where(error: BaseException) -> str:
@@ -165,12 +165,12 @@ def fuzz(name: str, out: Path, minutes: float) -> dict[str, Any]:
             break
         ended += 1
         (out / f"{name}-{ended}.log").write_text(done.stderr[-20_000:])
-    found = sorted(path.name for path in set((out / "findings").glob(f"{name}-*")) - before)
+    findings = sorted(path.name for path in set((out / "findings").glob(f"{name}-*")) - before)
     return {
         "target": name,
         "executions": executions,
         "seconds": round(time.monotonic() - began, 1),
-        "findings": [file for file in found if not file.endswith(".txt")],
+        "findings": [file for file in findings if not file.endswith(".txt")],
         "ended_early": ended,
         "corpus": len(list((out / "corpus" / name).glob("*"))),
     }
@@ -178,12 +178,16 @@ def fuzz(name: str, out: Path, minutes: float) -> dict[str, Any]:
 
 def main() -> None:
     """Fuzz the targets that were asked for, one after another."""
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--out", type=Path, required=True, help="where corpus, findings and figures are kept")
-    asked.add_argument("--minutes", type=float, default=1.0, help="for each target")
-    asked.add_argument("--target", choices=TARGETS, action="append", help="again for more; without, all")
-    asked.add_argument("--child", type=int, help=argparse.SUPPRESS)
-    given = asked.parse_args()
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--out", type=Path, required=True, help="where corpus, findings and figures are kept"
+    )
+    arguments.add_argument("--minutes", type=float, default=1.0, help="for each target")
+    arguments.add_argument("--target", choices=TARGETS, action="append", help="again for more; without, all")
+    arguments.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    given = arguments.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.child:
         child(given.target[0], given.out.resolve(), given.child)

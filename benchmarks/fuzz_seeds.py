@@ -134,8 +134,12 @@ def _tars() -> Iterator[bytes]:
 
 def _renderings() -> Iterator[bytes]:
     for text in ("auto", "per-image", "0,4095", "1e-320,1e308", "white", "1,2,3"):
-        said = {"intensity_range": "auto", "ranges": {"uint16": [0, 4095.5]}, "alpha_background": "auto"}
-        yield text.encode() + b"\n" + json.dumps({"rendering": {**said, "ground": [255, 255, 255]}}).encode()
+        rendering = {"intensity_range": "auto", "ranges": {"uint16": [0, 4095.5]}, "alpha_background": "auto"}
+        yield (
+            text.encode()
+            + b"\n"
+            + json.dumps({"rendering": {**rendering, "ground": [255, 255, 255]}}).encode()
+        )
 
 
 def _words() -> Iterator[bytes]:

@@ -154,10 +154,10 @@ def study(data: bytes, folder: Path) -> None:
 
     place = _study(folder, data)
     study_reader.read(place)
-    found = Study.existing(place)
-    run = best_of(found).folder
+    place_of = Study.existing(place)
+    run = best_of(place_of).folder
     assert run.path.resolve().is_relative_to(place.resolve())
-    _ = found.card, found.answer, run.metrics()
+    _ = place_of.card, place_of.answer, run.metrics()
     Predictor.of_run(run)
 
 
@@ -270,9 +270,9 @@ def strategy(data: bytes, folder: Path) -> None:
     """The notation of strategies: what is read is written back the same, and can be scheduled."""
     from frostline.strategies import parse, schedule
 
-    found = parse(data.decode("utf-8", "replace"))
-    assert parse(str(found)) == found
-    schedule(found, stages=5, images=100, batch=32)
+    strategy_read = parse(data.decode("utf-8", "replace"))
+    assert parse(str(strategy_read)) == strategy_read
+    schedule(strategy_read, stages=5, images=100, batch=32)
 
 
 def amounts(data: bytes, folder: Path) -> None:
@@ -353,8 +353,8 @@ def layout(data: bytes, folder: Path) -> None:
             (root / path).write_bytes(b"%d" % number)
     tree = module.Tree.of(path for path in paths if path)
     with contextlib.suppress(_frostline().FrostlineError):
-        said = module.layout_of(tree, str(root), module.checked_split_names(named))
-        for place in (*said.classes_in, *said.unlabelled):
+        parts = module.layout_of(tree, str(root), module.checked_split_names(named))
+        for place in (*parts.classes_in, *parts.unlabelled):
             tree.at(place)
     source = read_folder(root, module.checked_split_names(named))
     assert {image.split for image in source.images} <= {"", *module.PARTS}
@@ -377,12 +377,12 @@ def labels(data: bytes, folder: Path) -> None:
     from frostline.data.labels import is_missing, read_labels
 
     try:
-        said = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError):
         return
-    if not isinstance(said, list) or not said:
+    if not isinstance(document, list) or not document:
         return
-    kind, *values = said
+    kind, *values = document
     made: list[Any] = [value.encode() if kind == "bytes" and _is_text(value) else value for value in values]
     with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):  # no array of these
         if kind == "numpy":
@@ -428,13 +428,13 @@ def rendering(data: bytes, folder: Path) -> None:
     with contextlib.suppress(_frostline().UsageError):
         assert all(0 <= level <= 255 for level in module.parsed_ground(text))
     (folder / "manifest.jsonl").write_bytes(rest)
-    kept = rendering_choice.study_rendering(folder)
-    assert kept is not None
-    assert module.Rendering.from_dict(kept.as_dict()) == kept
+    rendering = rendering_choice.study_rendering(folder)
+    assert rendering is not None
+    assert module.Rendering.from_dict(rendering.as_dict()) == rendering
     values = np.linspace(-1e6, 1e6, 64, dtype=np.float32).reshape(8, 8)
-    for kind, low, high in kept.ranges:
+    for kind, low, high in rendering.ranges:
         assert math.isfinite(high - low)
-        assert kept.picture(module.Deep(kind, values)).mode == "RGB"
+        assert rendering.picture(module.Deep(kind, values)).mode == "RGB"
 
 
 def words(data: bytes, folder: Path) -> None:
@@ -477,10 +477,10 @@ def arrays(data: bytes, folder: Path) -> None:
     else:
         size = np.dtype(kind).itemsize * count
         made = np.frombuffer(data[6 : 6 + size].ljust(size, b"\7"), kind).reshape(shape)
-    asked: list[Any] = [made, list(made) if made.ndim else made]
+    arrays_read: list[Any] = [made, list(made) if made.ndim else made]
     with contextlib.suppress(TypeError, ValueError):
-        asked.append(torch.from_numpy(made.copy()))
-    for images in asked:
+        arrays_read.append(torch.from_numpy(made.copy()))
+    for images in arrays_read:
         with contextlib.suppress(_frostline().FrostlineError):
             for question in prediction_inputs(images):
                 with contextlib.suppress(_frostline().FrostlineError):
@@ -495,9 +495,9 @@ def processor(data: bytes, folder: Path) -> None:
     with contextlib.suppress(_frostline().ModelError):
         hugging_face._place(str(folder), False)
     with contextlib.suppress(ValueError, RecursionError):
-        said = json.loads(data)
-        if isinstance(said, dict):
-            assert isinstance(hugging_face.described(said), str | hugging_face.Preprocessing)
+        document = json.loads(data)
+        if isinstance(document, dict):
+            assert isinstance(hugging_face.described(document), str | hugging_face.Preprocessing)
 
 
 Target = Callable[[bytes, Path], None]

@@ -72,14 +72,14 @@ def cuts(bench: Bench) -> dict[str, Any]:
     plan = numerics.exact_plan()
     model = plan.place(bench.backbone.adapt(10).eval())
     x = plan.batch(bench.pixels(32), bench.backbone.preprocessing.normalise)
-    found = {}
+    differences = {}
     with torch.no_grad():
         whole = model(x)
         for cut in bench.backbone.cuts[1:]:
             z = bb.prefix(bench.backbone, model, cut)(x)
             with bb.suffix(bench.backbone, model, cut) as rest:
-                found[cut.name] = float((rest(z) - whole).abs().max())
-    return {"largest_difference_by_cut": found, "ok": max(found.values()) < 1e-3}
+                differences[cut.name] = float((rest(z) - whole).abs().max())
+    return {"largest_difference_by_cut": differences, "ok": max(differences.values()) < 1e-3}
 
 
 def rows(bench: Bench) -> dict[str, Any]:
@@ -189,20 +189,20 @@ def foreseen(bench: Bench) -> dict[str, Any]:
         bench.data, bench.data.part("train"), bench.backbone.preprocessing, policy=Policy("standard")
     )
     known = profiling.measure(bench.backbone, images, cache=FeatureCache())
-    found = []
+    lines = []
     for strategy in ("linear_probe", f"top_k(1, epochs={bench.epochs})", f"full(epochs={bench.epochs})"):
         counts = {part: len(bench.data.part(part)) for part in ("train", "val", "test")}
-        told = predict(strategy, known, classes=len(bench.data.classes), flip="none", **counts)
+        predicted = predict(strategy, known, classes=len(bench.data.classes), flip="none", **counts)
         run = bench.train(strategy, f"foreseen {strategy}")
-        found.append(
+        lines.append(
             {
                 "strategy": strategy,
-                "seconds": [told.seconds, run.seconds],
-                "host_memory_mb": [told.peak_memory_bytes / 1e6, run.peak_memory_bytes / 1e6],
+                "seconds": [predicted.seconds, run.seconds],
+                "host_memory_mb": [predicted.peak_memory_bytes / 1e6, run.peak_memory_bytes / 1e6],
                 "device_memory_mb": None if run.device_peak_bytes is None else run.device_peak_bytes / 1e6,
             }
         )
-    return {"predicted_then_actual": found}
+    return {"predicted_then_actual": lines}
 
 
 def _median_s(run: Callable[[], object]) -> float:
@@ -218,10 +218,10 @@ def _median_s(run: Callable[[], object]) -> float:
 CHECKS = (cuts, rows, repeated, resumed, plans, sending, compiling, foreseen)
 
 
-def page(found: Sequence[tuple[str, str, float, dict[str, Any]]], device: str) -> str:
+def page(answered: Sequence[tuple[str, str, float, dict[str, Any]]], device: str) -> str:
     """Return the answers as Markdown."""
     lines = [f"# frostline on {device}", "", "```json", json.dumps(environment(), indent=1), "```"]
-    for name, question, seconds, answer in found:
+    for name, question, seconds, answer in answered:
         verdict = {True: "yes", False: "NO"}.get(answer.get("ok"), "")
         lines += ["", f"## {name} {verdict}".rstrip(), "", question, ""]
         lines += ["```json", json.dumps(answer, indent=1), "```", "", f"({seconds:.0f} s)"]
@@ -230,7 +230,7 @@ def page(found: Sequence[tuple[str, str, float, dict[str, Any]]], device: str) -
 
 def answers(bench: Bench, wanted: Sequence[str]) -> list[tuple[str, str, float, dict[str, Any]]]:
     """Make each check; one that fails answers with its last lines."""
-    found = []
+    answered = []
     for check in CHECKS:
         if wanted and check.__name__ not in wanted:
             continue
@@ -240,8 +240,8 @@ def answers(bench: Bench, wanted: Sequence[str]) -> list[tuple[str, str, float, 
         except Exception:
             answer = {"ok": False, "failed": traceback.format_exc().splitlines()[-3:]}
         question = (check.__doc__ or "").splitlines()[0]
-        found.append((check.__name__, question, time.perf_counter() - begun, answer))
-    return found
+        answered.append((check.__name__, question, time.perf_counter() - begun, answer))
+    return answered
 
 
 def main() -> None:

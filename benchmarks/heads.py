@@ -37,8 +37,8 @@ SIZE, FOLDS, PASS_S = 96, 5, 6e-3  # PASS_S: a bare pass at 224 px on two cores,
 
 def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return features (n, width), targets (n,) and units (n,) of every image of a set."""
-    kept = folder / f"{table.stem}.npz"
-    if not kept.exists():
+    file = folder / f"{table.stem}.npz"
+    if not file.exists():
         import frostline
         from frostline.data import load_data
         from frostline.feature_extraction import ForwardConfig, Frozen, features
@@ -51,9 +51,9 @@ def features_of(table: Path, folder: Path) -> tuple[NDArray[Any], NDArray[Any], 
         )
         frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(exact_plan(), 64), None)
         seen = features(frozen, Images(data, data.samples, backbone.preprocessing))
-        np.savez(kept, x=seen, y=data.targets(data.samples), units=data.units(data.samples))
-    found = np.load(kept)
-    return found["x"], found["y"], found["units"]
+        np.savez(file, x=seen, y=data.targets(data.samples), units=data.units(data.samples))
+    arrays = np.load(file)
+    return arrays["x"], arrays["y"], arrays["units"]
 
 
 def drawn(
@@ -167,12 +167,12 @@ def main() -> None:
     parser.add_argument("--part", choices=("accuracy", "seconds"), help="one of them alone")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 4000, 16000])
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     from frostline import probe
 
     versions: dict[str, ModuleType] = {"now": probe}
-    if asked.against:
-        spec = importlib.util.spec_from_file_location("other_probe", asked.against)
+    if arguments.against:
+        spec = importlib.util.spec_from_file_location("other_probe", arguments.against)
         assert spec is not None
         assert spec.loader is not None
         other = importlib.util.module_from_spec(spec)
@@ -181,11 +181,11 @@ def main() -> None:
         sys.modules["other_probe"] = other
         spec.loader.exec_module(other)
         versions["before"] = other
-    asked.features.mkdir(parents=True, exist_ok=True)
-    if asked.part != "seconds":
-        accuracy(versions, asked.data, asked.features)
-    if asked.part != "accuracy":
-        seconds(versions, asked.data, asked.features, asked.sizes, asked.repeats)
+    arguments.features.mkdir(parents=True, exist_ok=True)
+    if arguments.part != "seconds":
+        accuracy(versions, arguments.data, arguments.features)
+    if arguments.part != "accuracy":
+        seconds(versions, arguments.data, arguments.features, arguments.sizes, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,9 @@ def one(arguments: argparse.Namespace, table: Path, draw: int, minutes: float) -
         judged = [row for row in result["tried"] if row["low"] is not None]
         raced = {} if arguments.no_regret else each(arguments, folder, drawn, rest, judged, draw)
     known = ("strategy", "basis", "accuracy", "low", "high", "seconds")
-    found = {key: result.get(key) for key in known}
-    found |= {"truth": truth, "asked": len(rest), "wall_s": wall_s, "judged": len(judged), "raced": raced}
-    return {**found, "tried": len([row for row in result["tried"] if row["runs"]])}
+    figures = {key: result.get(key) for key in known}
+    figures |= {"truth": truth, "asked": len(rest), "wall_s": wall_s, "judged": len(judged), "raced": raced}
+    return {**figures, "tried": len([row for row in result["tried"] if row["runs"]])}
 
 
 def fitted(
@@ -88,9 +88,9 @@ def fitted(
 def answered(arguments: argparse.Namespace, study: Path, others: Path, rest: Lines, run: str = "") -> float:
     """Return the share of the images left out that the study's model, or one of its runs, answers right."""
     words = ["predict", str(study), str(others), "--json", "--quiet"]
-    found = called(arguments, words + (["--run", run] if run else []))
-    said = {row["path"]: row["label"] for row in found["predictions"]}
-    return statistics.mean(said.get(path) == label for path, label in rest)
+    document = called(arguments, words + (["--run", run] if run else []))
+    labels = {row["path"]: row["label"] for row in document["predictions"]}
+    return statistics.mean(labels.get(path) == label for path, label in rest)
 
 
 def each(
@@ -98,7 +98,7 @@ def each(
 ) -> dict[str, float]:
     """Train every strategy that was judged on all that was drawn, and ask it about the rest."""
     sheet = written(folder / "all.csv", drawn)
-    found = {}
+    accuracies = {}
     for number, row in enumerate(judged):
         study = folder / f"each{number}"
         words = ["train", str(sheet), "--strategy", row["strategy"], "--study", str(study)]
@@ -118,8 +118,8 @@ def each(
                 "--quiet",
             ],
         )
-        found[row["strategy"]] = answered(arguments, study, folder / "rest.csv", rest)
-    return found
+        accuracies[row["strategy"]] = answered(arguments, study, folder / "rest.csv", rest)
+    return accuracies
 
 
 def called(arguments: argparse.Namespace, words: Sequence[str], may_refuse: bool = False) -> Row:

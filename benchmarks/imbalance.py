@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     backbone = frostline.load_backbone("lite0", size=96)
-    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    scores: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for seed in arguments.seeds:
         for name in arguments.sets:
             with tempfile.TemporaryDirectory() as scratch:
@@ -69,9 +69,9 @@ def main() -> None:
                             threads=arguments.threads,
                         )
                         pair = (100 * run.accuracy, 100 * run.balanced_accuracy)
-                        found.setdefault((name, strategy, kind), []).append(pair)
+                        scores.setdefault((name, strategy, kind), []).append(pair)
                         print(json.dumps([seed, name, strategy, kind, *pair]), file=sys.stderr, flush=True)
-    for (name, strategy, kind), pairs in found.items():
+    for (name, strategy, kind), pairs in scores.items():
         plain, balanced = zip(*pairs, strict=True)
         print(
             f"| {name} | {strategy} | {kind} "

@@ -74,12 +74,12 @@ def judge(answers: PredictionTable, truth: dict[str, str], bar: float) -> dict[s
     }
 
 
-def race(arguments: argparse.Namespace, name: str, seed: int, kept: Path) -> None:
+def race(arguments: argparse.Namespace, name: str, seed: int, folder_kept: Path) -> None:
     """Run one draw of one set; keep the answers out of fold, the true labels and who gave the answers."""
     with tempfile.TemporaryDirectory() as scratch:
         table = arguments.data / f"{name}.csv"
         sheet, truth = flipped_table(table, arguments.images, seed, arguments.share, Path(scratch))
-        found = frostline.compare(
+        comparison = frostline.compare(
             frostline.load_backbone("lite0", size=arguments.size),
             frostline.load_data(sheet, seed=seed, test_size=0.0, val_size=0.0),
             STRATEGIES,
@@ -88,19 +88,21 @@ def race(arguments: argparse.Namespace, name: str, seed: int, kept: Path) -> Non
             seed=seed,
             threads=arguments.threads,
         )
-        known = {"winner": found.winner, "seconds": found.seconds, "truth": truth}
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.with_suffix(".json").write_text(json.dumps(known))
-        shutil.copy(found.folder / "out-of-fold.csv", kept.with_suffix(".csv"))  # last: it says done
+        known = {"winner": comparison.winner, "seconds": comparison.seconds, "truth": truth}
+        folder_kept.parent.mkdir(parents=True, exist_ok=True)
+        folder_kept.with_suffix(".json").write_text(json.dumps(known))
+        shutil.copy(
+            comparison.folder / "out-of-fold.csv", folder_kept.with_suffix(".csv")
+        )  # last: it says done
 
 
 def one(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Judge one draw of one set, from its kept answers where there are such."""
-    kept = arguments.tables / f"{name}-{arguments.images}-{arguments.share}-{seed}.csv"
-    if not kept.exists():
-        race(arguments, name, seed, kept)
-    known = json.loads(kept.with_suffix(".json").read_text())
-    answers = load_predictions(kept, Basis.OUT_OF_FOLD)
+    folder_kept = arguments.tables / f"{name}-{arguments.images}-{arguments.share}-{seed}.csv"
+    if not folder_kept.exists():
+        race(arguments, name, seed, folder_kept)
+    known = json.loads(folder_kept.with_suffix(".json").read_text())
+    answers = load_predictions(folder_kept, Basis.OUT_OF_FOLD)
     return {
         "set": name,
         "seed": seed,
@@ -161,8 +163,8 @@ def main() -> None:
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             with open(arguments.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-    asked = [r for r in rows if (r["asked"], r["share"]) == (arguments.images, arguments.share)]
-    print("\n".join(summary(asked)))
+    selected = [r for r in rows if (r["asked"], r["share"]) == (arguments.images, arguments.share)]
+    print("\n".join(summary(selected)))
 
 
 if __name__ == "__main__":

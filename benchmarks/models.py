@@ -82,9 +82,9 @@ def screened(backbones: Mapping[str, Any], case: Case, data: Path, out: Path) ->
         return
     with tempfile.TemporaryDirectory() as folder:
         manifest = _draw(case, data, Path(folder))
-        found = screen(list(backbones.values()), manifest, Limits(), seed=case[1], threads=1)
+        screening = screen(list(backbones.values()), manifest, Limits(), seed=case[1], threads=1)
     for model, backbone in backbones.items():
-        looked = next(one for one in found if one.model == backbone.name)
+        looked = next(one for one in screening if one.model == backbone.name)
         parameters = sum(p.numel() for p in backbone.model.parameters())
         row = {"set": case[0], "seed": case[1], **looked.as_dict(), "model": model, "parameters": parameters}
         append(out / "screen.jsonl", row)
@@ -114,17 +114,15 @@ def work(arguments: argparse.Namespace) -> None:
 def regrets(strategy: str, out: Path) -> tuple[dict[str, dict[Case, float]], dict[str, list[str]]]:
     """Return each policy's regret by case (points), and what it picked."""
     reached, rows = _read(strategy, out)
-    found: dict[str, dict[Case, float]] = {policy: {} for policy in POLICIES}
+    lost: dict[str, dict[Case, float]] = {policy: {} for policy in POLICIES}
     picks: dict[str, list[str]] = {policy: [] for policy in POLICIES}
     for case in rows:
         for policy, value in POLICIES.items():
             top = max(map(value, rows[case]))
             mine = [row["model"] for row in rows[case] if value(row) == top]
-            found[policy][case] = max(reached[case].values()) - statistics.mean(
-                reached[case][m] for m in mine
-            )
+            lost[policy][case] = max(reached[case].values()) - statistics.mean(reached[case][m] for m in mine)
             picks[policy] += mine if len(mine) == 1 else []
-    return found, picks
+    return lost, picks
 
 
 def _read(strategy: str, out: Path) -> tuple[dict[Case, dict[str, float]], dict[Case, list[Row]]]:
@@ -183,7 +181,7 @@ def _still_there(strategy: str, out: Path) -> str:
     two: list[float] = []
     for case, mine in rows.items():
         two.append(max(reached[case].values()) - max(reached[case][r["model"]] for r in mine if r["kept"]))
-    kept = (
+    summary = (
         f"{sum(lack == 0 for lack in two)} ({statistics.mean(two):.1f} points short, {max(two):.1f} at worst)"
     )
     shares = ", ".join(
@@ -191,8 +189,8 @@ def _still_there(strategy: str, out: Path) -> str:
         for k, lacks in lacking.items()
     )
     return (
-        f"\nOf {len(rows)} draws, the best network was among those that `fit` lets race in {kept}; among the "
-        f"first k by probe not separated: {shares}."
+        f"\nOf {len(rows)} draws, the best network was among those that `fit` lets race in {summary}; among "
+        f"the first k by probe not separated: {shares}."
     )
 
 

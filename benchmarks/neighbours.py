@@ -68,11 +68,11 @@ def neighbour(threads: int) -> Iterator[None]:
 class Worker:
     """A process that runs the same training whenever it is asked."""
 
-    def __init__(self, way: str, asked: argparse.Namespace, table: Path, folder: Path) -> None:
-        setting = asked.ways[way]
+    def __init__(self, way: str, arguments: argparse.Namespace, table: Path, folder: Path) -> None:
+        setting = arguments.ways[way]
         clean = {key: value for key, value in os.environ.items() if key not in SET}
         command = [sys.executable, __file__, str(table), "--worker", str(folder)]
-        command += ["--strategy", asked.strategy, "--size", str(asked.size)]
+        command += ["--strategy", arguments.strategy, "--size", str(arguments.size)]
         command += [] if way == OWN else ["--torch-first"]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -93,17 +93,17 @@ class Worker:
         self._process.wait()
 
 
-def work(asked: argparse.Namespace) -> None:
+def work(arguments: argparse.Namespace) -> None:
     """Be the process of a worker."""
-    if asked.torch_first:
+    if arguments.torch_first:
         importlib.import_module("torch")  # so frostline comes too late to say how threads wait
     import frostline
 
-    data = frostline.load_data(asked.table, near_copies=False)
-    backbone = frostline.load_backbone("lite0", size=asked.size)
+    data = frostline.load_data(arguments.table, near_copies=False)
+    backbone = frostline.load_backbone("lite0", size=arguments.size)
     for number, _ in enumerate(sys.stdin):
-        study = Path(asked.worker) / str(number)
-        run = frostline.train(backbone, data, asked.strategy, precision="float32", study=study)
+        study = Path(arguments.worker) / str(number)
+        run = frostline.train(backbone, data, arguments.strategy, precision="float32", study=study)
         print(json.dumps({"seconds": run.seconds, "plan": run.numeric_plan}), flush=True)
 
 
@@ -120,31 +120,33 @@ def main() -> None:
     parser.add_argument("--also", action="append", default=[], help="another way, as NAME=VALUE,NAME=VALUE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--torch-first", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.worker:
-        work(asked)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments)
         return
     from draws import draw_table
 
     tried = ways(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    asked.ways = tried = tried | {way: dict(pair.split("=") for pair in way.split(",")) for way in asked.also}
+    arguments.ways = tried = tried | {
+        way: dict(pair.split("=") for pair in way.split(",")) for way in arguments.also
+    }
     taken: dict[str, list[float]] = {way: [] for way in tried}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        table = draw_table(asked.table, asked.per_class, 0, False, scratch, test_per_class=5)
-        stack.enter_context(neighbour(0 if asked.quiet else asked.busy))
+        table = draw_table(arguments.table, arguments.per_class, 0, False, scratch, test_per_class=5)
+        stack.enter_context(neighbour(0 if arguments.quiet else arguments.busy))
         workers = {}
         for place, way in enumerate(tried):  # one after another: each sees the neighbour alone at work
-            workers[way] = Worker(way, asked, table, scratch / f"way {place}")
+            workers[way] = Worker(way, arguments, table, scratch / f"way {place}")
             stack.callback(workers[way].end)
             plan = workers[way].run()["plan"]  # the first fills the store and times what is remembered
             print(f"  {way}: {plan['threads']} threads; {plan.get('wait', '')}", flush=True)
-        for number in range(asked.rounds):
+        for number in range(arguments.rounds):
             shift = number % len(tried)
             for way in [*list(tried)[shift:], *list(tried)[:shift]]:
                 taken[way].append(float(workers[way].run()["seconds"]))
             print(f"  {number + 1}: {', '.join(f'{w} {s[-1]:.2f}' for w, s in taken.items())}", flush=True)
-    report(taken, asked.quiet)
+    report(taken, arguments.quiet)
 
 
 def report(taken: dict[str, list[float]], quiet: bool) -> None:

@@ -99,8 +99,8 @@ def known(out: Path, size: int) -> Path:
             sheet = Path(folder, "noise.csv")
             with open(sheet, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(lines)
-            told = AGAIN["frostline linear_probe, network known"]
-            contend(*told, sheet, size, 0, weights(out), Path(folder, "store"))
+            settings = AGAIN["frostline linear_probe, network known"]
+            contend(*settings, sheet, size, 0, weights(out), Path(folder, "store"))
             shutil.copytree(Path(folder, "store"), store)
     return store
 
@@ -111,14 +111,14 @@ def contend(
     sheet: Path,
     size: int,
     seed: int,
-    kept: Path,
+    weights_file: Path,
     store: Path | None = None,
 ) -> dict[str, Any]:
     """Run one contender in a process of its own, with one thread; return what it told."""
     with tempfile.TemporaryDirectory() as folder:
         task = Path(folder, "task.json")
-        told = {"contender": contender, "settings": settings, "sheet": str(sheet), "size": size, "seed": seed}
-        task.write_text(json.dumps({**told, "folder": folder, "weights": str(kept.resolve())}))
+        job = {"contender": contender, "settings": settings, "sheet": str(sheet), "size": size, "seed": seed}
+        task.write_text(json.dumps({**job, "folder": folder, "weights": str(weights_file.resolve())}))
         own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"), "1")
         own |= {
             "FROSTLINE_CACHE_DIR": str(store or Path(folder, "store")),
@@ -152,7 +152,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run what is missing, draw by draw, every other draw in the opposite order."""
-    kept = weights(arguments.out)
+    weights_file = weights(arguments.out)
     named = tried(arguments.tune)
     only = arguments.only or list(named)
     done = [{key: row[key] for key in KEYS} for row in rows(arguments.out)]
@@ -172,28 +172,28 @@ def run(arguments: argparse.Namespace) -> None:
                 store = Path(folder, "store")  # an own one for each contender
                 if name in AGAIN:
                     shutil.copytree(known(arguments.out, size), store)
-                row |= contend(*named[name], sheet, size, seed, kept, store)
+                row |= contend(*named[name], sheet, size, seed, weights_file, store)
                 shutil.rmtree(store, ignore_errors=True)
                 with open(arguments.out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 print(row, file=sys.stderr, flush=True)
 
 
-def chosen(found: list[dict[str, Any]]) -> dict[str, str]:
+def chosen(results: list[dict[str, Any]]) -> dict[str, str]:
     """For each peer the setting with the fewest seconds whose mean accuracy is within a point of its best."""
     result = {}
     for name in GRIDS:
-        mine = {row["name"] for row in found if row["name"].startswith(f"{name} {{")}
-        accuracy = {key: mean(found, key, "accuracy") for key in mine}
+        mine = {row["name"] for row in results if row["name"].startswith(f"{name} {{")}
+        accuracy = {key: mean(results, key, "accuracy") for key in mine}
         good = [key for key in mine if accuracy[key] >= max(accuracy.values()) - 0.01]
         if good:
-            result[name] = min(good, key=lambda key: mean(found, key, "cpu_s"))
+            result[name] = min(good, key=lambda key: mean(results, key, "cpu_s"))
     return result
 
 
-def mean(found: list[dict[str, Any]], name: str, figure: str) -> float:
+def mean(results: list[dict[str, Any]], name: str, figure: str) -> float:
     """The mean of a figure over a contender's rows."""
-    return statistics.fmean(row[figure] for row in found if row["name"] == name)
+    return statistics.fmean(row[figure] for row in results if row["name"] == name)
 
 
 def interval(values: list[float]) -> float:
@@ -203,19 +203,21 @@ def interval(values: list[float]) -> float:
     return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
-def grouped(found: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def grouped(results: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield each image set and size with its rows."""
-    for which, size in sorted({(row["set"], row["size"]) for row in found}, key=lambda key: (key[1], key[0])):
+    for which, size in sorted(
+        {(row["set"], row["size"]) for row in results}, key=lambda key: (key[1], key[0])
+    ):
         title = f"{which}, {size} px"
-        yield title, [row for row in found if (row["set"], row["size"]) == (which, size)]
+        yield title, [row for row in results if (row["set"], row["size"]) == (which, size)]
 
 
-def table_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+def table_lines(results: list[dict[str, Any]]) -> Iterator[str]:
     """Yield a table: what each contender reached, and what that took."""
     yield "| contender | accuracy, % | processor s | s by the clock | imports | peak MB (imports) | n |"
     yield "|---|---|---|---|---|---|---|"
-    for name in sorted({row["name"] for row in found}, key=lambda name: mean(found, name, "cpu_s")):
-        mine = [row for row in found if row["name"] == name]
+    for name in sorted({row["name"] for row in results}, key=lambda name: mean(results, name, "cpu_s")):
+        mine = [row for row in results if row["name"] == name]
         scores = [100 * row["accuracy"] for row in mine]
         cells = [f"{statistics.fmean(scores):.1f} ± {interval(scores):.1f}"]
         cells += [f"{mean(mine, name, key):.1f}" for key in ("cpu_s", "wall_s", "import_cpu_s")]
@@ -223,36 +225,36 @@ def table_lines(found: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {name} | {' | '.join(cells)} | {peak:.0f} ({imported:.0f}) | {len(mine)} |"
 
 
-def reaching(found: list[dict[str, Any]], accuracy: float, named: Named) -> str | None:
+def reaching(results: list[dict[str, Any]], accuracy: float, named: Named) -> str | None:
     """The contender among `named` with the fewest seconds whose mean accuracy is at least this."""
-    there = {row["name"] for row in found} & set(named)
-    good = [name for name in there if mean(found, name, "accuracy") >= accuracy]
-    return min(good, key=lambda name: mean(found, name, "cpu_s"), default=None)
+    there = {row["name"] for row in results} & set(named)
+    good = [name for name in there if mean(results, name, "accuracy") >= accuracy]
+    return min(good, key=lambda name: mean(results, name, "cpu_s"), default=None)
 
 
-def pairs(found: list[dict[str, Any]], name: str, ours: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def pairs(results: list[dict[str, Any]], name: str, ours: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return a peer's rows, each with ours of the same draw."""
-    mine = {(row["set"], row["seed"]): row for row in found if row["name"] == ours}
-    keyed = [((row["set"], row["seed"]), row) for row in found if row["name"] == name]
+    mine = {(row["set"], row["seed"]): row for row in results if row["name"] == ours}
+    keyed = [((row["set"], row["seed"]), row) for row in results if row["name"] == name]
     return [(row, mine[key]) for key, row in keyed if key in mine]
 
 
-def ratios(found: list[dict[str, Any]], name: str, ours: str) -> list[float]:
+def ratios(results: list[dict[str, Any]], name: str, ours: str) -> list[float]:
     """Processor seconds of a peer over ours, draw by draw."""
-    return [theirs["cpu_s"] / mine["cpu_s"] for theirs, mine in pairs(found, name, ours)]
+    return [theirs["cpu_s"] / mine["cpu_s"] for theirs, mine in pairs(results, name, ours)]
 
 
-def paired_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+def paired_lines(results: list[dict[str, Any]]) -> Iterator[str]:
     """Yield, over all sets, each peer beside our probe on the draws that both have seen."""
     yield "| peer | ours | points above it | its seconds / ours (range) | draws |"
     yield "|---|---|---|---|---|"
-    for name in [name for name in PEERS if name in {row["name"] for row in found}]:
+    for name in [name for name in PEERS if name in {row["name"] for row in results}]:
         for ours in ("frostline linear_probe", *AGAIN):
-            both = pairs(found, name, ours)
+            both = pairs(results, name, ours)
             if both:
                 gains = [100 * (mine["accuracy"] - theirs["accuracy"]) for theirs, mine in both]
                 gain = f"{statistics.fmean(gains):+.1f} ± {interval(gains):.1f}"
-                yield f"| {name} | {ours} | {gain} | {told(ratios(found, name, ours))} | {len(both)} |"
+                yield f"| {name} | {ours} | {gain} | {told(ratios(results, name, ours))} | {len(both)} |"
 
 
 def told(times: list[float]) -> str:
@@ -260,35 +262,36 @@ def told(times: list[float]) -> str:
     return f"{statistics.geometric_mean(times):.2f} ({min(times):.2f}–{max(times):.2f})"
 
 
-def ratio_lines(found: list[dict[str, Any]]) -> Iterator[str]:
+def ratio_lines(results: list[dict[str, Any]]) -> Iterator[str]:
     """Yield, for each peer, ours that is as good at least, and how many times its seconds the peer takes."""
     yield "| peer | its accuracy, % | ours with at least that | its seconds / ours (range) |"
     yield "|---|---|---|---|"
-    for name in [name for name in PEERS if name in {row["name"] for row in found}]:
-        accuracy = mean(found, name, "accuracy")
-        ours = reaching(found, accuracy, OURS)
+    for name in [name for name in PEERS if name in {row["name"] for row in results}]:
+        accuracy = mean(results, name, "accuracy")
+        ours = reaching(results, accuracy, OURS)
         if ours is None:
             yield f"| {name} | {100 * accuracy:.1f} | none | |"
             continue
-        spread = told(ratios(found, name, ours))
+        spread = told(ratios(results, name, ours))
         yield f"| {name} | {100 * accuracy:.1f} | {ours.split(maxsplit=1)[1]} | {spread} |"
 
 
-def headlines(found: list[dict[str, Any]]) -> Iterator[str]:
+def headlines(results: list[dict[str, Any]]) -> Iterator[str]:
     """Yield each of ours beside the peer that is soonest at its accuracy, and the goals."""
-    for ours in [name for name in OURS if name in {row["name"] for row in found}]:
-        accuracy = mean(found, ours, "accuracy")
-        peer = reaching(found, accuracy, PEERS)
-        took = statistics.geometric_mean(ratios(found, peer, ours)) if peer else None
+    for ours in [name for name in OURS if name in {row["name"] for row in results}]:
+        accuracy = mean(results, ours, "accuracy")
+        peer = reaching(results, accuracy, PEERS)
+        took = statistics.geometric_mean(ratios(results, peer, ours)) if peer else None
         beside = f"{peer} takes {took:.2f} × its seconds" if peer else "no peer gets there"
         yield f"- To the {100 * accuracy:.1f} % of {ours}: {beside}."
-    yield f"- In half of fastai's seconds, points above it: {', '.join(gained(found)) or 'none is done'}."
+    points = ", ".join(gained(results)) or "none is done"
+    yield f"- In half of fastai's seconds, points above it: {points}."
 
 
-def gained(found: list[dict[str, Any]]) -> Iterator[str]:
+def gained(results: list[dict[str, Any]]) -> Iterator[str]:
     """Yield what ours reach in at most half of fastai's seconds, over the draws that both have seen."""
     for ours in OURS:
-        both = pairs(found, "fastai fine_tune", ours)
+        both = pairs(results, "fastai fine_tune", ours)
         if both and all(mine["cpu_s"] <= theirs["cpu_s"] / 2 for theirs, mine in both):
             gain = statistics.fmean(100 * (mine["accuracy"] - theirs["accuracy"]) for theirs, mine in both)
             yield f"{ours} {gain:+.1f} (n = {len(both)})"
@@ -296,16 +299,16 @@ def gained(found: list[dict[str, Any]]) -> Iterator[str]:
 
 def summarise(out: Path) -> str:
     """Return the tables."""
-    found = rows(out)
-    grid = [row for row in found if row["name"].endswith("}")]
+    results = rows(out)
+    grid = [row for row in results if row["name"].endswith("}")]
     lines = [f"- Chosen for {name}: {key}" for name, key in chosen(grid).items()]
     for title, mine in grouped(grid):
         lines += ["", f"### Grid, {title}", "", *table_lines(mine)]
-    found = [row for row in found if not row["name"].endswith("}")]
-    for size in sorted({row["size"] for row in found}):
-        same = [row for row in found if row["size"] == size]
+    results = [row for row in results if not row["name"].endswith("}")]
+    for size in sorted({row["size"] for row in results}):
+        same = [row for row in results if row["size"] == size]
         lines += ["", f"### All sets, {size} px", "", *paired_lines(same)]
-    for title, mine in grouped(found):
+    for title, mine in grouped(results):
         lines += ["", f"### {title}", "", *table_lines(mine), "", *ratio_lines(mine), "", *headlines(mine)]
     return "\n".join(lines)
 

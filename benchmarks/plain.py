@@ -88,10 +88,10 @@ def accuracy(backbone: Backbone, model: nn.Module, data: Manifest) -> float:
     """Test accuracy of a plain model."""
     images = Images(data, data.part("test"), backbone.preprocessing)
     with torch.no_grad():
-        found = [
+        predictions = [
             model(backbone.preprocessing.normalise(pixels)).argmax(1) for pixels in images.evaluation(BATCH)
         ]
-    return float((torch.cat(found).numpy() == images.targets).mean())
+    return float((torch.cat(predictions).numpy() == images.targets).mean())
 
 
 def plain_probe(backbone: Backbone, data: Manifest) -> float:

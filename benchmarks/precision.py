@@ -33,12 +33,12 @@ def moved(run: frostline.training.Run, data: Manifest, size: int, threads: int |
     backbone = frostline.load_backbone("lite0", size=size)
     cut = next(cut for cut in backbone.cuts if cut.name == run.cut)
     images = Images(data, data.part("test"), backbone.preprocessing)
-    found = {}
+    differences = {}
     for precision in numerics.PRECISIONS[1:]:
         model = frostline.load_model(run.folder)
         way = ForwardConfig(numerics.pinned_plan(precision, threads), 64)
-        found[precision] = ForwardPass(backbone, model, cut, way).logits(images)
-    one, two = found["float32"], found["bfloat16"]
+        differences[precision] = ForwardPass(backbone, model, cut, way).logits(images)
+    one, two = differences["float32"], differences["bfloat16"]
     return {
         "largest_difference": float(np.abs(one - two).max()),
         "largest_logit": float(np.abs(one).max()),

@@ -201,7 +201,7 @@ def main() -> None:
                     place = (arguments.size, arguments.epochs, name, per_class, seed, base)
                     missing = [recipe for recipe in names if (*place, recipe) not in done]
                     for recipes in _shares(missing):
-                        found = rows_of(
+                        results = rows_of(
                             arguments.data / f"{name}.csv",
                             per_class,
                             seed,
@@ -211,7 +211,7 @@ def main() -> None:
                             arguments.epochs,
                             arguments.test_per_class,
                         )
-                        _append(arguments.out, place, found)
+                        _append(arguments.out, place, results)
     print(summarise(arguments.out))
 
 
@@ -221,9 +221,9 @@ def _shares(names: list[str]) -> list[list[str]]:
     return [*([viewed] if viewed else []), *([name] for name in names if name not in viewed)]
 
 
-def _append(path: Path, place: tuple[Any, ...], found: dict[str, dict[str, Any]]) -> None:
+def _append(path: Path, place: tuple[Any, ...], results: dict[str, dict[str, Any]]) -> None:
     with open(path, "a", encoding="utf-8") as file:
-        for recipe, row in found.items():
+        for recipe, row in results.items():
             file.write(json.dumps({**dict(zip(KEY, (*place, recipe), strict=True)), **row}) + "\n")
             print(*place[2:], recipe, f"{row['accuracy']:.3f}", f"{row['seconds']:.1f} s", file=sys.stderr)
 

@@ -84,8 +84,8 @@ def called(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any
 
 def figures(result: Any) -> dict[str, Any]:
     """Return the figures that a result has."""
-    found = {name: getattr(result, name, None) for name in FIGURES}
-    return {name: value for name, value in found.items() if value is not None}
+    figures_read = {name: getattr(result, name, None) for name in FIGURES}
+    return {name: value for name, value in figures_read.items() if value is not None}
 
 
 def one(folder: Path) -> dict[str, Any]:

@@ -36,12 +36,12 @@ def least_s(
     work: Callable[[], Any], rounds: int = ROUNDS, clock: Callable[[], float] = time.process_time
 ) -> float:
     """Return the least seconds of several rounds: of the processor, which others at work don't change."""
-    found = []
+    seconds = []
     for _ in range(rounds):
         begun = clock()
         work()
-        found.append(clock() - begun)
-    return min(found)
+        seconds.append(clock() - begun)
+    return min(seconds)
 
 
 def least_wall_s(work: Callable[[], Any], rounds: int = ROUNDS) -> float:
@@ -98,14 +98,14 @@ def _index(folder: Path) -> dict[str, float]:
         args = (shelf, form, f"{start}.safetensors", len(chunk) * form.row_bytes, chunk, [0] * len(chunk))
         add_s.append(least_wall_s(lambda a=args: index.add(*a), 1) / len(chunk))
     some = keys[:: total // 4_000]
-    found = {
+    measured_s = {
         "index_claim_s": min(claim_s),
         "index_add_s": min(add_s),
         "index_locate_s": least_s(lambda: index.locate(shelf, some)) / len(some),
         "index_bytes": (folder / "index.sqlite").stat().st_size / total,
     }
     index.close()
-    return found
+    return measured_s
 
 
 def _ledger(folder: Path) -> dict[str, float]:
@@ -287,8 +287,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", type=Path, required=True, help="JSON file to write")
     out = parser.parse_args().measure
-    found = {**about(), **measured()}
-    out.write_text(json.dumps(found, indent=1) + "\n")
+    document = {**about(), **measured()}
+    out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def about() -> dict[str, str]:

@@ -77,7 +77,7 @@ def measured(
         for promise in PROMISES:
             doubts = selective_prediction.doubts(run.folder.path, promise)
             mine, theirs = doubts.of(p, features), doubts.of(q, far)
-            kept = np.array([why is None for why in mine])
+            is_sure = np.array([why is None for why in mine])
             right = p.argmax(axis=1) == test.targets
             rows.append(
                 {
@@ -86,8 +86,8 @@ def measured(
                     "other": other,
                     "promise": promise,
                     "accuracy": float(right.mean()),
-                    "precision": float(right[kept].mean()) if kept.any() else None,
-                    "kept": float(kept.mean()),
+                    "precision": float(right[is_sure].mean()) if is_sure.any() else None,
+                    "kept": float(is_sure.mean()),
                     "familiar": float(np.mean([why != "unfamiliar" for why in mine])),
                     "foreign_unfamiliar": float(np.mean([why == "unfamiliar" for why in theirs])),
                     "foreign_flagged": float(np.mean([why is not None for why in theirs])),
@@ -99,8 +99,8 @@ def measured(
 
 
 def _asked(predictor: Predictor, images: Images) -> tuple[np.ndarray, torch.Tensor]:
-    found = [predictor.with_features(pixels) for pixels in images.evaluation(64)]
-    return np.concatenate([p for p, _ in found]), torch.cat([f for _, f in found])
+    outputs = [predictor.with_features(pixels) for pixels in images.evaluation(64)]
+    return np.concatenate([p for p, _ in outputs]), torch.cat([f for _, f in outputs])
 
 
 if __name__ == "__main__":

@@ -49,13 +49,13 @@ def measured(
 
 def grey(rows: list[tuple[str, str]], scratch: Path) -> list[tuple[str, str]]:
     """Return the same pictures without colour."""
-    found = []
+    scores = []
     for index, (path, label) in enumerate(rows):
         target = scratch / f"grey-{index}.png"
         if not target.exists():
             Image.open(path).convert("L").save(target)
-        found.append((str(target), label))
-    return found
+        scores.append((str(target), label))
+    return scores
 
 
 def main() -> None:
@@ -87,8 +87,8 @@ def main() -> None:
                         drawn = []
                         for draw in range(arguments.draws):
                             picked = np.random.default_rng((1, draw)).permutation(len(rows))[:count]
-                            found = measured(backbone, [rows[i] for i in picked], scratch, arguments.threads)
-                            drawn.append(found.as_dict())
+                            result = measured(backbone, [rows[i] for i in picked], scratch, arguments.threads)
+                            drawn.append(result.as_dict())
                         row[str(count)] = drawn
                     labels = sorted({label for _, label in rows})
                     half = [r for r in rows if r[1] in labels[::2]]
@@ -105,8 +105,8 @@ def _line(row: dict) -> str:  # type: ignore[type-arg]
     text = f"{row['size']} {row['set']}: {whole['value']:.3f} ({whole['low']:.3f}–{whole['high']:.3f})"
     for count in ("50", "200"):
         if count in row:
-            values = [found["value"] for found in row[count]]
-            covers = sum(found["low"] <= whole["value"] <= found["high"] for found in row[count])
+            values = [cell["value"] for cell in row[count]]
+            covers = sum(cell["low"] <= whole["value"] <= cell["high"] for cell in row[count])
             text += (
                 f" | {count}: {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}, {covers} of "
                 f"{len(values)} intervals hold the value of all"

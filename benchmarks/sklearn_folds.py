@@ -30,9 +30,9 @@ def read(table: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     with table.open() as file:
         rows = list(csv.DictReader(file))
     chosen = np.random.default_rng(0).permutation(len(rows))[:count]
-    found = [rows[i] for i in chosen]
-    paths = [str((table.parent / row["path"]).resolve()) for row in found]
-    return np.array(paths), np.array([row["label"] for row in found])
+    chosen_rows = [rows[i] for i in chosen]
+    paths = [str((table.parent / row["path"]).resolve()) for row in chosen_rows]
+    return np.array(paths), np.array([row["label"] for row in chosen_rows])
 
 
 def fold(made: Any, X: np.ndarray, y: np.ndarray, learn: np.ndarray, held: np.ndarray) -> float:
@@ -65,12 +65,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    X, y = read(asked.table, asked.images)
-    made = FrostlineClassifier("lite0", size=asked.size, threads=1, deterministic=True)
-    pairs = list(StratifiedKFold(asked.folds, shuffle=True, random_state=0).split(X, y))
-    for repeat in range(asked.repeats):
+    X, y = read(arguments.table, arguments.images)
+    made = FrostlineClassifier("lite0", size=arguments.size, threads=1, deterministic=True)
+    pairs = list(StratifiedKFold(arguments.folds, shuffle=True, random_state=0).split(X, y))
+    for repeat in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as place:
             os.environ["FROSTLINE_CACHE_DIR"] = place
             fold(made, X[:12], np.arange(12) % 2, np.arange(12), np.arange(2))
@@ -79,10 +79,10 @@ def main() -> None:
             warm_s, again = timed(made, X, y, pairs, anew=False)
             anew_s, apart = timed(made, X, y, pairs, anew=True)
         row = {
-            "table": asked.table.stem,
+            "table": arguments.table.stem,
             "images": len(X),
-            "size": asked.size,
-            "folds": asked.folds,
+            "size": arguments.size,
+            "folds": arguments.folds,
             "repeat": repeat,
             "one_fold_s": one_s,
             "folds_s": cold_s,
@@ -92,7 +92,7 @@ def main() -> None:
             "same": accuracy == again == apart,
             "torch": torch.__version__,
         }
-        with asked.out.open("a") as file:
+        with arguments.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
 

@@ -67,8 +67,8 @@ def summarise(path: Path) -> str:
         lines.append("|---|---|" + "---|" * len(strategies))
         keys = sorted({(r["set"], r["per_class"]) for r in rows if r["split"] == split})
         for name, count in keys:
-            found = [cells[split, name, count, s] for s in strategies]
-            lines.append(f"| {name} | {count} | " + " | ".join(map(_cell, found)) + " |")
+            cells_of = [cells[split, name, count, s] for s in strategies]
+            lines.append(f"| {name} | {count} | " + " | ".join(map(_cell, cells_of)) + " |")
         for count in sorted({count for _, count in keys}):
             means = []
             for strategy in strategies:

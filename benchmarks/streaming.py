@@ -81,24 +81,24 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[2000, 20000])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.measure:
-        print(json.dumps(measure(asked.measure)))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
         return
-    for images in asked.images:
+    for images in arguments.images:
         with tempfile.TemporaryDirectory() as place:
             write_shards(Path(place), images)
-            found = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, __file__, "--measure", f"{place}/drawn-*.tar"],
                 env={**os.environ, "FROSTLINE_CACHE_DIR": f"{place}/store"},
                 stdout=subprocess.PIPE,
                 check=True,
                 text=True,
             ).stdout.splitlines()[-1]
-        print(found, flush=True)
-        if asked.out:
-            with asked.out.open("a") as file:
-                file.write(found + "\n")
+        print(process, flush=True)
+        if arguments.out:
+            with arguments.out.open("a") as file:
+                file.write(process + "\n")
 
 
 if __name__ == "__main__":

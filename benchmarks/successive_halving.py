@@ -120,12 +120,12 @@ class Known:
 
     def paused(self, strategy: str) -> float:
         """Mean accuracy of the whole schedules of the first repeat, stopped after a share of their epochs."""
-        found = []
+        results = []
         for fold in range(self.folds):
             row = self.rows["whole", 0, fold, strategy]
             curve = row["curve"]
-            found.append(curve[max(1, round(SHORT * len(curve))) - 1] if curve else row["accuracy"])
-        return statistics.mean(found)
+            results.append(curve[max(1, round(SHORT * len(curve))) - 1] if curve else row["accuracy"])
+        return statistics.mean(results)
 
     def truth(self, strategy: str) -> float:
         """Mean test accuracy of models that learned from all images."""
@@ -225,9 +225,9 @@ def summarise(out: Path) -> str:
             shares = f"{seconds / all_s:.2f} | {before / all_s:.2f}"
             lines.append(f"| {name} | {way} | `{usual}` | {regret:.1f} | {seconds:.0f} | {shares} |")
         whole = [known.score("whole", range(REPEATS), s) for s in STRATEGIES]
-        found = [spearmanr(list(some.values()), whole)[0] for some in (short, paused)]
-        found.append(spearmanr(whole, list(truth.values()))[0])
-        ranks.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in found) + " |")
+        correlations = [spearmanr(list(some.values()), whole)[0] for some in (short, paused)]
+        correlations.append(spearmanr(whole, list(truth.values()))[0])
+        ranks.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in correlations) + " |")
     return "\n".join([*lines, *ranks])
 
 

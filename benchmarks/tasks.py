@@ -255,13 +255,13 @@ def work(arguments: argparse.Namespace) -> None:
         task = recipe(number, images)
         row = run_task(task, arguments.data, CONFIGURATIONS)
         append(path, row)
-        said = {name: values[0] for name, values in row["runs"].items()}
+        accuracies = {name: values[0] for name, values in row["runs"].items()}
         print(
             number,
             *(task[key] for key in ("set", "model", "size", "corruption")),
             f"{row['n_train']} images of {row['signals']['n_classes']} classes,",
             f"{time.process_time() - began:.0f} s,",
-            said,
+            accuracies,
             file=sys.stderr,
             flush=True,
         )

@@ -200,8 +200,8 @@ def main() -> None:
                 print(rows[-1], flush=True)
                 with open(arguments.out, "a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
-    asked = [row for row in rows if row["workers"] in ways and (row["set"], row["size"]) in cases]
-    print("\n".join(summary(asked)))
+    selected = [row for row in rows if row["workers"] in ways and (row["set"], row["size"]) in cases]
+    print("\n".join(summary(selected)))
 
 
 if __name__ == "__main__":

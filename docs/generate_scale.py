@@ -129,8 +129,8 @@ def losses() -> str:
     for gpus in GPUS:
         sound = frozen_pass(fleet(gpus, indexed=False), BILLION)
         for lost in sorted({1, max(1, gpus // 8 // 10)}):
-            found = frozen_pass(replace(fleet(gpus, indexed=False), lost=lost), BILLION)
-            rows.append(_loss(gpus, lost, sound, found))
+            passed = frozen_pass(replace(fleet(gpus, indexed=False), lost=lost), BILLION)
+            rows.append(_loss(gpus, lost, sound, passed))
     head = ["GPUs", "nodes lost", "work done twice", "idle", "without a loss", "with it", "GPU money of it"]
     return table(head, rows)
 
@@ -155,10 +155,10 @@ def races() -> str:
         plan = successive_halving.plan(count, folds=folds, repeats=3)
         rungs = [[whole * rung.share] * (rung.enter * folds * len(rung.repeats)) for rung in plan.rungs]
         for workers in (1, *GPUS):
-            found = trials(workers, rungs, MEASURED["ledger_s"], MEASURED["ledger_per_trial_s"])
+            outcomes = trials(workers, rungs, MEASURED["ledger_s"], MEASURED["ledger_per_trial_s"])
             rows.append([
-                name, f"{workers:,}", f"{found.runs}", long(found.seconds), percent(found.idle_share),
-                dollars(workers * found.seconds / HOUR_S * value("gpu_hour")), percent(found.ledger_share),
+                name, f"{workers:,}", f"{outcomes.runs}", long(outcomes.seconds), percent(outcomes.idle_share),
+                dollars(workers * outcomes.seconds / HOUR_S * value("gpu_hour")), percent(outcomes.ledger_share),
             ])  # fmt: skip
     head = ["each strategy on", "GPUs", "trials", "time", "idle", "GPU money", "waiting for the trial queue"]
     return table(head, rows)

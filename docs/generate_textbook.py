@@ -110,13 +110,13 @@ def which(trials: Sequence[Trial], keep: Callable[[Trial], bool]) -> list[Trial]
 
 def early_layers(folder: Path) -> list[tuple[str, Measured | None, str, str]]:
     """Compare probes on pretrained and on random weights after an early, a middle and the last stage."""
-    found: dict[str, dict[str, list[float]]] = {}
+    values_of: dict[str, dict[str, list[float]]] = {}
     for row in read_signals(folder):
         if row["model"] == "tf_efficientnet_lite0" and row["size"] == 96:
             for probe in row["probe_by_stage"]:
                 if probe["random"] is not None:
                     gain = 100 * (probe["accuracy"] - probe["random"])
-                    found.setdefault(probe["stage"], {}).setdefault(row["set"], []).append(gain)
+                    values_of.setdefault(probe["stage"], {}).setdefault(row["set"], []).append(gain)
     return [
         (
             f"a probe after {stage}: pretrained − random weights",
@@ -124,7 +124,7 @@ def early_layers(folder: Path) -> list[tuple[str, Measured | None, str, str]]:
             "knows more than random weights",
             "knows less than random weights",
         )
-        for stage, groups in found.items()
+        for stage, groups in values_of.items()
         if stage in ("stem", "blocks.1", "blocks.3", "blocks.6")
     ]
 
@@ -137,11 +137,11 @@ def rates_and_similarity(trials: Sequence[Trial]) -> str:
         sets = sorted({t.set for t in cell})
         gains, near = [], []
         for name in sets:
-            found = difference(
+            gap = difference(
                 [t for t in cell if t.set == name], "lp_ft(lr=0.002, layer_decay=1)", "lp_ft(lr=0.0003)"
             )
-            if found:
-                gains.append(found.mean)
+            if gap:
+                gains.append(gap.mean)
                 near.append(np.mean([t.facts.similarity for t in cell if t.set == name]))
         if len(gains) > 2:
             rank = float(spearmanr(near, gains).statistic)
