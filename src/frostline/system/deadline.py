@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from frostline.errors import NoTime, StudyError
 from frostline.progress import Progress
 from frostline.system.timing import Stopwatch
@@ -262,6 +260,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     StudyError
         If another process still holds it where the limit ends.
     """
+    from filelock import FileLock, Timeout  # `--help` imports this module, and needs no lock
+
     limit = _limit.get()
     lock = FileLock(path)
     try:
