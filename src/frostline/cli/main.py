@@ -223,6 +223,7 @@ def train(data: str, **options: Any) -> None:
                     frostline.load_model(run.folder),
                     source_data,
                     device=options["device"],
+                    workers=options["workers"],
                     progress=deadline.telling(verb.progress, "the run and what it forgot of --source-data"),
                 )
                 run.result["forgetting"] = forgetting.as_dict()
