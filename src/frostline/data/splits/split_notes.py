@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
 
 from frostline.data.findings import Finding, first_examples, name_few
 from frostline.data.manifest_entries import PARTS, Sample, SkippedImage
@@ -17,6 +20,8 @@ from frostline.data.splits.train_val_test import (
 
 # From here on `train`, `compare` and the report say how balanced accuracy differs from accuracy, too.
 UNEVEN = 5
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[-_\s]+(?=\w)")  # a grade A- keeps its hyphen, and so does 1-2
 NAMED_CLASSES = 5
 NAMED_GROUPS = 3
 # Kinds of skipped images, and how messages name them.
@@ -260,15 +265,28 @@ def about_losses(lost: Collection[str], classes: Sequence[str]) -> list[Finding]
     for label in classes:
         first_spelling = spelt.setdefault(_plain(label), label)
         if first_spelling != label:
-            question = (
-                f"The classes {first_spelling!r} and {label!r} differ in case or spaces only: are they one?"
+            how = (
+                "are the same number"
+                if NUMBER.fullmatch(_composed(label))
+                else "differ in case, spaces, hyphens or the form of their characters only"
             )
+            question = f"The classes {first_spelling!r} and {label!r} {how}: are they one?"
             findings.append(Finding("class_names", 2, question))
     return findings
 
 
 def _plain(label: str) -> str:
-    return "".join(label.casefold().split())
+    """Return what is left of a class name without what a typist varies: equal for '1' and '1.0', too."""
+    text = _composed(label)
+    if NUMBER.fullmatch(text):
+        return f"{Decimal(text).normalize():f}"
+    return "".join(BETWEEN_WORDS.sub("", text).split())
+
+
+def _composed(label: str) -> str:
+    """Return a name in small letters of one form (NFKC), without invisible characters."""
+    text = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(letter for letter in text if unicodedata.category(letter) not in ("Cc", "Cf")).strip()
 
 
 def about_skipped(set_aside: Sequence[SkippedImage]) -> list[Finding]:
