@@ -275,7 +275,14 @@ def test_labels_that_are_empty_tensors_are_refused_in_words() -> None:
         ("-1", "\u200b-1.00", "are the same number"),
         *(
             (one, other, "")
-            for one, other in (("1", "-1"), ("1-2", "12"), ("A", "A-"), ("A-", "A+"), ("1", "1.5"))
+            for one, other in (
+                ("1", "-1"),
+                ("1-2", "12"),
+                ("a 1 2", "a 12"),
+                ("A", "A-"),
+                ("A-", "A+"),
+                ("1", "1.5"),
+            )
         ),
     ],
 )

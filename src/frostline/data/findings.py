@@ -44,6 +44,12 @@ KINDS: dict[str, Kind] = {
         "number",
         "Give them one name if so.",
     ),
+    "group_names": Kind(
+        "groups whose names differ as those of such classes do", "Give them one name where they are one."
+    ),
+    "group_words": Kind(
+        "groups named with a word for a missing value", "Leave the group of images that stand alone empty."
+    ),
     "conflict": Kind("identical images with different labels", "Check them, and correct the labels."),
     "near_conflict": Kind("near copies with different labels", "Check them, and correct the labels."),
     "copies": Kind(
