@@ -1,8 +1,4 @@
-"""No one is let in: nothing is unpickled, names stay in their folder, sizes have limits, nothing calls out.
-
-The readers are fuzzed at length by benchmarks/fuzz.py; here its targets run on seeds damaged at random, and
-what it found has a test each.
-"""
+"""No one is let in: nothing is unpickled, a stranger's study is only data, nothing calls out."""
 
 from __future__ import annotations
 
