@@ -30,6 +30,7 @@ from frostline.models.stage_statistics import Tap, collecting, stage_taps
 from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import SEVERAL
 from frostline.system import devices, numerics
+from frostline.system.transfers import Fetched, on_card
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
 
@@ -40,6 +41,14 @@ class Counts:
 
     rows_computed: int = 0
     rows_read: int = 0
+
+
+@dataclass
+class Launched:
+    """Features of a batch that is being computed, and statistics of stages below it, by stage."""
+
+    z: Fetched
+    statistics: Mapping[int, Fetched]
 
 
 class Frozen:
@@ -106,7 +115,8 @@ class Frozen:
         """A copy with BatchNorm folded, where the configuration folds."""
         if not self.config.folded:
             return None
-        folded = bb.Folded(self._original_model, list(self.config.folded))
+        names = list(self.config.folded)
+        folded = bb.Folded(self._original_model, names, neutral=self.config.compiled)
         self.config.plan.place(folded.model)
         return folded
 
@@ -123,6 +133,17 @@ class Frozen:
         if fits and devices.same(first.device, torch.device(self.config.plan.device)):
             return self._original_model
         return self.config.plan.place(copy.deepcopy(self._original_model))
+
+    @cached_property
+    def _compiled(self) -> bb.CompiledRegions:
+        """The parts that run compiled, where the configuration says so; else none."""
+        names = bb.frozen_regions(self._backbone, self._model) if self.config.compiled else []
+        return bb.CompiledRegions(
+            self._model,
+            names,
+            "frozen layers",
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+        )
 
     @cached_property
     def cached(self) -> CachedPrefix | None:
@@ -169,16 +190,25 @@ class Frozen:
         """The model as the prefix runs it."""
         model = self._model
         skipping = self._folded.skipping() if self._folded else nullcontext()
-        with torch.no_grad(), self.config.plan.autocast(), skipping:
+        with torch.no_grad(), self.config.plan.autocast(), skipping, self._compiled():
             yield model
 
     def compute(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> Tensor:
         """Return z for uint8 pixels (n, 3, s, s), n at most the batch size, and collect statistics."""
+        return self._arrived(self.launch(pixels, taps))
+
+    def launch(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> Launched:
+        """Begin to compute z for uint8 pixels (n, 3, s, s): a card goes on while the processor does."""
         x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
         with self._inference() as model, collecting(model, taps) as collected:
             z = bb.prefix(self._backbone, model, self.cut)(x)
-        self._collected = {stage: values[: len(pixels)].cpu() for stage, values in collected.items()}
-        return z[: len(pixels)].cpu()
+        statistics = {stage: Fetched(values[: len(pixels)]) for stage, values in collected.items()}
+        return Launched(Fetched(z[: len(pixels)]), statistics)
+
+    def _arrived(self, launched: Launched) -> Tensor:
+        """Return z, and collect the statistics that came with it."""
+        self._collected = {stage: values.value() for stage, values in launched.statistics.items()}
+        return launched.z.value()
 
     def stages_s(self, pixels: Tensor) -> list[float]:
         """Return the seconds of each stage between offered cuts up to this one, for a whole batch."""
@@ -225,8 +255,18 @@ class Frozen:
                     yield self._compute(images, chunk) if rows is None else rows
                 early_rows.close()
                 return
+        computing: deque[Launched] = deque()
         for pixels in images.rates.of_pass(images.batches(chunks, workers)):
-            yield self.compute(pixels)
+            computing.append(self.launch(pixels))
+            if len(computing) > self._begun_before:
+                yield self._arrived(computing.popleft())
+        while computing:
+            yield self._arrived(computing.popleft())
+
+    @property
+    def _begun_before(self) -> int:
+        """Batches that are begun before the one before them is taken: so a card never waits for us."""
+        return int(on_card(self.config.plan.device))
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -323,7 +363,7 @@ class Frozen:
 
     def place(self) -> None:
         """Lay the model out as the prefix wants it, now: a copy must not be made while its suffix runs."""
-        _ = self._model
+        _ = self._compiled
 
     def missing(self, images: Images, items: Iterable[Item]) -> int:
         """Return how many features of `items` are not cached yet."""
@@ -413,18 +453,29 @@ class Frozen:
         cached, plain = self.cached, _plain(images, item_of)
         assert cached is not None
         requested: deque[list[bytes]] = deque()
+        computing: deque[tuple[list[bytes], Launched]] = deque()
+        begun_before = self._begun_before if images.workers(workers) else 0
+
+        def take(left: int) -> None:
+            while len(computing) > left:
+                keys, launched = computing.popleft()
+                z = self._arrived(launched)
+                self._cache_computed(cached if rows is cached else None, keys, z, count)
 
         def lists() -> Iterator[list[Item]]:
             for keys in rows.todo(missing, self.config.batch):
                 if keys:
                     requested.append(keys)
+                elif begun_before:  # others may wait for what is being computed
+                    take(0)
                 yield [item_of[key] for key in keys]
 
         pixels = images.batches(lists(), workers, once=True)
         for batch in images.rates.of_pass(pixels if images.workers(workers) else ahead(pixels)):
             keys = requested.popleft()
-            z = self.compute(batch, self.taps if plain.issuperset(keys) else ())
-            self._cache_computed(cached if rows is cached else None, keys, z, count)
+            computing.append((keys, self.launch(batch, self.taps if plain.issuperset(keys) else ())))
+            take(begun_before)
+        take(0)
         rows.flush()
 
     def _fill_from_rows(

@@ -12,15 +12,16 @@ from frostline.data import (
     PredictionInput,
     PredictionInputs,
     RenderedImage,
-    in_threads,
     notes_on,
     rendered_from_picture,
 )
 from frostline.errors import DamagedImage
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH
+from frostline.feature_extraction.image_batches import AUTO, decoding_threads, evaluation_batch
+from frostline.feature_extraction.ordered_threads import mapped
 from frostline.inference import test_time_augmentation
 from frostline.inference.predictor import Predictor
 from frostline.progress import Activity, Progress
+from frostline.system import devices
 
 FETCHERS = 8  # threads that fetch remote images at the same time; a choice
 
@@ -48,23 +49,33 @@ def decoded_batches(
     progress: Progress,
 ) -> Iterator[tuple[list[str], list[Tensor]]]:
     """Yield names and, for each model, pixels (n, views, 3, size, size) of images that can be decoded."""
-    items = inputs.inputs
-    for start in range(0, len(items), EVALUATION_BATCH):
+    items, size = inputs.inputs, evaluation_batch()
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+
+    def decode(item: PredictionInput) -> list[_DecodedInput] | DamagedImage:
+        return _decode(predictors, item, tta)
+
+    threads = max(FETCHERS * any(item.is_remote for item in items), _threads_beside_a_card())
+    decoded = mapped(decode, batches, threads) if threads else ([*map(decode, one)] for one in batches)
+    done = 0
+    for batch, decoded_batch in zip(batches, decoded, strict=True):
         names, pixels = [], []
-        batch = items[start : start + EVALUATION_BATCH]
-        decoded_batch = in_threads(
-            lambda item: _decode(predictors, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
-        )
-        for item, decoded in zip(batch, decoded_batch, strict=True):
-            if isinstance(decoded, DamagedImage):
-                noted.unreadable.append((item.name, str(decoded)))
+        for item, decoded_item in zip(batch, decoded_batch, strict=True):
+            if isinstance(decoded_item, DamagedImage):
+                noted.unreadable.append((item.name, str(decoded_item)))
             else:
-                pixels.append([one.pixels for one in decoded])
-                noted.rendered_images.append([one.rendered for one in decoded])
+                pixels.append([one.pixels for one in decoded_item])
+                noted.rendered_images.append([one.rendered for one in decoded_item])
                 names.append(item.name)
         if pixels:
             yield names, [torch.stack(seen) for seen in zip(*pixels, strict=True)]
-        progress(Activity.PREDICT, min(start + EVALUATION_BATCH, len(items)), len(items))
+        done += len(batch)
+        progress(Activity.PREDICT, done, len(items))
+
+
+def _threads_beside_a_card() -> int:
+    """Return how many threads decode ahead while a card computes; none where the cores themselves do."""
+    return 0 if devices.current().type == "cpu" else decoding_threads(AUTO)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ def select_backbones(
         **metric_identity(config, metric),
         "deterministic": config.deterministic,
         "precision": config.precision,
+        **({"compile": "on"} if config.compile == "on" else {}),
     }
     saved = study.read(FILE)
     if saved is not None and saved.get("asked") == digest_of(identity):
@@ -152,6 +153,7 @@ def select_backbones(
             device=config.device,
             deterministic=config.deterministic,
             precision=config.precision,
+            compiled=config.compile == "on",
             threads=config.threads,
             workers=config.workers,
             fast=config.fast_pixels,

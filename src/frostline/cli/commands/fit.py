@@ -15,6 +15,7 @@ from frostline.cli.options import (
     HYPERPARAMETERS,
     augment_option,
     batch_size_option,
+    compile_option,
     database_option,
     device_memory_option,
     flip_option,
@@ -108,6 +109,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @model_options
 @running
 @device_memory_option
+@compile_option
 @pixels_option
 @plain_timm
 @logger_option
@@ -157,6 +159,7 @@ def fit(data: str, **options: Any) -> None:
             "deterministic",
             "plain_timm",
             "precision",
+            "compile",
             "threads",
             "workers",
             "pixels",
