@@ -158,10 +158,11 @@ def test_a_compiled_run_is_killed_and_ends_with_the_same_bytes(
     monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
     whole = trained(tmp_path, "whole", strategy, compile="on")
     assert graphs
-    plain = trained(tmp_path, "plain", strategy, compile="off")
-    assert list(weights_of(whole)) == list(weights_of(plain))
-    for name, value in weights_of(whole).items():
-        torch.testing.assert_close(value, weights_of(plain)[name], rtol=1e-3, atol=1e-4)
+    if compiling.BACKEND != "inductor":  # which draws other numbers for dropout
+        plain = weights_of(trained(tmp_path, "plain", strategy, compile="off"))
+        assert list(weights_of(whole)) == list(plain)
+        for name, value in weights_of(whole).items():
+            torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-4)
 
     class Killed(BaseException):
         pass

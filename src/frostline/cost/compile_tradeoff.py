@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # One H200 with 16 cores, ResNet-50 at 224 px, bfloat16, channels-last, torch 2.11 (docs/gpu.md): images a
-# second of a training step and of a forward pass on invented pixels, not compiled and compiled, and the seconds
-# of compiling.
+# second of a training step and of a forward pass on invented pixels, not compiled and compiled, and the
+# seconds of compiling.
 STEP_IMAGES_PER_S = (4690.0, 6750.0)
 PASS_IMAGES_PER_S = (15340.0, 22880.0)
 STEP_COMPILE_S = 45.0

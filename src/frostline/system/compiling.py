@@ -19,7 +19,7 @@ from frostline.system import devices
 COMPILE = ("auto", "on", "off")
 BACKEND: Any = "inductor"  # torch's own default; tests put a function in its place
 # Graphs of one forward, before torch would go on uncompiled without a word: its own limit is 8 for all
-# modules of a class together, and a network has dozens of blocks in two or three batch sizes. A choice, far above.
+# modules of a class together, and a network has dozens of blocks in two or three batch sizes. A choice.
 MOST_GRAPHS = 512
 
 
