@@ -36,7 +36,6 @@ from frostline.system import cpu_threads, numerics
 
 CLASSES = 10
 NETWORKS = {"lite0": "lite0", "vit": "timm/vit_base_patch16_224", "convnext": "timm/convnext_base"}
-STEPS = 20  # of what takes milliseconds; the first few are left out
 WARM = 5
 TESTS_S = 450  # a part has eight minutes
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,11 +55,12 @@ class Sizes:
     people_epochs: int = 2  # of the loop that people write; the rest are as long
     minutes: float = 2.0
     runs: int = 12
+    steps: int = 20  # of what takes milliseconds; the first few are left out
 
 
 TINY = Sizes(
-    images=60, pixels=64, batch=16, network="lite0", networks=("lite0",), epochs=2, head_epochs=2,
-    people_epochs=1, minutes=0.7, runs=2,
+    images=60, pixels=64, batch=16, network="timm/test_resnet", networks=("timm/test_vit",), epochs=2, head_epochs=2,
+    people_epochs=1, minutes=0.7, runs=2, steps=2,
 )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def limits(table: Table, name: str, *, compiled: bool = False) -> dict[str, floa
         began = numerics.now()
         work()
         first_s = numerics.now() - began
-        steps = STEPS if first_s < 5.0 else 3
+        steps = sizes.steps if first_s < 5.0 else min(3, sizes.steps)
         for _ in range(min(WARM, steps)):
             work()
         began = numerics.now()
