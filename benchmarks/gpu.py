@@ -300,8 +300,12 @@ def table_lines(table: Table, kept: Kept, where: str, chosen: Sequence[Row], pre
     for row in chosen:
         key = f"{where} | {table.sizes.images} images of {table.sizes.pixels} px | {prefix}{row.name}"
         if key not in kept.values:
-            kept.put(key, answered(row.name, row.measure, table))
-        lines.append(verdict(row, kept.values[key][3], prefix))
+            answer = answered(row.name, row.measure, table)
+            if "failed" not in answer[3]:  # what failed is asked again
+                kept.put(key, answer)
+        else:
+            answer = tuple(kept.values[key])
+        lines.append(verdict(row, answer[3], prefix))
         print(lines[-1], flush=True)
     return lines
 

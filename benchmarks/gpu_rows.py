@@ -59,8 +59,8 @@ class Sizes:
 
 
 TINY = Sizes(
-    images=60, pixels=64, batch=16, network="timm/test_resnet", networks=("timm/test_vit",), epochs=2, head_epochs=2,
-    people_epochs=1, minutes=0.7, runs=2, steps=2,
+    images=60, pixels=64, batch=16, network="timm/test_resnet", networks=("timm/test_vit",), epochs=2,
+    head_epochs=2, people_epochs=1, minutes=0.7, runs=2, steps=2,
 )  # fmt: skip
 
 
@@ -103,9 +103,12 @@ class Table:
 # --- pictures ---------------------------------------------------------------------------------------------
 
 
-def make_photos(folder: Path, count: int) -> None:
-    """Write `count` JPEGs, a folder a class, in as many processes as there are cores."""
-    jobs = [(folder / f"class {n % CLASSES}" / f"{n:05d}.jpg", n % CLASSES, n) for n in range(count)]
+def make_photos(folder: Path, count: int, first: int = 0) -> None:
+    """Write `count` JPEGs, a folder a class, in as many processes as there are cores.
+
+    No picture is like one of another `first`.
+    """
+    jobs = [(folder / f"class {n % CLASSES}" / f"{n:05d}.jpg", n % CLASSES, first + n) for n in range(count)]
     for kind in range(CLASSES):
         (folder / f"class {kind}").mkdir(parents=True, exist_ok=True)
     if count < 1000:
@@ -232,7 +235,7 @@ def _known(table: Table, backbone: Backbone) -> None:
     """Let the network be timed and everything be imported, by a run on other pictures."""
     place = table.folder / "others"
     if not place.exists():
-        make_photos(place, 60)
+        make_photos(place, 60, first=10**6)
     data = frostline.load_data(place, near_copies=False, test_size=0.2, val_size=0.2)
     run = frostline.train(backbone, data, "head(epochs=1)", study=table.study("known"), flip="none")
     frostline.predict(run.study.path, place)
@@ -318,7 +321,7 @@ def kept_rows(table: Table) -> dict[str, Any]:
     _known(table, backbone)
     strategy = f"head(epochs={table.sizes.head_epochs})"
     first_s, _ = _train_s(table, backbone, strategy, cache)
-    second_s, run = _train_s(table, backbone, strategy, cache, seed=0, keep="last")
+    second_s, run = _train_s(table, backbone, strategy, cache)
     return {"measured": second_s, "first_s": first_s, "store": run.result["store"]}
 
 
@@ -335,11 +338,11 @@ def prediction(table: Table) -> dict[str, Any]:
     backbone = table.backbone("lite0")
     _known(table, backbone)
     _, run = _train_s(table, backbone, "linear_probe", _empty(table))
-    copies = table.folder / "unlabelled"  # nothing of them is kept
-    if not copies.exists():
-        make_photos(copies, table.sizes.images)
+    others = table.folder / "unlabelled"
+    if not others.exists():
+        make_photos(others, table.sizes.images, first=2 * 10**6)
     began = time.perf_counter()
-    answers = frostline.predict(run.study.path, copies)
+    answers = frostline.predict(run.study.path, others)
     return {"measured": time.perf_counter() - began, "images": len(answers.rows)}
 
 
@@ -350,12 +353,11 @@ def fitted(table: Table) -> dict[str, Any]:
         table.photos, study=table.study("fit"), minutes=table.sizes.minutes, size=table.sizes.pixels
     )
     seconds = time.perf_counter() - began
-    tried = [row["strategy"] for row in fit.tried]
-    names = list(fit.advice.strategies) if hasattr(fit.advice, "strategies") else tried
-    judged = [] if fit.comparison is None else tried
+    repeats = {row["strategy"]: row.get("repeats") or 0 for row in fit.tried if fit.comparison is not None}
+    judged = sum(count > 0 for count in repeats.values())
     return {
-        "measured": len(judged) / max(1, len(names)),
-        "judged": judged,
+        "measured": judged / max(1, len(repeats)),
+        "repeats": repeats,
         "winner": fit.strategy,
         "seconds": seconds,
         "accuracy": fit.accuracy,
