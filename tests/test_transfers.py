@@ -202,3 +202,16 @@ def test_a_row_keeps_its_layout_on_the_card() -> None:
     assert rows.is_contiguous(memory_format=torch.channels_last)
     rows.index_copy_(0, torch.tensor([4, 1]), z)
     np.testing.assert_array_equal(rows[[4, 1]].numpy(), z.numpy())
+
+
+def test_a_card_is_given_larger_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from frostline.feature_extraction import image_batches
+    from frostline.profiling import FROZEN_BATCH, frozen_batch
+    from frostline.system import devices
+
+    assert (frozen_batch(), image_batches.evaluation_batch()) == (
+        FROZEN_BATCH,
+        image_batches.EVALUATION_BATCH,
+    )
+    monkeypatch.setattr(devices, "_best", lambda: "cuda")
+    assert (frozen_batch(), image_batches.evaluation_batch()) == (image_batches.CARD_BATCH,) * 2
