@@ -1,10 +1,13 @@
-"""Ten minutes on a GPU: what frostline promises and no one has tried there yet.
+"""Half an hour on a GPU: every row of docs/gpu.md's table, and what no one has tried there yet.
 
-    python benchmarks/gpu.py                    # on a machine with a GPU; prints a page to send in
-    python benchmarks/gpu.py --quick            # a few images at 64 px: runs anywhere, to try the script
+    python benchmarks/gpu.py                       # all parts; rows that gpu-answers.json holds are left out
+    python benchmarks/gpu.py --part training       # one part: each takes less than eight minutes
+    python benchmarks/gpu.py --cores 4             # the same rows, held to four cores
+    python benchmarks/gpu.py --dry-run             # a few small pictures: runs anywhere, to try the script
 
-Real digits from scikit-learn, lite0's packaged weights, no network. Each question of docs/gpu.md has a check
-here; a check that fails says how, and the others go on. Nothing is kept but the page.
+It needs no network: it makes its own pictures (gpu_rows.py), takes scikit-learn's digits, lite0's packaged
+weights and random ones. Each question of docs/gpu.md has a check here; one that fails says how, and the rest
+go on. It ends with one line a row: bar, measured, met or not. Nothing is kept but the answers.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import itertools
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import traceback
@@ -37,9 +41,12 @@ from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.pipelines.packaged_demo import write_digits
 from frostline.studies.study_folder import environment
-from frostline.system import numerics
+from frostline.system import numerics, transfers
+from gpu_rows import ON_FOUR_CORES, ROWS, TINY, Row, Sizes, Table
 
 REPEATS = 20  # of what takes milliseconds
+MEMORY_WITHIN = 0.1  # of what was held, at the median
+HELD = "FROSTLINE_GPU_CORES"
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def sending(bench: Bench) -> dict[str, Any]:
     there = z.to("cuda")
     ways: dict[str, Callable[[], object]] = {
         "plain": lambda: pixels.to("cuda"),
-        "pinned anew (what frostline does)": lambda: numerics.to_device(pixels, "cuda"),
+        "pinned anew (what frostline does)": lambda: transfers.to_device(pixels, "cuda"),
         "pinned before": lambda: pinned.to("cuda", non_blocking=True),
         "rows back": lambda: there.cpu(),
     }
@@ -216,55 +223,130 @@ def _median_s(run: Callable[[], object]) -> float:
 
 
 CHECKS = (cuts, rows, repeated, resumed, plans, sending, compiling, foreseen)
+Answered = tuple[str, str, float, dict[str, Any]]  # name, question, seconds, answer
 
 
-def page(answered: Sequence[tuple[str, str, float, dict[str, Any]]], device: str) -> str:
+def page(answered: Sequence[Answered], device: str) -> str:
     """Return the answers as Markdown."""
     lines = [f"# frostline on {device}", "", "```json", json.dumps(environment(), indent=1), "```"]
     for name, question, seconds, answer in answered:
         verdict = {True: "yes", False: "NO"}.get(answer.get("ok"), "")
         lines += ["", f"## {name} {verdict}".rstrip(), "", question, ""]
-        lines += ["```json", json.dumps(answer, indent=1), "```", "", f"({seconds:.0f} s)"]
+        lines += ["```json", json.dumps(answer, indent=1, default=str), "```", "", f"({seconds:.0f} s)"]
     return "\n".join(lines)
 
 
-def answers(bench: Bench, wanted: Sequence[str]) -> list[tuple[str, str, float, dict[str, Any]]]:
+def answers(bench: Bench, wanted: Sequence[str]) -> list[Answered]:
     """Make each check; one that fails answers with its last lines."""
-    answered = []
-    for check in CHECKS:
-        if wanted and check.__name__ not in wanted:
-            continue
-        begun = time.perf_counter()
-        try:
-            answer = check(bench)
-        except Exception:
-            answer = {"ok": False, "failed": traceback.format_exc().splitlines()[-3:]}
-        question = (check.__doc__ or "").splitlines()[0]
-        answered.append((check.__name__, question, time.perf_counter() - begun, answer))
-    return answered
+    return [
+        answered(check.__name__, check, bench) for check in CHECKS if not wanted or check.__name__ in wanted
+    ]
+
+
+def answered(name: str, question: Callable[[Any], dict[str, Any]], asked: Any) -> Answered:
+    """Answer one question, or say how it failed."""
+    begun = time.perf_counter()
+    try:
+        answer = question(asked)
+    except Exception:
+        answer = {"ok": False, "failed": traceback.format_exc().splitlines()[-3:]}
+    return name, (question.__doc__ or "").splitlines()[0], time.perf_counter() - begun, answer
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """Answers in a file, by device, size and row: what is there is not measured again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def put(self, key: str, answer: Answered) -> None:
+        """Keep an answer, in the file at once."""
+        self.values[key] = list(answer)
+        self.path.write_text(json.dumps(self.values, indent=1, default=str))
+
+
+def verdict(row: Row, answer: dict[str, Any], prefix: str) -> str:
+    """Return a row in one line: bar, measured, met or not."""
+    measured = answer.get("measured")
+    if "failed" in answer:
+        said = "FAILED: " + answer["failed"][-1]
+    elif "listed" in answer:
+        said = ", ".join(f"{name} {value:.2f}" for name, value in answer["listed"].items())
+    elif measured is None or row.meets is None:
+        said = "nothing measured here"
+    else:
+        memory = answer.get("memory_off")
+        met = row.meets(measured) and (memory is None or memory <= MEMORY_WITHIN)
+        beside = "" if memory is None else f" (memory off by {memory:.3f})"
+        said = f"measured {measured:.3f}{beside}: {'met' if met else 'NOT MET'}"
+    aim = f", aim {row.aim}" if row.aim else ""
+    return f"{prefix}{row.name}: {row.question}; bar {row.bar}{aim}; {said}"
+
+
+def held_to(cores: int) -> None:
+    """Begin again held to so many cores, since libraries count them when they are loaded."""
+    if os.environ.get(HELD) != str(cores):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, HELD: str(cores)})
+
+
+def table_lines(table: Table, kept: Kept, where: str, chosen: Sequence[Row], prefix: str) -> list[str]:
+    """Answer the rows that are not answered yet, and return a line for each."""
+    lines = []
+    for row in chosen:
+        key = f"{where} | {table.sizes.images} images of {table.sizes.pixels} px | {prefix}{row.name}"
+        if key not in kept.values:
+            answer = answered(row.name, row.measure, table)
+            if "failed" not in answer[3]:  # what failed is asked again
+                kept.put(key, answer)
+        else:
+            answer = tuple(kept.values[key])
+        lines.append(verdict(row, answer[3], prefix))
+        print(lines[-1], flush=True)
+    return lines
 
 
 def main() -> None:
     """Answer all questions, or those that were named."""
+    parts = [*dict.fromkeys(row.part for row in ROWS), "checks"]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checks", nargs="*", metavar="CHECK", help=", ".join(c.__name__ for c in CHECKS))
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--part", action="append", choices=parts)
+    parser.add_argument("--cores", type=int)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--answers", type=Path, default=Path("gpu-answers.json"))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    if arguments.cores:
+        held_to(arguments.cores)
+    wanted = arguments.part or ([] if arguments.checks else parts)
+    where = torch.cuda.get_device_name() if numerics.device() == "cuda" else numerics.device_name()
+    prefix = f"{arguments.cores} cores: " if arguments.cores else ""
+    chosen = [
+        row for row in ROWS if row.part in wanted and (not arguments.cores or row.name in ON_FOUR_CORES)
+    ]
+    kept, memory = Kept(arguments.answers), Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         os.environ["FROSTLINE_CACHE_DIR"] = str(Path(folder) / "store")
-        sheet = write_digits(Path(folder) / "digits", seed=0)
-        if arguments.quick:
-            _thin(sheet)
-        bench = Bench(
-            frostline.load_backbone("lite0", size=64 if arguments.quick else 224),
-            frostline.load_data(sheet, near_copies=False),
-            Path(folder),
-            epochs=1 if arguments.quick else 3,
-        )
-        where = torch.cuda.get_device_name() if numerics.device() == "cuda" else numerics.device()
-        print(page(answers(bench, arguments.checks), where))
+        table = Table(Path(folder), TINY if arguments.dry_run else Sizes())
+        lines = table_lines(table, kept, where, chosen, prefix)
+        if arguments.checks or ("checks" in wanted and not arguments.cores):
+            sheet = write_digits(Path(folder) / "digits", seed=0)
+            if arguments.dry_run:
+                _thin(sheet)
+            bench = Bench(
+                frostline.load_backbone("lite0", size=64 if arguments.dry_run else 224),
+                frostline.load_data(sheet, near_copies=False),
+                Path(folder),
+                epochs=1 if arguments.dry_run else 3,
+            )
+            print(page(answers(bench, arguments.checks), where))
+    print("\n".join([f"\n{where}:", *lines]))
 
 
 def _thin(sheet: Path) -> None:

@@ -151,11 +151,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from frostline.feature_extraction import Frozen
 
     counts: list[int] = []
-    real = Frozen.compute
+    real = Frozen.launch
 
     def spy(self: Frozen, pixels: torch.Tensor, *taps: object) -> object:
         counts.append(self.cut.index)
         return real(self, pixels, *taps)
 
-    monkeypatch.setattr(Frozen, "compute", spy)
+    monkeypatch.setattr(Frozen, "launch", spy)
     return counts

@@ -17,14 +17,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from frostline.feature_extraction import cached_features
 from frostline.models import Backbone
 from frostline.profiling import training_rates
-from frostline.system import devices
+from frostline.system import devices, numerics, transfers
 
 CARD = "lazy:0"  # a kind of device whose backward pass torch runs in the thread that asks for it
 MIXED = f"Expected all tensors to be on the same device, but found at least two devices, {CARD} and cpu!"
 # Between devices: copies. Indices and scalars of the processor are welcome on a card, too.
 ACROSS = {"aten::copy_", "aten::_to_copy", "aten::index", "aten::index_put", "aten::index_put_"}
+
+
+# What makes the processor wait until a real card has done all that it was given, as it happens.
+waits: list[str] = []
 
 
 class OnCard(Tensor):
@@ -49,6 +54,7 @@ class OnCard(Tensor):
 
     def tolist(self) -> Any:
         """Return the values, which torch gives of no tensor of another class."""
+        waits.append("tolist")
         return self.held.tolist()
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -66,6 +72,7 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = func._schema.name
     if on_card and name not in ACROSS and any(not isinstance(x, OnCard) and x.ndim for x in tensors):
         raise RuntimeError(f"{MIXED} ({name})")
+    _note_wait(name, tensors, args, kwargs)
     named_devices = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)]
     if named_devices:
         on_card = named_devices[0].type == torch.device(CARD).type
@@ -91,6 +98,39 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return tree_map(wrapped, out)
 
 
+def _note_wait(name: str, tensors: list[Tensor], args: Any, kwargs: dict[str, Any]) -> None:
+    """Note what a real card would be waited for: a number that is read, a copy that must be there at once."""
+    on_card = [isinstance(x, OnCard) for x in tensors]
+    if name == "aten::_local_scalar_dense" and on_card[0]:
+        waits.append(name)
+    elif name in ("aten::index", "aten::index_put", "aten::index_put_") and any(on_card) != all(on_card):
+        waits.append(f"{name} by positions of the processor")
+    elif name in ("aten::_to_copy", "aten::copy_"):
+        device = torch.device(kwargs.get("device") or "cpu") if name == "aten::_to_copy" else None
+        across = (
+            on_card[0] != (device.type == torch.device(CARD).type) if device else any(on_card) != all(on_card)
+        )
+        moves = name == "aten::copy_" or kwargs.get("device") is not None
+        waiting = not (kwargs.get("non_blocking") or (name == "aten::copy_" and len(args) > 2 and args[2]))
+        if moves and across and waiting:
+            waits.append(name)
+
+
+class _Stream:
+    """A stream, or a moment of it, that has always got there."""
+
+    def record_event(self) -> _Stream:
+        return self
+
+    def wait_event(self, event: object) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        waits.append("synchronize")
+
+
 class _Card(TorchDispatchMode):
     """Also takes what makes a tensor from nothing, or from one of the processor."""
 
@@ -114,6 +154,14 @@ def pretended() -> Iterator[None]:
         patch.setattr(torch.cuda, "current_device", lambda: 0)
         patch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
         patch.setattr(torch.cuda, "synchronize", lambda: None)
+        patch.setattr(torch.cuda, "Stream", lambda device=None: _Stream())
+        patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        patch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
+        patch.setattr(Tensor, "record_stream", lambda tensor, stream: None)
+        on_card = ("cuda", torch.device(CARD).type)
+        patch.setattr(transfers, "on_card", lambda device: torch.device(device).type in on_card)
+        patch.setattr(cached_features, "on_card", transfers.on_card)
+        patch.setattr(numerics, "device_room_bytes", lambda: 10**9)
         patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
         patch.setattr(torch.cuda, "max_memory_allocated", lambda: 1)
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "a pretended card")

@@ -165,13 +165,13 @@ def test_a_run_gives_up_slow_timings_and_computes_the_plain_way(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=12), near_copies=False)
-    watch, real = Stopwatch(), Frozen.compute
+    watch, real = Stopwatch(), Frozen.launch
 
     def slowly(self: Frozen, pixels: Tensor, *taps: Any) -> Any:
         clock.ahead_s += PIECE_S if len(pixels) == numeric_search.TRIAL else 0.0  # as timings have it
         return real(self, pixels, *taps)
 
-    monkeypatch.setattr(Frozen, "compute", slowly)
+    monkeypatch.setattr(Frozen, "launch", slowly)
     run = frostline.train(
         tiny_backbone(), data, "top_k(1, epochs=1)", study=tmp_path / "a", minutes=1.0, watch=watch, **OPTIONS
     )

@@ -139,7 +139,7 @@ def test_every_option_in_the_docs_exists() -> None:
     }
     ours = {"--help", "--check"}  # click's, and infer.py's
     theirs = {"--nproc-per-node", "--nnodes", "--multi_gpu", "--slow", "--ecosystem", "--system"}
-    theirs |= {"--measure", "--quick"}  # of benchmarks/
+    theirs |= {"--measure", "--quick", "--part", "--cores", "--dry-run"}  # of benchmarks/
     for page in pages():
         named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text()))
         assert named - options - ours - theirs == set(), page.name

@@ -320,7 +320,7 @@ def test_memory_that_runs_out_elsewhere_is_one_message(
     def none_left(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("frostline.feature_extraction.Frozen.compute", none_left)
+    monkeypatch.setattr("frostline.feature_extraction.Frozen.launch", none_left)
     with pytest.raises(TrainingError, match="Memory ran out"):
         frostline.train(backbone, data, "linear_probe", study=tmp_path / "s", **FAST)
 

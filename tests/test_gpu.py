@@ -12,7 +12,7 @@ import torch
 
 import frostline
 from frostline.errors import TrainingError, UsageError
-from frostline.system import devices, numerics
+from frostline.system import devices, numerics, transfers
 from frostline.training.resilience import nan_oom_recovery
 from tiny import tiny_backbone, write_table
 
@@ -96,10 +96,10 @@ def test_a_batch_goes_to_a_gpu_from_pinned_memory_and_nobody_waits() -> None:
             return self
 
     batch = Batch()
-    numerics.to_device(batch, "cuda")  # type: ignore[arg-type]
+    transfers.to_device(batch, "cuda")  # type: ignore[arg-type]
     assert batch.done == ["pinned", ("cuda", True)]
     pixels = torch.zeros(2)
-    assert numerics.to_device(pixels, "cpu") is pixels
+    assert transfers.to_device(pixels, "cpu") is pixels
 
 
 def test_the_questions_are_answered_and_one_that_fails_stops_no_other(
@@ -122,3 +122,33 @@ def test_the_questions_are_answered_and_one_that_fails_stops_no_other(
 def test_the_page_names_every_question(gpu: ModuleType) -> None:
     page = (ROOT / "docs" / "gpu.md").read_text()
     assert [check.__name__ for check in gpu.CHECKS if f"`{check.__name__}`" not in page] == []
+
+
+def test_a_row_is_answered_once_and_one_that_failed_again(gpu: ModuleType, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def measure(table: Any) -> dict[str, Any]:
+        """Seconds of nothing."""
+        asked.append("measured")
+        if len(asked) == 1:
+            raise ValueError("no such card")
+        return {"measured": 2.0}
+
+    row = gpu.Row("nothing", "part", measure, "≤ 1 s", "0 s", lambda value: value <= 1.0)
+    table = gpu.Table(tmp_path, gpu.TINY)
+    lines = [
+        gpu.table_lines(table, gpu.Kept(tmp_path / "kept.json"), "a card", [row], "4 cores: ")[0]
+        for _ in range(3)
+    ]
+    assert lines[0].endswith("FAILED: ValueError: no such card")
+    assert lines[1] == lines[2]
+    assert lines[2] == "4 cores: nothing: Seconds of nothing; bar ≤ 1 s, aim 0 s; measured 2.000: NOT MET"
+    assert len(asked) == 2
+
+
+def test_every_row_of_the_table_is_on_the_page_and_in_a_part(gpu: ModuleType) -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert [row.name for row in gpu.ROWS if f"| `{row.name}" not in page] == []
+    assert {row.name for row in gpu.ROWS} >= set(gpu.ON_FOUR_CORES)
+    missed = gpu.verdict(gpu.ROWS[-2], {"measured": 0.1, "memory_off": 0.2}, "")
+    assert missed.endswith("measured 0.100 (memory off by 0.200): NOT MET")

@@ -28,6 +28,9 @@ class Moment:
     def record(self) -> None:
         self.at = self._clock()
 
+    def query(self) -> bool:
+        return self.at >= 0.0
+
     def elapsed_time(self, end: Moment) -> float:
         return 1000.0 * (end.at - self.at)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold
 
 from frostline import metrics, probe
+from frostline.probe import on_card
 
 
 @pytest.fixture
@@ -125,3 +127,35 @@ def test_without_folds_the_middle_of_the_grid_is_taken() -> None:
     solution = probe.choose(features, targets, 3, [])
     assert solution.l2 in probe.GRID
     assert solution.cv_score is None
+
+
+def test_a_head_that_a_card_solves_for_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretended_card import CARD, pretended
+
+    rng = np.random.default_rng(0)
+    targets = np.arange(60) % 3
+    features = (rng.normal(size=(60, 8)) + np.eye(8)[targets] * 2).astype(np.float32)
+    here = probe.logistic(features, targets, 3, l2=1e-3, label_smoothing=0.1)
+    steps: list[int] = []
+    real = on_card.LossOnCard.__call__
+
+    def counted(self: on_card.LossOnCard, *head: Any) -> Any:
+        steps.append(1)
+        return real(self, *head)
+
+    monkeypatch.setattr(on_card.LossOnCard, "__call__", counted)
+    monkeypatch.setattr(on_card, "device_for", lambda multiplications: CARD)
+    with pretended():
+        there = probe.logistic(features, targets, 3, l2=1e-3, label_smoothing=0.1)
+    assert len(steps) > 3
+    np.testing.assert_allclose(there.weight, here.weight, rtol=2e-2, atol=2e-3)
+    assert (there.logits(features).argmax(1) == here.logits(features).argmax(1)).all()
+
+
+def test_only_a_card_and_only_many_features_are_worth_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    from frostline.system import devices
+
+    assert on_card.device_for(on_card.FROM) is None  # a processor computes here
+    monkeypatch.setattr(devices, "_best", lambda: "cuda")
+    assert on_card.device_for(on_card.FROM) == "cuda"
+    assert on_card.device_for(on_card.FROM - 1) is None

@@ -96,13 +96,13 @@ def test_what_a_probe_leaves_comes_from_rows_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
-    real = Frozen.compute
+    real = Frozen.launch
 
     def compute(self: Frozen, pixels: torch.Tensor, *taps: object) -> object:
         computed.append(len(pixels))
         return real(self, pixels, *taps)
 
-    monkeypatch.setattr(Frozen, "compute", compute)
+    monkeypatch.setattr(Frozen, "launch", compute)
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), test_size=0.0, val_size=0.0)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study", deterministic=True)
     assert sum(computed) == len(data.samples), "images passed the frozen layers again"

@@ -50,13 +50,13 @@ def images_of(table: str | Path) -> Manifest:
 def watch_rows() -> list[int]:
     """How many rows each call of the prefix computes from now on."""
     counts: list[int] = []
-    real = Frozen.compute
+    real = Frozen.launch
 
     def compute(self: Frozen, pixels: Tensor, *taps: object) -> object:
         counts.append(len(pixels))
         return real(self, pixels, *taps)
 
-    Frozen.compute = compute  # type: ignore[method-assign]
+    Frozen.launch = compute  # type: ignore[method-assign]
     return counts
 
 

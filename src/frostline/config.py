@@ -67,6 +67,7 @@ class Options(TypedDict, total=False):
     device_memory: int | None
     deterministic: bool
     precision: str
+    compile: str
     threads: int | None
     workers: int | str
     pixels: str
@@ -135,6 +136,9 @@ class Config:
         Float32 and no timed choice, on a GPU also deterministic kernels: repeats agree bit for bit.
     precision
         auto (timed), float32, bfloat16, or float16 on a GPU where layers learn, with its loss scaled.
+    compile
+        torch.compile for frozen layers and for those that learn: on, off, or auto, which compiles where
+        arithmetic says that it is paid back within the run (docs/gpu.md). On a processor auto is off.
     threads
         Torch threads. None: as many as cores are free.
     workers
@@ -189,6 +193,7 @@ class Config:
     device_memory: int | None = None
     deterministic: bool = False
     precision: str = "auto"
+    compile: str = "auto"
     threads: int | None = None
     workers: int | str = "auto"
     pixels: str = "auto"

@@ -26,6 +26,7 @@ from frostline.cli.config_file import config_option, continue_options, leave_con
 from frostline.cli.options import (
     OF_RUNS,
     batch_size_option,
+    compile_option,
     data_options,
     device_memory_option,
     device_option,
@@ -85,6 +86,7 @@ def cli() -> None:
 @model_options
 @running
 @device_memory_option
+@compile_option
 @pixels_option
 @plain_timm
 @click.option(

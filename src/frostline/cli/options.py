@@ -126,6 +126,14 @@ running = stack(
     ),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
 )
+compile_option = click.option(
+    "--compile",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="torch.compile. auto: on a GPU, where the seconds that it saves are more than those it takes; never "
+    "on a processor.",
+)
 METRIC_NAMES = (
     "accuracy, balanced_accuracy, macro_f1, auroc, average_precision, quadratic_kappa (of ordered classes), "
     "sensitivity@specificity=0.95 or log_loss"
@@ -294,6 +302,7 @@ OF_RUNS = (
     "deterministic",
     "plain_timm",
     "precision",
+    "compile",
     "threads",
     "workers",
     "pixels",

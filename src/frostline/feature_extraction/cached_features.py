@@ -32,6 +32,7 @@ from frostline.models.stage_statistics import Tap, collecting, stage_taps
 from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import SEVERAL
 from frostline.system import devices, numerics
+from frostline.system.transfers import Fetched, on_card
 
 READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
 
@@ -42,6 +43,18 @@ class Counts:
 
     rows_computed: int = 0
     rows_read: int = 0
+
+
+@dataclass
+class Launched:
+    """Features of a batch that is being computed, and statistics of stages below it, by stage."""
+
+    z: Fetched
+    statistics: Mapping[int, Fetched]
+
+    def values(self) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return both, once they are there."""
+        return self.z.value(), {stage: values.value() for stage, values in self.statistics.items()}
 
 
 class Frozen:
@@ -107,7 +120,8 @@ class Frozen:
         """A copy with BatchNorm folded, where the configuration folds."""
         if not self.config.folded:
             return None
-        folded = bb.Folded(self._original_model, list(self.config.folded))
+        names = list(self.config.folded)
+        folded = bb.Folded(self._original_model, names, neutral=self.config.compiled)
         self.config.plan.place(folded.model)
         return folded
 
@@ -124,6 +138,17 @@ class Frozen:
         if fits and devices.same(first.device, torch.device(self.config.plan.device)):
             return self._original_model
         return self.config.plan.place(copy.deepcopy(self._original_model))
+
+    @cached_property
+    def _compiled(self) -> bb.CompiledRegions:
+        """The parts that run compiled, where the configuration says so; else none."""
+        names = bb.frozen_regions(self._backbone, self._model) if self.config.compiled else []
+        return bb.CompiledRegions(
+            self._model,
+            names,
+            "frozen layers",
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+        )
 
     @cached_property
     def cached(self) -> CachedPrefix | None:
@@ -180,10 +205,21 @@ class Frozen:
     ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
         """Yield what `compute` returns for each batch of pixels and taps, in order.
 
-        On a processor several batches are computed at a time (`replicas`).
+        On a processor several batches are computed at a time (`replicas`). A card is given the next batch
+        before what it made of the last is fetched, so that it never waits.
         """
+        if on_card(self.config.plan.device):
+            last: Launched | None = None
+            for pixels, taps in batches:
+                launched = self.launch(pixels, taps)
+                if last is not None:
+                    yield last.values()
+                last = launched
+            if last is not None:
+                yield last.values()
+            return
         most = replicas.fitting(self.config.plan.device, torch.get_num_threads())
-        if replicas.exchanged(self._model):
+        if self.config.compiled or replicas.exchanged(self._model):
             most = 1
         yield from replicas.mapped(
             lambda replica, batch: replica.compute(*batch), batches, self, self._replica, most
@@ -194,16 +230,20 @@ class Frozen:
         """The model as the prefix runs it."""
         model = self._model
         skipping = self._folded.skipping() if self._folded else nullcontext()
-        with torch.no_grad(), self.config.plan.autocast(), skipping:
+        with torch.no_grad(), self.config.plan.autocast(), skipping, self._compiled():
             yield model
 
     def compute(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> tuple[Tensor, dict[int, Tensor]]:
         """Return z for uint8 pixels (n, 3, s, s), n at most the batch size, and statistics by stage."""
+        return self.launch(pixels, taps).values()
+
+    def launch(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> Launched:
+        """Begin to compute z for uint8 pixels (n, 3, s, s): a card goes on while the processor does."""
         x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
         with self._inference() as model, collecting(model, taps) as collected:
             z = bb.prefix(self._backbone, model, self.cut)(x)
-        statistics = {stage: values[: len(pixels)].cpu() for stage, values in collected.items()}
-        return z[: len(pixels)].cpu(), statistics
+        statistics = {stage: Fetched(values[: len(pixels)]) for stage, values in collected.items()}
+        return Launched(Fetched(z[: len(pixels)]), statistics)
 
     def stages_s(self, pixels: Tensor) -> list[float]:
         """Return the seconds of each stage between offered cuts up to this one, for a whole batch."""
@@ -349,7 +389,7 @@ class Frozen:
 
     def place(self) -> None:
         """Lay the model out as the prefix wants it, now: a copy must not be made while its suffix runs."""
-        _ = self._model
+        _ = self._compiled
 
     def missing(self, images: Images, items: Iterable[Item]) -> int:
         """Return how many features of `items` are not cached yet."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from frostline.system import devices
+from frostline.system import compiling, devices
 from frostline.system.numerics import NumericPlan
 
 # These decide what the bits of a row are: how pixels are decoded, resized and turned into activations.
@@ -29,11 +29,14 @@ class ForwardConfig:
         Images a forward pass; smaller batches are padded.
     folded : tuple of (convolution, BatchNorm)
         BatchNorm layers that are folded into convolutions.
+    compiled : bool
+        Run by `torch.compile`.
     """
 
     plan: NumericPlan
     batch: int
     folded: tuple[tuple[str, str], ...] = ()  # BatchNorm layers that are folded, each after its convolution
+    compiled: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Return everything about machine and libraries that may change a bit, as plain data."""
@@ -46,6 +49,7 @@ class ForwardConfig:
             "device": _device(self.plan.device),
             "mkldnn": torch.backends.mkldnn.enabled,
             "libraries": {name: version(name) for name in LIBRARIES},
+            **({"compiled": compiling.identity()} if self.compiled else {}),
         }
 
 

@@ -17,7 +17,7 @@ from frostline.data import (
 )
 from frostline.data.pixels import decode_limit
 from frostline.errors import DamagedImage
-from frostline.feature_extraction.image_batches import AUTO, EVALUATION_BATCH, decoding_threads
+from frostline.feature_extraction.image_batches import AUTO, decoding_threads, evaluation_batch
 from frostline.feature_extraction.ordered_threads import mapped
 from frostline.inference import test_time_augmentation
 from frostline.inference.predictor import Predictor
@@ -49,8 +49,8 @@ def decoded_batches(
     progress: Progress,
 ) -> Iterator[tuple[list[str], list[Tensor]]]:
     """Yield names and, for each model, pixels (n, views, 3, size, size) of images that can be decoded."""
-    items = inputs.inputs
-    batches = [items[start : start + EVALUATION_BATCH] for start in range(0, len(items), EVALUATION_BATCH)]
+    items, size = inputs.inputs, evaluation_batch()
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
     threads = max(decoding_threads(AUTO), FETCHERS * any(item.is_remote for item in items))
 
     def decode(item: PredictionInput) -> list[_DecodedInput] | DamagedImage:
@@ -60,12 +60,12 @@ def decoded_batches(
     done = 0
     for batch, decoded_batch in zip(batches, mapped(decode, batches, threads), strict=True):
         names, pixels = [], []
-        for item, decoded in zip(batch, decoded_batch, strict=True):
-            if isinstance(decoded, DamagedImage):
-                noted.unreadable.append((item.name, str(decoded)))
+        for item, decoded_item in zip(batch, decoded_batch, strict=True):
+            if isinstance(decoded_item, DamagedImage):
+                noted.unreadable.append((item.name, str(decoded_item)))
             else:
-                pixels.append([one.pixels for one in decoded])
-                noted.rendered_images.append([one.rendered for one in decoded])
+                pixels.append([one.pixels for one in decoded_item])
+                noted.rendered_images.append([one.rendered for one in decoded_item])
                 names.append(item.name)
         if pixels:
             yield names, [torch.stack(seen) for seen in zip(*pixels, strict=True)]

@@ -1,7 +1,8 @@
 """A pretrained model as stages with exact cuts: found, proved, run in halves, frozen.
 
 cutting.nested_values · cutting.tracing → classifier → cutting.stages → cutting.replay → cutting.cuts →
-backbone → building; training uses cutting.halves · batchnorm_folding · freezing · cutting.prefix_digest
+backbone → building; training uses cutting.halves · cutting.regions · batchnorm_folding · freezing ·
+cutting.prefix_digest
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from frostline.models.batchnorm_folding import Folded, foldable
 from frostline.models.building import assemble
 from frostline.models.cutting.halves import between, over_space, prefix, row_elements, suffix
 from frostline.models.cutting.prefix_digest import prefix_digest
+from frostline.models.cutting.regions import CompiledRegions, frozen_regions, learning_regions
 from frostline.models.cutting.tracing import fed
 from frostline.models.freezing import (
     BN_POLICIES,
@@ -30,6 +32,7 @@ __all__ = [
     "MAX_SIDE_PIXELS",
     "RESIZES",
     "Backbone",
+    "CompiledRegions",
     "Cut",
     "Folded",
     "MultiStageHead",
@@ -41,8 +44,10 @@ __all__ = [
     "fed",
     "foldable",
     "freeze",
+    "frozen_regions",
     "hold",
     "keeps_statistics",
+    "learning_regions",
     "multi_stage_head_in",
     "over_space",
     "prefix",

@@ -70,19 +70,25 @@ class Folded:
     model : nn.Module
     names : list of (convolution, BatchNorm)
         Dotted names of the pairs to fold.
+    neutral : bool
+        Make each folded BatchNorm return its input by its own numbers, instead of skipping it: inside a
+        compiled graph, which then has nothing to do there.
 
     Notes
     -----
     The copy computes what the original does only inside `skipping()`.
     """
 
-    def __init__(self, model: nn.Module, names: list[tuple[str, str]]) -> None:
+    def __init__(self, model: nn.Module, names: list[tuple[str, str]], *, neutral: bool = False) -> None:
+        self._neutral = neutral
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._layers: list[_BatchNorm] = []
         for conv_name, norm_name in names:
             conv, norm = self.model.get_submodule(conv_name), self.model.get_submodule(norm_name)
             assert isinstance(norm, _BatchNorm)
             _fold(conv, norm)
+            if neutral:
+                _neutralise(norm)
             self._layers.append(norm)
 
     def replica(self, copied: Callable[[nn.Module], nn.Module]) -> Folded:
@@ -94,6 +100,9 @@ class Folded:
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:
         """Skip the folded BatchNorm layers inside the block."""
+        if self._neutral:
+            yield
+            return
         with _Skipping({id(layer.running_mean) for layer in self._layers}):
             yield
 
@@ -114,6 +123,20 @@ def _fold(conv: nn.Module, norm: _BatchNorm) -> None:
     with torch.no_grad():
         weight.copy_(weight.double() * scale.reshape(-1, *[1] * (weight.ndim - 1)))
     conv.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+
+
+def _neutralise(norm: _BatchNorm) -> None:
+    """Let a BatchNorm layer in eval mode return its input: scale 1, shift 0, exactly."""
+    norm.eps = 0.0
+    with torch.no_grad():
+        for values, value in (
+            (norm.running_mean, 0.0),
+            (norm.running_var, 1.0),
+            (norm.weight, 1.0),
+            (norm.bias, 0.0),
+        ):
+            if isinstance(values, Tensor):
+                values.fill_(value)
 
 
 def foldable(backbone: Backbone) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.errors import ModelError, UsageError, did_you_mean
+from frostline.system.transfers import to_device
 
 # "floor" is "center" with the smaller half of an odd margin above and to the left, as transformers crops;
 # torchvision rounds the half to the even number. The other three are timm's.
@@ -177,8 +178,8 @@ class Preprocessing:
         Tensor of float32, same shape
         """
         shape = (3, 1, 1)
-        mean = torch.tensor(self.mean, device=batch.device).view(shape)
-        std = torch.tensor(self.std, device=batch.device).view(shape)
+        mean = to_device(torch.tensor(self.mean), batch.device).view(shape)
+        std = to_device(torch.tensor(self.std), batch.device).view(shape)
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def evaluation(self) -> Callable[[Image.Image], Tensor]:

@@ -141,6 +141,7 @@ def select_backbones(
         "deterministic": config.deterministic,
         "precision": config.precision,
         **({} if limits == Limits() else {"heads": sorted(map(str, strategies))}),
+        **({"compile": "on"} if config.compile == "on" else {}),
     }
     saved = study.read(FILE)
     if saved is not None and saved.get("asked") == digest_of(identity):
@@ -156,6 +157,7 @@ def select_backbones(
             device=config.device,
             deterministic=config.deterministic,
             precision=config.precision,
+            compiled=config.compile == "on",
             threads=config.threads,
             workers=config.workers,
             fast=config.fast_pixels,

@@ -127,7 +127,7 @@ def fit(
         As in `train`; the last for the compared strategies.
     epochs, lr, weight_decay, label_smoothing, hyperparameters
         As in `compare`, for the compared strategies that take them; they go before what the advice names.
-    device, deterministic, precision, threads, workers
+    device, deterministic, precision, compile, threads, workers
         As in `train`.
     strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by, test_data
         As in `load_data`.
@@ -445,6 +445,7 @@ def _options(config: Config, metric_name: str) -> dict[str, Any]:
         "interpolate_weights": config.interpolate_weights,
         "min_crop": config.min_crop,
         "rotate": None if config.rotate == "none" else config.rotate,
+        "compile": None if config.compile == "auto" else config.compile,
     }
     return options | {name: value for name, value in rest.items() if value is not None}
 

@@ -1,12 +1,13 @@
 """Heads that are solved for instead of trained: logistic regression and closed-form ridge on features.
 
 feature_scaling ── logistic · ridge     features made ready once; one head for one L2
+on_card                                 the loss and its slope on a GPU, where features are many
 l2_selection                            which L2, by images that a fit has not seen
 
 Features have shape (n, width), targets (n,). They are centred and divided by one number, their root mean
 square length, never by a spread per feature: folding per-feature standardisation back into a head gives
 features that barely vary on the training set enormous weights, which wake up under augmentation
-(tests/test_starting_head.py shows it). Imports no torch.
+(tests/test_starting_head.py shows it). Imports no torch before a GPU solves.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.probe import on_card
 from frostline.probe.feature_scaling import Floats, Ints, Scaled
 from frostline.system import deadline
 
@@ -92,10 +93,23 @@ def solve(
         gradient[split:] = slope.sum(axis=0, dtype=np.float64) / scale_of_bias
         return loss, gradient
 
+    card = on_card.device_for(2 * x.size * classes)
+    loss_there = None if card is None else on_card.LossOnCard(along, goal, ready.share, card)
+
+    def objective_there(flat: Floats) -> tuple[float, Floats]:
+        deadline.unit()
+        assert loss_there is not None
+        weight, bias = flat[:split].reshape(classes, -1), flat[split:] / scale_of_bias
+        loss, of_weight, of_bias = loss_there(weight, bias)
+        pulled = weight * pull
+        loss += 0.5 * float(np.vdot(weight, pulled))
+        return loss, np.concatenate([(of_weight + pulled).ravel(), of_bias / scale_of_bias])
+
     flat = np.concatenate([(begin.weight * scale).ravel(), begin.bias * scale_of_bias])
     options = {"maxiter": ITERATIONS, "ftol": tolerance, "gtol": 0.0, "maxcor": _memory(flat.size)}
     with deadline.work("the search for a head's weights"):
-        best = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x
+        work = objective if loss_there is None else objective_there
+        best = minimize(work, flat, jac=True, method="L-BFGS-B", options=options).x
     return _unscaled(np.asarray(best, dtype=np.float64), scale, scale_of_bias, classes)
 
 

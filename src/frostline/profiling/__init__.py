@@ -11,25 +11,30 @@ from frostline.profiling.numeric_search import (
     TRIAL,
     forward,
     forward_config,
+    frozen_batch,
     prefix_s,
     rough_image_s,
+    step_s,
     timing_s,
     training_plan,
 )
 from frostline.profiling.rate_correction import Expected, learn
-from frostline.profiling.rate_measurement import measure, ready
+from frostline.profiling.rate_measurement import decode_s, measure, ready
 
 __all__ = [
     "FROZEN_BATCH",
     "TRIAL",
     "Expected",
+    "decode_s",
     "forward",
     "forward_config",
+    "frozen_batch",
     "learn",
     "measure",
     "prefix_s",
     "ready",
     "rough_image_s",
+    "step_s",
     "timing_s",
     "training_plan",
 ]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from frostline import models as bb
 from frostline.feature_extraction import ForwardConfig, Frozen, replicas
+from frostline.feature_extraction.image_batches import CARD_BATCH
 from frostline.models import Backbone, Cut
-from frostline.system import deadline, numerics
+from frostline.system import deadline, devices, numerics
 from frostline.system.numerics import NumericPlan
 
 # Images a forward pass of the frozen part. Beside 32, lite0 takes 0.88 to 0.94 of the time an
@@ -30,13 +31,23 @@ TIMED_IMAGES = 1000
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 
 
+def frozen_batch() -> int:
+    """Return how many images pass frozen layers at once, on the device that computes."""
+    return CARD_BATCH if devices.current().type == "cuda" else FROZEN_BATCH
+
+
 def network_name(backbone: Backbone) -> str:
     """Name a network and its input, for rates that are remembered."""
     return f"{backbone.name} {backbone.digest[:12]} size {backbone.preprocessing.size}"
 
 
 def forward_config(
-    backbone: Backbone, *, deterministic: bool = False, precision: str = "auto", threads: int | None = None
+    backbone: Backbone,
+    *,
+    deterministic: bool = False,
+    precision: str = "auto",
+    compiled: bool = False,
+    threads: int | None = None,
 ) -> ForwardConfig:
     """Return how frozen layers are computed, the same for every strategy, so that they share features.
 
@@ -49,6 +60,8 @@ def forward_config(
         Exact float32 without timing.
     precision : str
         "auto", "float32" or "bfloat16"; "float16" computes frozen layers in float32.
+    compiled : bool
+        Run frozen layers by `torch.compile`.
     threads : int or None
 
     Returns
@@ -56,11 +69,11 @@ def forward_config(
     ForwardConfig
     """
     if deterministic:
-        return ForwardConfig(numerics.exact_plan(threads), FROZEN_BATCH)
+        return ForwardConfig(numerics.exact_plan(threads), frozen_batch(), compiled=compiled)
     if precision == "float16":  # what frozen layers compute might exceed its range
         precision = "float32"
     if precision != "auto":
-        return ForwardConfig(numerics.pinned_plan(precision, threads), FROZEN_BATCH)
+        return ForwardConfig(numerics.pinned_plan(precision, threads), frozen_batch(), compiled=compiled)
     pairs, last = tuple(bb.foldable(backbone)), backbone.cuts[-1]
     batches = batches_at_once(numerics.thread_count(threads))
     run_of = functools.cache(
@@ -68,7 +81,7 @@ def forward_config(
     )
     name = f"forward {network_name(backbone)} images {batches} x {TRIAL} folded {len(pairs)}"
     plan = numerics.timed_plan(name, lambda plan: run_of(plan)(), threads, learning=False)
-    return ForwardConfig(plan, FROZEN_BATCH, pairs)
+    return ForwardConfig(plan, frozen_batch(), pairs, compiled)
 
 
 def batches_at_once(threads: int) -> int:
@@ -168,6 +181,7 @@ def timing_s(backbone: Backbone, threads: int | None = None) -> float:
 def _prefix(backbone: Backbone, config: ForwardConfig) -> str:
     plan = config.plan
     computed = f"{plan.precision} {plan.channels_last} folded {len(config.folded)}"
+    computed += " compiled" * config.compiled
     batches = batches_at_once(config.plan.threads)
     return f"prefix {network_name(backbone)} batch {batches} x {config.batch} {computed}"
 
@@ -216,6 +230,45 @@ def training_plan(
     -------
     NumericPlan
     """
+    step = _trial(backbone, cut, bn, min(batch, TRIAL))
+    return numerics.timed_plan(trial_name(backbone, cut, batch), step, threads)
+
+
+def step_s(
+    backbone: Backbone,
+    cut: Cut,
+    plan: NumericPlan,
+    *,
+    bn: str = "affine",
+    batch: int = 32,
+    threads: int | None = None,
+) -> float:
+    """Return the seconds of a step of the layers above `cut` on a whole batch of black images.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    cut : Cut
+    plan : NumericPlan
+    bn : str
+        BatchNorm policy.
+    batch : int
+        Images a step.
+    threads : int or None
+
+    Returns
+    -------
+    float
+    """
+    step = _trial(backbone, cut, bn, batch)
+    computed = f"{plan.precision} {plan.channels_last}"
+    name = f"step {network_name(backbone)} images {batch} cut {cut.index} bn {bn} {computed}"
+    count = numerics.thread_count(threads)
+    return numerics.seconds_of(name, {"step": lambda: step(plan)}, count)["step"]
+
+
+def _trial(backbone: Backbone, cut: Cut, bn: str, images: int) -> Callable[[NumericPlan], None]:
+    """Return what does a training step of the layers above `cut` on so many black images, in a plan."""
     size = backbone.preprocessing.size
 
     @functools.cache
@@ -227,7 +280,7 @@ def training_plan(
 
     @functools.cache
     def prefix_output(plan: NumericPlan) -> Tensor:
-        pixels = torch.zeros((min(batch, TRIAL), 3, size, size), dtype=torch.uint8)
+        pixels = torch.zeros((images, 3, size, size), dtype=torch.uint8)
         x = plan.batch(pixels, backbone.preprocessing.normalise)
         with plan.autocast(), torch.no_grad():
             return bb.prefix(backbone, plan.place(prepared()), cut)(x)
@@ -240,4 +293,4 @@ def training_plan(
             out.float().square().mean().backward()  # type: ignore[no-untyped-call]
             model.zero_grad()
 
-    return numerics.timed_plan(trial_name(backbone, cut, batch), step, threads)
+    return step

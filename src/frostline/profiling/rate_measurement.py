@@ -18,7 +18,7 @@ from frostline import models as bb
 from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
-from frostline.feature_extraction.image_batches import AUTO, EVALUATION_BATCH, Images, Workers, contact_sheet
+from frostline.feature_extraction.image_batches import AUTO, Images, Workers, contact_sheet, evaluation_batch
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
 from frostline.system import cpu_threads, deadline, devices, directories, numerics
@@ -110,7 +110,7 @@ def measure(
         frozen_batch=config.batch,
         value_bytes=_value_bytes(config),
         copies=bool(config.folded),
-        evaluation_batch=EVALUATION_BATCH,
+        evaluation_batch=evaluation_batch(),
         **other_rates,
         peaks=Peaks(base=_base_bytes(), **network_rates["peaks"]),
         statistics=tuple(tap.width for tap in bb.stage_taps(backbone)),
@@ -240,10 +240,12 @@ def _network(
     last_cut, exact = backbone.cuts[-1], numerics.exact_plan(threads)
     steps, cpu_share = _training_steps(backbone, batch, classes, threads)
     evaluation_pass = training_rates.measure_warm(
-        numeric_search.forward(backbone, ForwardConfig(exact, EVALUATION_BATCH), last_cut)
+        numeric_search.forward(backbone, ForwardConfig(exact, evaluation_batch()), last_cut)
     )
     forwards = [forward for forward, *_ in steps.rates["channels-last"]]
-    evaluation_s = [evaluation_pass.seconds / EVALUATION_BATCH * share / sum(forwards) for share in forwards]
+    evaluation_s = [
+        evaluation_pass.seconds / evaluation_batch() * share / sum(forwards) for share in forwards
+    ]
     frozen_s = [*numeric_search.stages_s(backbone, config), 0.0]  # the head is never frozen
     stages = [
         {"parameters": parameters, "frozen_s": each_s, "evaluation_s": evaluation}
@@ -327,6 +329,27 @@ def _image_seconds(images: Images) -> dict[str, Any]:
         "augment_s": (augmented_at - started) / len(samples),
         "picture_bytes": sum(3 * picture.width * picture.height for picture in pictures) // len(samples),
     }
+
+
+def decode_s(images: Images) -> float:
+    """Return the seconds for the pixels of one view; the second time, when decoded pictures may be in memory.
+
+    Parameters
+    ----------
+    images : Images
+
+    Returns
+    -------
+    float
+        Of one thread.
+    """
+    items = [(position, 1) for position in range(min(LOOKED_AT, len(images)))]
+    for _ in range(2):
+        begun = time.perf_counter()
+        for item in items:
+            images[item]
+        taken = time.perf_counter() - begun
+    return taken / len(items)
 
 
 def _disk_seconds(cache: FeatureCache) -> dict[str, Any]:

@@ -29,6 +29,7 @@ DEFAULTS = {
     "imbalance": "none",
     "batch_size": "auto",
     "precision": "auto",
+    "compile": "auto",
     "repeats": 3,
     "test_size": 0.2,
     "val_size": 0.2,
@@ -57,12 +58,13 @@ FIT_OPTIONS = (
     "rotate",
     "interpolate_weights",
     "precision",
+    "compile",
     *("flip", "imbalance", "batch_size", "hyperparameters"),
 )
 COMPARE_OPTIONS = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
     "seed", "metric", *OF_OPERATING_POINT, "augment", "min_crop", "rotate", "interpolate_weights",
-    "precision", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
+    "precision", "compile", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
     "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
 )  # fmt: skip
 TRAIN_OPTIONS = (
@@ -86,6 +88,7 @@ TRAIN_OPTIONS = (
     "views",
     "patience",
     "precision",
+    "compile",
     "test_size",
     "val_size",
     "no_pretrained",

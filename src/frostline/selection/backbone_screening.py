@@ -126,6 +126,7 @@ def screen(
     device: str = "auto",
     deterministic: bool = False,
     precision: str = "auto",
+    compiled: bool = False,
     threads: int | None = None,
     workers: Workers = AUTO,
     fast: bool = False,
@@ -153,6 +154,8 @@ def screen(
         Seed of folds and sampling.
     device, deterministic, precision, threads, workers
         As in `train`.
+    compiled
+        Whether frozen layers run by `torch.compile`.
     fast
         Whether large JPEGs are decoded at a fraction of their size, as `Config.fast_pixels` says.
     strategies
@@ -210,7 +213,7 @@ def screen(
     held = {}
     for backbone in in_time:
         pooled = _features(
-            backbone, subset, cache, deterministic, precision, threads, workers, fast, progress
+            backbone, subset, cache, deterministic, precision, compiled, threads, workers, fast, progress
         )
         held[backbone.name] = predictions = _probe_predictions(pooled, subset, folds, metric)
         accuracy, low, high = predictions.accuracy_interval()
@@ -314,6 +317,7 @@ def _features(
     cache: FeatureCache,
     deterministic: bool,
     precision: str,
+    compiled: bool,
     threads: int | None,
     workers: Workers,
     fast: bool,
@@ -321,7 +325,7 @@ def _features(
 ) -> NDArray[np.float32]:
     """Return pooled features (images, width), computed as in training, which then finds them in the cache."""
     method = profiling.forward_config(
-        backbone, deterministic=deterministic, precision=precision, threads=threads
+        backbone, deterministic=deterministic, precision=precision, compiled=compiled, threads=threads
     )
     images = Images(data, data.samples, backbone.preprocessing, fast=fast)
     with numerics.threads(method.plan.threads), cache:

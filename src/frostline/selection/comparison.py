@@ -111,7 +111,7 @@ def compare(
         so are their outcomes.
     seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
         As in `train`, for every run.
-    device, deterministic, precision, threads, workers
+    device, deterministic, precision, compile, threads, workers
         As in `train`, for every run.
     epochs, lr, weight_decay, label_smoothing, hyperparameters
         For each strategy that takes them, as in its brackets. The others are compared without, and a line

@@ -109,6 +109,7 @@ class CompareRequest:
             **({"batch_given": True} if given else {}),
             "deterministic": config.deterministic,
             "precision": config.precision,
+            **({} if config.compile == "auto" else {"compile": config.compile}),
         }
 
     def _rule(self) -> int:

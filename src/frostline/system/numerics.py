@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from frostline.errors import UsageError, option
 from frostline.system import cpu_threads, deadline, devices, directories
+from frostline.system.transfers import to_device
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -74,13 +75,6 @@ class NumericPlan:
         return torch.amp.GradScaler(torch.device(self.device).type, enabled=self.precision == "float16")
 
 
-def to_device(batch: Tensor, device: str) -> Tensor:
-    """Move a batch to a device. A GPU fetches it from pinned memory while the processor continues."""
-    if torch.device(device).type != "cuda" or batch.is_cuda:
-        return batch.to(device)
-    return batch.pin_memory().to(device, non_blocking=True)
-
-
 def now() -> float:
     """Return the clock's seconds once the device has done what it was given: for timings."""
     kind = devices.current().type
@@ -124,6 +118,22 @@ def device_memory_limit(most_bytes: int | None) -> int | None:
     return total if most_bytes is None else most_bytes
 
 
+_limit_bytes: ContextVar[int | None] = ContextVar("the memory of a GPU that a run may use", default=None)
+
+
+def device_room_bytes() -> int:
+    """Return the bytes of a GPU's memory that tensors have not needed since `forget_device_peak`; else 0.
+
+    What other processes hold there, and what a run may not use, is none of it.
+    """
+    here = devices.current()
+    if here.type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info(here)
+    most = min(_limit_bytes.get() or total, free + torch.cuda.memory_reserved(here))
+    return max(0, int(most - torch.cuda.max_memory_allocated(here)))
+
+
 @contextlib.contextmanager
 def device_memory_bounded(most_bytes: int | None) -> Iterator[None]:
     """Let torch take no more of its GPU's memory inside the block; what is beyond is out of memory to it.
@@ -136,9 +146,11 @@ def device_memory_bounded(most_bytes: int | None) -> Iterator[None]:
         return
     here = devices.current()
     torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info(here)[1], here)
+    token = _limit_bytes.set(limit)
     try:
         yield
     finally:
+        _limit_bytes.reset(token)
         torch.cuda.set_per_process_memory_fraction(1.0, here)
 
 

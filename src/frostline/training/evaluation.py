@@ -20,7 +20,7 @@ from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, ForwardConfig, ForwardPass
 from frostline.feature_extraction.forward_pass import EvenlyTaken
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Workers
+from frostline.feature_extraction.image_batches import Images, Workers, evaluation_batch
 from frostline.inference import selective_prediction
 from frostline.inference.error_gallery import ClassMaps
 from frostline.studies.study_folder import RunFolder
@@ -77,7 +77,7 @@ def _predict_parts(
         request.backbone,
         adapted.model,
         adapted.cut,
-        ForwardConfig(numerics.exact_plan(request.config.threads), EVALUATION_BATCH),
+        ForwardConfig(numerics.exact_plan(request.config.threads), evaluation_batch()),
         store if cache_planning.untimed(request, adapted.cut, 4).keep else None,
         counts,
         workers=request.config.workers,

@@ -21,6 +21,8 @@ from frostline.strategies import BatchSize, hyperparameters
 from frostline.studies.study_folder import RunFolder
 from frostline.system import deadline, devices, numerics
 from frostline.system.numerics import NumericPlan
+from frostline.training import compile_choice
+from frostline.training.compile_choice import Compiled
 from frostline.training.request import TrainRequest
 from frostline.training.tuning import flip_safety
 
@@ -35,7 +37,7 @@ class Plan:
     `views` views of each image, the plain one first, are cycled through while anything is frozen (0: a new
     augmented one each epoch). `cached` says which views of a cut are cached (0 is the evaluation
     transform), `why` with which arithmetic. `batch` is what a step learns from, and how the learning rate
-    followed (None: a plan of before there was a choice).
+    followed (None: a plan of before there was a choice). `compiled` is what `torch.compile` takes.
     """
 
     numbers: NumericPlan
@@ -46,6 +48,7 @@ class Plan:
     cached: dict[int, tuple[int, ...]] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
     batch: BatchSize | None = None
+    compiled: Compiled = field(default_factory=Compiled)
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -56,12 +59,15 @@ class Plan:
             {"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.cached.items())
         ]
         batch = {} if self.batch is None else {"batch": self.batch.as_dict()}
-        return {**self.numbers.as_dict(), **batch, "frozen": {**frozen, "rows": cached}}
+        compiled = {"compiled": self.compiled.as_dict()}
+        return {**self.numbers.as_dict(), **batch, **compiled, "frozen": {**frozen, "rows": cached}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Read a plan back."""
-        numbers = {key: value for key, value in values.items() if key not in ("frozen", "batch")}
+        beside = ("frozen", "batch", "compiled")
+        numbers = {key: value for key, value in values.items() if key not in beside}
+        compiled = Compiled.from_dict(values["compiled"]) if "compiled" in values else Compiled()
         frozen, rows = values["frozen"], values["frozen"]["rows"]
         return cls(
             NumericPlan.from_dict(numbers),
@@ -69,6 +75,7 @@ class Plan:
                 NumericPlan.from_dict(frozen["plan"]),
                 frozen["batch"],
                 tuple((conv, norm) for conv, norm in frozen["folded"]),
+                compiled.frozen,
             ),
             frozen["views"],
             frozen["whole"],
@@ -76,6 +83,7 @@ class Plan:
             {row["cut"]: tuple(row["views_kept"]) for row in rows},
             {row["cut"]: row["why"] for row in rows},
             BatchSize(**values["batch"]) if "batch" in values else None,
+            compiled,
         )
 
     def on(self, device: str) -> Plan:
@@ -131,6 +139,13 @@ def _demand_device(begun_on: str, device: str, run: str) -> None:
 
 def made(request: TrainRequest) -> Plan:
     """Return a new plan, without views and rows."""
+    plan = _numbers(request)
+    compiled = compile_choice.decide(request, plan.numbers, plan.way, timed=plan.timed)
+    return replace(plan, compiled=compiled, way=replace(plan.way, compiled=compiled.frozen))
+
+
+def _numbers(request: TrainRequest) -> Plan:
+    """Return a plan that says how numbers are computed, and not yet what is compiled."""
     if not _affordable(request):
         return _untimed(request)
     if request.config.minutes is None or request.config.deterministic:
@@ -161,7 +176,7 @@ def _untimed(request: TrainRequest) -> Plan:
     """Decide without timings, as `deterministic` does."""
     count = numerics.thread_count(request.config.threads)
     numbers = numerics.plain_plan(count, "the time is too short to try other ways")
-    return Plan(numbers, ForwardConfig(numbers, profiling.FROZEN_BATCH), timed=False)
+    return Plan(numbers, ForwardConfig(numbers, profiling.frozen_batch()), timed=False)
 
 
 def _plan(request: TrainRequest) -> Plan:

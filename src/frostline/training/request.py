@@ -33,7 +33,7 @@ from frostline.strategies import (
 )
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import digest_of
-from frostline.system import devices, numerics
+from frostline.system import compiling, devices, numerics
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
@@ -134,6 +134,7 @@ class TrainRequest:
             **({} if self.parent is None else {"parent": self.parent.as_dict()}),
             **({} if self.batch.lr_factor == 1.0 else {"lr_factor": self.batch.lr_factor}),
             **({} if self.pixels == "reference" else {"pixels": self.pixels}),
+            **({} if config.compile == "auto" else {"compile": config.compile}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
             **({} if config.patience is None else {"patience": config.patience}),
@@ -211,6 +212,7 @@ class TrainRequest:
         known = {
             "flip": (config.flip, FLIPS),
             "precision": (config.precision, PRECISIONS),
+            "compile": (config.compile, compiling.COMPILE),
             "cache": (config.cache, CACHE),
             "keep": (config.keep, KEEP),
             "pixels": (config.pixels, PIXELS),
@@ -230,6 +232,8 @@ class TrainRequest:
                 f"{option('precision', 'float16')} is for NVIDIA's GPUs, and {option('device')} is {kind}: "
                 "take auto, float32 or bfloat16."
             )
+        if config.compile == "on" and (reason := compiling.unavailable()):
+            wrong.append(f"{option('compile', 'on')}: {reason}. Leave {option('compile')} out.")
         val = {sample.label for sample in self.data.part("val")}
         wrong += self._wrong_metric(val)
         wrong += self._wrong_operating_point(val)

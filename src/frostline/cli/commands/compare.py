@@ -15,6 +15,7 @@ from frostline.cli.options import (
     OF_RUNS,
     augment_option,
     batch_size_option,
+    compile_option,
     data_options,
     database_option,
     device_memory_option,
@@ -137,6 +138,7 @@ class CandidateList(StrategyList):
 @model_options
 @running
 @device_memory_option
+@compile_option
 @pixels_option
 @plain_timm
 @logger_option

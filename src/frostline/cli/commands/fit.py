@@ -15,6 +15,7 @@ from frostline.cli.options import (
     OF_RUNS,
     augment_option,
     batch_size_option,
+    compile_option,
     database_option,
     device_memory_option,
     flip_option,
@@ -108,6 +109,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @model_options
 @running
 @device_memory_option
+@compile_option
 @pixels_option
 @plain_timm
 @logger_option

@@ -7,14 +7,12 @@ this machine and from the disk; it changes the time a run takes and no bit of it
 from __future__ import annotations
 
 import math
-import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from frostline import models as bb
 from frostline import profiling
 from frostline.cost import Choice, RowRates, cache_tradeoff
-from frostline.cost.run_time import LOOKED_AT
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen
@@ -102,7 +100,9 @@ def _choice(
     wanted = [(position, view) for position in range(len(images)) for view in need.passes]
     missing = first.missing(images, wanted) / max(1, len(wanted))
     read_s, keep_s = store.seconds_per_row(row_bytes)
-    decode_s = _decode_s(images) if missing else 0.0  # what is there is read if it beats the prefix alone
+    decode_s = (
+        profiling.decode_s(images) if missing else 0.0
+    )  # what is there is read if it beats the prefix alone
     prefix_s = profiling.prefix_s(request.backbone, plan.way, cut)
     known = RowRates(row_bytes, _pixel_bytes(request), decode_s, prefix_s, read_s, keep_s)
     return cache_tradeoff.read_or_recompute(known, uses=need.uses, missing=missing, along=need.along)
@@ -126,14 +126,3 @@ def _row_bytes(request: TrainRequest, plan: Plan, cut: Cut) -> int:
 
 def _value_bytes(plan: Plan) -> int:
     return 2 if plan.way.plan.precision == "bfloat16" else 4
-
-
-def _decode_s(images: Images) -> float:
-    """Seconds for the pixels of one view; the second time, when decoded pictures may be in memory."""
-    items = [(position, 1) for position in range(min(LOOKED_AT, len(images)))]
-    for _ in range(2):
-        begun = time.perf_counter()
-        for item in items:
-            images[item]
-        taken = time.perf_counter() - begun
-    return taken / len(items)

@@ -22,10 +22,15 @@ from frostline.feature_extraction import Counts, Frozen
 from frostline.feature_extraction.image_batches import Images, Item, Workers
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase
-from frostline.system.numerics import to_device
+from frostline.system import numerics
 from frostline.system.seeds import derive
+from frostline.system.transfers import sent_ahead, to_device
 from frostline.training.numeric_plan import Plan
 from frostline.training.tuning.class_imbalance import Balance
+
+# Of the card's memory that no step has needed, what rows may take. A choice: memory is in pieces, and a later
+# step may want more.
+ROOM_SHARE = 0.5
 
 
 class PhaseBatches:
@@ -51,6 +56,9 @@ class PhaseBatches:
         self._held: dict[tuple[int, int] | None, Tensor] = {}  # (part, view) → all its rows, in order
         self._whole: set[tuple[int, int]] = set()  # of these every row was prepared
         self._room_bytes = HELD_BYTES
+        self._on_card: dict[tuple[int, int], Tensor] = {}  # the same, where the card has room for them
+        beside = torch.device(plan.numbers.device).type != "cpu"
+        self._lodges = beside and process_group.size() == 1  # rows may lie on the card
 
         def frozen(index: int) -> Frozen:
             return Frozen(backbone, model, backbone.cut(index), plan.way, store, counts)
@@ -93,12 +101,12 @@ class PhaseBatches:
 
     def prepare(self, images: Images, items: list[list[Item]], progress: Progress = QUIET) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
-        if self._frozen is None or (not self._later and _place(images, items) in self._held):
+        place = _place(images, items)
+        if self._frozen is None or (not self._later and (place in self._held or place in self._on_card)):
             return
         self._model.eval()
         self._frozen.place()
         flat = [item for batch in items for item in batch]
-        place = _place(images, items)
         if place and sorted(position for position, _ in flat) == list(range(len(images))):
             self._whole.add(place)
         for frozen in [*self._later, self._frozen]:
@@ -118,13 +126,52 @@ class PhaseBatches:
 
     def batches(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Yield z for each batch of items, on the device where layers learn."""
-        numbers = self._plan.numbers
         if self._frozen is None:
             yield from self.pixels(images, items)
             return
-        for z in self._rows(self._frozen, images, items):
-            moved = to_device(z, numbers.device)
-            yield moved.float() if numbers.precision == "float32" else moved
+        place = _place(images, items)
+        rows = self._on_card.get(place) if place else None
+        if rows is not None:
+            for positions in self._positions(items):
+                yield self._as_learned(_picked(rows, positions))
+            return
+        lodging = _Lodging(len(images)) if self._lodges and self._all_kept(images, items) else None
+        sent = sent_ahead(self._rows(self._frozen, images, items), self._plan.numbers.device)
+        if lodging is None or place is None:
+            yield from map(self._as_learned, sent)
+            return
+        for positions, z in zip(self._positions(items), sent, strict=True):
+            yield self._as_learned(z)
+            lodging.take(positions, z)
+        if lodging.rows is not None:
+            self._on_card[place] = lodging.rows
+            self._forget(place)
+
+    def _positions(self, items: list[list[Item]]) -> Iterator[Tensor]:
+        """Yield the positions of each batch, on the device, where all are sent at once."""
+        all_of_them = torch.tensor([position for batch in items for position, _ in batch])
+        return targets_of(to_device(all_of_them, self._plan.numbers.device), items)
+
+    def _as_learned(self, z: Tensor) -> Tensor:
+        return z.float() if self._plan.numbers.precision == "float32" else z
+
+    def _all_kept(self, images: Images, items: list[list[Item]]) -> bool:
+        """Return whether these are all images in one view, whose rows are kept."""
+        if _place(images, items) is None:
+            return False
+        kept = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
+        return kept and sorted(p for batch in items for p, _ in batch) == list(range(len(images)))
+
+    def _forget(self, place: tuple[int, int]) -> None:
+        """Let the host's memory go of rows that lie on the card."""
+        held = self._held.pop(place, None)
+        self._room_bytes += 0 if held is None else held.nbytes
+
+    def leave_card(self) -> bool:
+        """Put no rows on the card any more, since a step needs its memory; return whether any were there."""
+        any_there, self._lodges = bool(self._on_card), False
+        self._on_card.clear()
+        return any_there
 
     def _rows(self, frozen: Frozen, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Read or compute; small rows of a view that is read whole stay in memory for the next time."""
@@ -132,7 +179,7 @@ class PhaseBatches:
         held = self._held.get(place)
         if held is not None:
             for batch in items:
-                yield _picked(held, [position for position, _ in batch])
+                yield _picked(held, torch.tensor([position for position, _ in batch]))
             return
         keep = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
         if place is not None and keep and process_group.size() > 1 and self._hold(frozen, images, place):
@@ -148,7 +195,7 @@ class PhaseBatches:
         if parts and place is not None:
             rows = torch.cat(parts)
             self._room_bytes -= rows.nbytes
-            self._held[place] = _picked(rows, np.argsort(positions).tolist())
+            self._held[place] = _picked(rows, torch.from_numpy(np.argsort(positions)))
 
     def _hold(self, frozen: Frozen, images: Images, place: tuple[int, int]) -> bool:
         """Read all rows of a view, of which one process of a job sees another part each epoch."""
@@ -163,7 +210,8 @@ class PhaseBatches:
 
     def pixels(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Yield the network's own input for each batch of items, whatever is frozen."""
-        for pixels in images.rates.of_pass(images.batches(items, self._workers)):
+        decoded = images.rates.of_pass(images.batches(items, self._workers))
+        for pixels in sent_ahead(decoded, self._plan.numbers.device):
             yield self._plan.numbers.batch(pixels, images.preprocessing.normalise)
 
     def frozen_part(self, x: Tensor) -> Tensor:
@@ -186,9 +234,39 @@ def _place(images: Images, items: Sequence[Sequence[Item]]) -> tuple[int, int] |
     return (id(images), views.pop()) if len(views) == 1 else None
 
 
-def _picked(rows: Tensor, positions: list[int]) -> Tensor:
+class _Lodging:
+    """Rows that are gathered on the card while they are learned from for the first time.
+
+    Whether there is room is known once a step was made of the first batch: what is left then was not needed.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.rows: Tensor | None = None
+        self._images, self._decided = images, False
+
+    def take(self, positions: Tensor, z: Tensor) -> None:
+        """Take the rows (n, …) of a batch over, given their positions (n,)."""
+        if not self._decided:
+            self._decided = True
+            if self._images * z[:1].nbytes <= ROOM_SHARE * numerics.device_room_bytes():
+                self.rows = _empty_like(z, self._images)
+        if self.rows is not None:
+            self.rows.index_copy_(0, positions, z)
+
+
+def _empty_like(z: Tensor, images: int) -> Tensor | None:
+    """Return room for so many rows, where and laid out as those of `z`; `None` where memory is in pieces."""
+    last = z.ndim == 4 and not z.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    try:
+        return torch.empty((images, *z.shape[1:]), dtype=z.dtype, device=z.device, memory_format=layout)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _picked(rows: Tensor, positions: Tensor) -> Tensor:
     """Return some rows, in the memory format that all have."""
-    picked = rows[torch.tensor(positions)]
+    picked = rows[positions]
     last = rows.ndim == 4 and not rows.is_contiguous()
     return picked.contiguous(memory_format=torch.channels_last) if last else picked
 

@@ -13,7 +13,7 @@ from frostline import models as bb
 from frostline import probe, sentences
 from frostline.distributed import process_group
 from frostline.feature_extraction import ForwardConfig, ForwardPass, Frozen, features
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, contact_sheet
+from frostline.feature_extraction.image_batches import Images, contact_sheet, evaluation_batch
 from frostline.loggers import OnEpochs
 from frostline.models.heads import build_head
 from frostline.strategies import hyperparameters
@@ -74,6 +74,7 @@ def learn(
         watch=watch,
         budget=budget,
         progress=budget.telling(request.progress),
+        deterministic=request.config.deterministic,
         on_epochs=hear,
     )
     trainer = Trainer(setup, model)
@@ -146,7 +147,7 @@ def _interpolated(
 
     def answers(point: nn.Module) -> NDArray[np.float32]:
         assert setup.val is not None
-        config = ForwardConfig(exact_plan(request.config.threads), EVALUATION_BATCH)  # as the final figures
+        config = ForwardConfig(exact_plan(request.config.threads), evaluation_batch())  # as the final figures
         forward = ForwardPass(
             request.backbone, point, request.backbone.cuts[0], config, workers=request.config.workers
         )

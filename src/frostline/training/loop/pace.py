@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from frostline.system import devices, numerics
 # A card that learns from fewer images a second than this share of what its steps allow waits for pictures.
 # A choice: below it a third more and over is lost, which is more than what follows an epoch takes.
 STARVED = 0.75
-AT_ONCE = 256  # events that wait to be read; reading them makes the processor wait for the card: a choice
+AT_ONCE = 256  # steps whose events wait to be read: a choice
 
 
 class Mark(Protocol):
@@ -21,6 +22,9 @@ class Mark(Protocol):
 
     def record(self) -> None:
         """Take the moment when the device gets here."""
+
+    def query(self) -> bool:
+        """Whether the device got here."""
 
     def elapsed_time(self, end: Any) -> float:
         """Return the milliseconds to a later mark."""
@@ -80,12 +84,12 @@ class Pace:
         self._marks.append((first, last))
         self._pending += images
         if len(self._marks) >= AT_ONCE:
-            self._clock()  # what was recorded has happened
-            self._read()
+            self._read(sum(1 for _ in itertools.takewhile(lambda pair: pair[1].query(), self._marks)))
 
-    def _read(self) -> None:
-        self._step_s += sum(first.elapsed_time(last) for first, last in self._marks) / 1000.0
-        self._marks.clear()
+    def _read(self, count: int | None = None) -> None:
+        """Read the first `count` steps, which the device has done; None: all."""
+        self._step_s += sum(first.elapsed_time(last) for first, last in self._marks[:count]) / 1000.0
+        del self._marks[:count]
 
     def as_dict(self) -> dict[str, Any] | None:
         """Return images a second of the epochs and of the steps alone; `None` where nothing was timed."""

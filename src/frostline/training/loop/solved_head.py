@@ -15,7 +15,7 @@ from frostline import metrics, probe
 from frostline import models as bb
 from frostline.distributed import process_group
 from frostline.feature_extraction import ForwardConfig, Frozen, features, stage_features
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction.image_batches import Images, evaluation_batch
 from frostline.inference import selective_prediction
 from frostline.models import Backbone, Cut
 from frostline.models.heads import linear_head
@@ -139,7 +139,7 @@ def refit(
     backbone = request.backbone
     taps = bb.stage_taps(backbone)[:layers]
     numbers = numerics.exact_plan(request.config.threads)
-    way = ForwardConfig(numbers, EVALUATION_BATCH)
+    way = ForwardConfig(numbers, evaluation_batch())
     frozen = Frozen(backbone, plan.numbers.place(model.eval()), backbone.cuts[-1], way, layers=len(taps))
     values = stage_features(frozen, images, workers=request.config.workers, progress=request.progress)
     widths = [backbone.feature_width, *(width for tap in taps for width in tap.widths)]

@@ -28,15 +28,16 @@ from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts
 from frostline.feature_extraction.augmentation import brightness
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Item, Workers
+from frostline.feature_extraction.image_batches import Images, Item, Workers, evaluation_batch
 from frostline.loggers import OnEpochs
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
-from frostline.system import devices
+from frostline.system import compiling, devices
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
+from frostline.system.transfers import Fetched, to_device
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
 from frostline.training.loop.epoch_line import epoch_line
@@ -74,6 +75,7 @@ class Setup:
     watch: Stopwatch
     budget: Budget
     progress: Progress = QUIET
+    deterministic: bool = False
     views_before: int = 0  # augmented epochs of the runs that this one continues from
     on_epochs: OnEpochs = lambda epochs: None  # called with all epochs so far, after each
 
@@ -152,6 +154,7 @@ class Trainer:
         self._anchor = optimizer.Anchor(setup.backbone, model, setup.hyperparameters.l2_sp)
         modes = bb.training_modes(setup.backbone, model.eval(), cut, bn)
         self._average = WeightAverage(model, modes, setup.hyperparameters.ema, state.average)
+        self._compiled = self._regions(index, cut)
         self._batches = PhaseBatches(
             setup.backbone,
             model,
@@ -162,6 +165,23 @@ class Trainer:
             setup.cache,
             setup.counts,
             setup.workers,
+        )
+
+    def _regions(self, index: int, cut: bb.Cut) -> bb.CompiledRegions:
+        """Return what of the layers that learn runs compiled in a phase; graphs of earlier cuts are dropped.
+
+        Validation is not compiled, so that its last batch, which is smaller, needs no graph of its own.
+        """
+        setup, names = self._setup, list[str]()
+        self._compiled_sizes: set[int] = set()  # batches, in images, whose first step is over
+        if setup.plan.compiled.learning(index):
+            if index > 0:
+                compiling.forget()
+            mixes = self._mixing is not None
+            names = bb.learning_regions(setup.backbone, self._model, cut, frozen=mixes)
+            setup.progress.log("  The first step compiles the layers that learn, which takes longer.")
+        return bb.CompiledRegions(
+            self._model, names, "the layers that learn", deterministic=setup.deterministic
         )
 
     def _suffix(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
@@ -219,6 +239,10 @@ class Trainer:
                 files = [setup.train.samples[position].path for position, _ in items[error.step]]
                 nan_oom_recovery.halve(self._model, self._optimizer, state, error, files)
             except nan_oom_recovery.OutOfMemory:
+                if self._batches.leave_card():  # before any batch is cut up
+                    nan_oom_recovery.again(self._model, self._optimizer, state)
+                    self._average.restore(state.start_average)
+                    continue
                 sizes = [len(batch) // process_group.size() for batch in items]
                 sizes += [math.ceil(len(batch) / process_group.size()) for batch in items]
                 nan_oom_recovery.split(self._model, self._optimizer, state, sizes, setup.smallest_piece)
@@ -239,9 +263,16 @@ class Trainer:
             state.start_average = self._average.copy()
         left = items[first:]
         mine = [batch[process_group.share(len(batch))] for batch in left]
-        batch_targets = targets_of(targets[sum(map(len, items[:first])) :], left)
+        targets_left = targets[sum(map(len, items[:first])) :]
+        sent = to_device(targets_left, setup.plan.numbers.device)  # once, so that no step waits for its own
+        batch_targets = zip(targets_of(targets_left, left), targets_of(sent, left), strict=True)
         losses: list[Tensor] = []  # those that are not in `state` yet
-        with torch.random.fork_rng(devices=devices.random_states()), self._suffix() as suffix:
+        watch = nan_oom_recovery.LossWatch()
+        with (
+            torch.random.fork_rng(devices=devices.random_states()),
+            self._compiled(),
+            self._suffix() as suffix,
+        ):
             setup.budget.check("step")
             began = time.perf_counter()
             inputs = self._batches.batches if self._mixing is None else self._batches.pixels
@@ -257,9 +288,11 @@ class Trainer:
                     losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
                 self._average.update(state.steps)
-                nan_oom_recovery.check_losses(losses, state.step - len(losses), now=False)
+                watch.look(losses, state.step - len(losses))
                 setup.progress(Activity.TRAIN, state.steps, setup.steps)
-                setup.budget.note("step", began)
+                if not setup.plan.compiled.learning(state.phase) or len(z) in self._compiled_sizes:
+                    setup.budget.note("step", began)  # the first one of a size compiles, and tells nothing
+                self._compiled_sizes.add(len(z))
                 self._between_steps(losses, more=step + 1 < len(items))
                 began = time.perf_counter()
         self._move_losses(losses)
@@ -267,8 +300,11 @@ class Trainer:
 
     # --- a step ---------------------------------------------------------------------------------------------
 
-    def _train_step(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
-        """Learn from one batch, given this process's part of it and all its targets; return its loss."""
+    def _train_step(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
+        """Learn from one batch, given this process's part of it and all its targets; return its loss.
+
+        The targets are given twice, on the processor and on the device.
+        """
         known = self._setup.hyperparameters
         assert self._optimizer is not None
         loss: Tensor | None = None
@@ -289,29 +325,34 @@ class Trainer:
         self._scaler.update()
         return loss
 
-    def _augmented(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the targets of this process's part, given all targets: mixed, brighter or darker."""
-        mine, state = y[process_group.share(len(y))], self._state
+    def _augmented(self, z: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and the targets of this process's part: mixed, brighter or darker."""
+        state = self._state
         if self._mixing is not None:
             seed = derive(self._setup.seed, "mix", state.phase, state.epoch, state.step)
-            pixels, mine = self._mixing(z, mine.to(z.device), seed)
+            pixels, mine = self._mixing(z, mine, seed)
             z = self._batches.frozen_part(pixels)
         strength = self._setup.hyperparameters.feature_augment if self._batches.cut.index > 0 else 0.0
         return brightness(z, strength), mine
 
-    def _backward(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: Tensor) -> Tensor:
+    def _backward(
+        self, suffix: Callable[[Tensor], Tensor], z: Tensor, targets_twice: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Backpropagate the loss of a part of the batch, in pieces where memory is short; return the loss."""
         setup = self._setup
-        z, mine = self._augmented(z, y)
+        y, own = targets_twice[0], process_group.share(len(targets_twice[0]))
+        z, mine = self._augmented(z, targets_twice[1][own])
+        weighed = y[own] if self._mixing is None else mine  # on the processor, where they are whole classes
         pieces = max(1, min(self._state.pieces, len(mine) // setup.smallest_piece))
         total: Tensor | None = None
-        for part, targets in zip(z.tensor_split(pieces), mine.tensor_split(pieces), strict=True):
+        parts = zip(*(whole.tensor_split(pieces) for whole in (z, mine, weighed)), strict=True)
+        for part, targets, piece in parts:
             with setup.plan.numbers.autocast():
                 logits = suffix(part)
             smoothing = setup.hyperparameters.label_smoothing
-            loss = setup.balance.loss(logits.float(), targets.to(logits.device), smoothing)
+            loss = setup.balance.loss(logits.float(), targets, smoothing)
             if len(targets) < len(y):
-                loss = loss * setup.balance.share(targets, y)
+                loss = loss * setup.balance.share(piece, y)
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
@@ -336,7 +377,7 @@ class Trainer:
 
     def _move_losses(self, losses: list[Tensor]) -> None:
         """Move losses into the state, which is what checkpoints hold."""
-        nan_oom_recovery.check_losses(losses, self._state.step - len(losses), now=True)
+        nan_oom_recovery.check_losses(losses, self._state.step - len(losses))
         if losses:
             self._state.losses += torch.stack(losses).tolist()
             losses.clear()
@@ -376,17 +417,28 @@ class Trainer:
 
         Each process of a job computes those of a share of the images.
         """
+        try:
+            return self._logits_of(images)
+        except Exception as error:
+            if not nan_oom_recovery.is_out_of_memory(error) or not self._batches.leave_card():
+                raise
+        nan_oom_recovery.give_back()
+        return self._logits_of(images)
+
+    def _logits_of(self, images: Images) -> NDArray[np.float32]:
         setup, batches = self._setup, self._batches
-        self._prepare(images, batches.still(range(len(images)), EVALUATION_BATCH))
-        logits = [np.empty((0, setup.balance.classes), dtype=np.float32)]
+        self._prepare(images, batches.still(range(len(images)), evaluation_batch()))
+        logits: list[Fetched] = []
         with torch.no_grad(), self._suffix() as suffix:
             mine = range(len(images))[process_group.share(len(images))]
-            for z in batches.batches(images, batches.still(mine, EVALUATION_BATCH)):
+            for z in batches.batches(images, batches.still(mine, evaluation_batch())):
                 if process_group.size() == 1:
                     self._leave(self._write_checkpoint)
                 with setup.plan.numbers.autocast():
-                    logits.append(suffix(z).float().cpu().numpy())
-        return process_group.gathered(np.concatenate(logits), len(images))
+                    logits.append(Fetched(suffix(z).float()))
+        none = np.empty((0, setup.balance.classes), dtype=np.float32)
+        mine_logits = np.concatenate([none, *(one.value().numpy() for one in logits)])
+        return process_group.gathered(mine_logits, len(images))
 
     def _prepare(self, images: Images, items: list[list[Item]]) -> None:
         """Compute the features that will be read; a signal or the time may end that.

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from frostline.distributed import process_group
 from frostline.errors import RunWarning, TrainingError
 from frostline.system import devices
+from frostline.system.transfers import Fetched
 from frostline.training.resilience import checkpoint
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.incidents import Incident, IncidentKind
 
 MOST_HALVINGS = 3  # of the learning rate, in a run
 NAMED = 8  # files of a batch in a message
-LOOKED_AT_EVERY = 50  # steps between looks at the loss where a look makes a GPU wait
+LOOKED_AT_EVERY = 50  # steps whose losses a GPU sends in one go: a choice
 
 
 class NotFinite(Exception):
@@ -75,17 +76,40 @@ def told_plainly() -> Iterator[None]:
         ) from None
 
 
-def check_losses(losses: list[Tensor], first: int, *, now: bool) -> None:
-    """Raise `NotFinite` for the first loss that is NaN; `first` is the step of the first of them.
+class LossWatch:
+    """Looks at losses while steps go on; where they lie on a card, some steps later, so that nobody waits.
 
-    Where a look costs nothing the last one is looked at each time; else all of them now and then, or `now`.
+    What it has not seen by the end of an epoch, or before a checkpoint, `check_losses` looks at.
     """
-    if not losses or not (now or losses[-1].device.type == "cpu" or len(losses) % LOOKED_AT_EVERY == 0):
-        return
-    looked = losses if now or losses[-1].device.type != "cpu" else losses[-1:]
-    for place, value in enumerate(torch.stack(looked).tolist(), first + len(losses) - len(looked)):
+
+    def __init__(self) -> None:
+        self._seen = 0  # losses that were looked at, or are on their way
+        self._coming: list[tuple[int, Fetched]] = []  # the step of the first of them
+
+    def look(self, losses: list[Tensor], first: int) -> None:
+        """Raise `NotFinite` for the first loss known to be NaN; `first` is the step of `losses[0]`."""
+        if losses and losses[-1].device.type == "cpu":
+            check_losses(losses[-1:], first + len(losses) - 1)
+            return
+        while self._coming and self._coming[0][1].ready:
+            step, values = self._coming.pop(0)
+            _check(values.value().tolist(), step)
+        start = max(first, self._seen)
+        if first + len(losses) - start >= LOOKED_AT_EVERY:
+            self._coming.append((start, Fetched(torch.stack(losses[start - first :]))))
+            self._seen = first + len(losses)
+
+
+def check_losses(losses: list[Tensor], first: int) -> None:
+    """Raise `NotFinite` for the first loss that is NaN; `first` is the step of the first of them."""
+    if losses:
+        _check(torch.stack(losses).tolist(), first)
+
+
+def _check(values: list[float], first: int) -> None:
+    for step, value in enumerate(values, first):
         if not math.isfinite(value):
-            raise NotFinite(place, value)
+            raise NotFinite(step, value)
 
 
 def check_weights(model: nn.Module, step: int) -> None:
@@ -124,6 +148,18 @@ def halve(
     _warn(incident)
 
 
+def again(model: nn.Module, opt: torch.optim.Optimizer, state: TrainingState) -> None:
+    """Go back to the start of the epoch, with the memory of a GPU that nothing holds given back."""
+    checkpoint.take_back(model, opt, state)
+    give_back()
+
+
+def give_back() -> None:
+    """Give the memory of a GPU back that no tensor holds."""
+    if devices.in_use():
+        torch.cuda.empty_cache()
+
+
 def split(
     model: nn.Module, opt: torch.optim.Optimizer, state: TrainingState, sizes: list[int], least: int
 ) -> None:
@@ -138,9 +174,7 @@ def split(
             f"Memory ran out while learning from {math.ceil(batch / state.pieces)} image(s) at a time. "
             "Give smaller images (--size), a strategy that freezes more, or end other processes."
         )
-    checkpoint.take_back(model, opt, state)
-    if devices.in_use():
-        torch.cuda.empty_cache()
+    again(model, opt, state)
     first = state.pieces == 1
     state.pieces = pieces
     incident = Incident(

@@ -17,7 +17,7 @@ from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest, Sample
 from frostline.distributed import process_group
 from frostline.errors import UsageError
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH
+from frostline.feature_extraction.image_batches import evaluation_batch
 from frostline.inference import error_gallery, selective_prediction
 from frostline.models import Backbone
 from frostline.progress import Progress
@@ -145,7 +145,7 @@ def _reserve_s(request: TrainRequest) -> float:
         parts.append("train")
     counts = [len(request.data.part(part)) for part in parts]
     if all(phase.cut for phase in request.phases()):  # frozen batches are filled up
-        counts = [math.ceil(count / EVALUATION_BATCH) * EVALUATION_BATCH for count in counts]
+        counts = [math.ceil(count / evaluation_batch()) * evaluation_batch() for count in counts]
     if request.config.interpolate_weights is not None:  # BatchNorm over train and answers on val, at each
         shares = len(POINTS) if request.config.interpolate_weights == "auto" else 1
         train, val = len(request.data.part("train")), len(request.data.part("val"))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frostline.errors import UsageError, did_you_mean
+from frostline.system.transfers import to_device
 
 IMBALANCE = ("none", "weights", "sampler", "logit_adjustment")
 Ints = NDArray[np.int64]
@@ -73,9 +74,9 @@ class Balance:
         weight: Tensor | None = None
         if self.kind == "weights":
             inverse = 1.0 / self.counts
-            weight = torch.as_tensor(inverse / inverse.mean(), dtype=logits.dtype, device=logits.device)
+            weight = _beside(logits, inverse / inverse.mean())
         if self.kind == "logit_adjustment":
-            logits = logits + torch.as_tensor(self.log_prior, dtype=logits.dtype, device=logits.device)
+            logits = logits + _beside(logits, self.log_prior)
         if weight is None or not targets.is_floating_point():
             return F.cross_entropy(logits, targets, weight=weight, label_smoothing=label_smoothing)
         total = F.cross_entropy(
@@ -102,3 +103,8 @@ class Balance:
             return rng.permutation(len(self.targets))
         share = 1.0 / self.counts[self.targets]
         return rng.choice(len(self.targets), size=len(self.targets), p=share / share.sum())
+
+
+def _beside(logits: Tensor, values: NDArray[np.float64]) -> Tensor:
+    """Return values in the precision and on the device of logits, without waiting for it."""
+    return to_device(torch.as_tensor(values, dtype=logits.dtype), logits.device)

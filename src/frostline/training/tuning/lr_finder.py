@@ -28,7 +28,7 @@ from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone, Cut
-from frostline.profiling import FROZEN_BATCH
+from frostline.profiling import frozen_batch
 from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse
 from frostline.system import devices, numerics, timing
 from frostline.system.seeds import derive
@@ -156,7 +156,7 @@ def lr_find(
     images = request.images("train", Policy("standard"))
     balance = Balance("none", images.targets, len(data.classes))
     with FeatureCache() as cache:
-        head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(plan, FROZEN_BATCH), cache)
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(plan, frozen_batch()), cache)
         model = starting_model(request, head, images, balance)
     cut = min(phase.cut for phase in phases)
     at = backbone.cut(cut)

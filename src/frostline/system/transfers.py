@@ -1,0 +1,93 @@
+"""Tensors between the processor and a card, without either waiting for the other.
+
+Pinned memory is torch's own: its caching allocator gives a block again once the copy out of it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Mark(Protocol):
+    """A moment of a stream; torch's events are such."""
+
+    def query(self) -> bool:
+        """Whether the stream got there."""
+
+    def synchronize(self) -> Any:
+        """Wait until it does."""
+
+
+def on_card(device: str | torch.device) -> bool:
+    """Return whether copies to and from a device can go on while the processor does."""
+    return torch.device(device).type == "cuda"
+
+
+def to_device(batch: Tensor, device: str | torch.device) -> Tensor:
+    """Move a batch to a device. A GPU fetches it from pinned memory while the processor continues."""
+    if not on_card(device) or batch.is_cuda:
+        return batch.to(device)
+    return batch.pin_memory().to(device, non_blocking=True)
+
+
+def sent_ahead(batches: Iterable[Tensor], device: str | torch.device) -> Iterator[Tensor]:
+    """Yield batches on a device; on a card the next one is on its way while this one is worked with.
+
+    Copies go by a stream of their own, so that they pass while the card computes.
+    """
+    if not on_card(device):
+        yield from (batch.to(device) for batch in batches)
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    waiting: tuple[Tensor, Any] | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            sent = to_device(batch, device)
+            arrived = stream.record_event()
+        if waiting is not None:
+            yield _received(*waiting)
+        waiting = sent, arrived
+    if waiting is not None:
+        yield _received(*waiting)
+
+
+def _received(batch: Tensor, arrived: Any) -> Tensor:
+    """Let the stream that computes wait for a batch, and the allocator know that it is used there."""
+    computing = torch.cuda.current_stream(batch.device)
+    computing.wait_event(arrived)
+    batch.record_stream(computing)
+    return batch
+
+
+class Fetched:
+    """A tensor on its way to the processor; on a card it arrives while both go on.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Not to be changed in place before it has arrived.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._arrived: Mark | None = None
+        if on_card(tensor.device):
+            self._tensor = tensor.to("cpu", non_blocking=True)  # into pinned memory
+            self._arrived = torch.cuda.current_stream(tensor.device).record_event()
+        else:
+            self._tensor = tensor
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has arrived, so that nobody waits."""
+        return self._arrived is None or self._arrived.query()
+
+    def value(self) -> Tensor:
+        """Return it, once it has arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+            self._arrived = None
+        return self._tensor.cpu()
