@@ -56,13 +56,15 @@ FIT_OPTIONS = (
     "min_crop",
     "rotate",
     "interpolate_weights",
+    "patience",
+    "no_pretrained",
     "precision",
     *("flip", "imbalance", "batch_size", "hyperparameters"),
 )
 COMPARE_OPTIONS = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
     "seed", "metric", *OF_OPERATING_POINT, "augment", "min_crop", "rotate", "interpolate_weights",
-    "precision", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
+    "patience", "precision", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
     "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
 )  # fmt: skip
 TRAIN_OPTIONS = (
