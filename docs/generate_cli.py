@@ -48,8 +48,8 @@ strategy's brackets, and make the same run: `--strategy "top_k(2)" --lr 0.0003` 
 - It goes before what the advice names for a strategy (`fit`, `compare --strategies advised`).
 
 `--no-pretrained` starts from random weights, for strategies that train every layer from the first step
-(`scratch`, `full`, `phases(all@10)`); others are refused. `fit` needs `--strategies` with it, since its advice is
-about pretrained features.
+(`scratch`, `full`, `phases(all@10)`); others are refused. `fit` needs `--strategies` with it,
+since its advice is about pretrained features.
 
 ## JSON fields
 
