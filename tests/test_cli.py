@@ -205,7 +205,7 @@ def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> 
 
 def test_stages(tmp_path: Path) -> None:
     picture = tmp_path / "stages.png"
-    result = one_object(frostline("stages", "lite0", "--size", "64", "--image", str(picture), "--json"))
+    result = one_object(frostline("stages", "lite0", "--size", "64", "--plot", str(picture), "--json"))
     names = [stage["name"] for stage in result["stages"]]
     assert names == ["stem", *(f"blocks.{i}" for i in range(7)), "head"]
     assert [cut["index"] for cut in result["cuts"]] == list(range(9))
@@ -213,7 +213,7 @@ def test_stages(tmp_path: Path) -> None:
     assert sum(stage["compute_share"] for stage in result["stages"]) == pytest.approx(1)
     with Image.open(picture) as drawn:
         assert drawn.width > 600
-    shown = frostline("stages", "timm/resnet18", "--random", "--size", "64")
+    shown = frostline("stages", "timm/resnet18", "--no-pretrained", "--size", "64")
     assert shown.exit_code == 0
     assert "layer4" in shown.stdout
 
