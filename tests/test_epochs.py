@@ -20,6 +20,8 @@ from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
 from frostline.models import Backbone
+from frostline.reports import usage_section
+from frostline.reports.writer import read_context
 from frostline.selection import early_stopping
 from frostline.selection.candidates import listed
 from frostline.strategies import ResolvedPhase
@@ -315,6 +317,11 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
     assert again.parent is not None
     assert (again.parent["run"], again.parent["epochs"]) == (run.run, 7)
     assert again.parent["lr"] == pytest.approx(PEAK_SHARE**2 * peak)
+    # The report's commands make them again in an order in which each parent is there.
+    commands = usage_section.repeat(read_context(tmp_path / "s")).splitlines()
+    parents = [re.findall(r"--continue s/runs/(\w+)", command) for command in commands]
+    assert parents == [[], [parent.run], [run.run], [run.run]]
+    assert sorted(command.split("--lr ")[1].split()[0] for command in commands[2:]) == ["0.00025", "0.002"]
 
 
 def test_a_continued_run_that_is_killed_ends_with_the_same_bytes(

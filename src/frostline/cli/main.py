@@ -161,7 +161,9 @@ def train(data: str, **options: Any) -> None:
         from frostline.cli.output import formatting, run_text
         from frostline.diagnostics import feature_drift
 
-        (strategy,) = demand_effect(options, [options["strategy"]])
+        # A rate beside --continue is of the new schedule, and goes before the parent's in the brackets.
+        of_parent = {**options, "lr": None} if options["continue_from"] else options
+        (strategy,) = demand_effect(of_parent, [options["strategy"]])
         loggers = followed(verb, options)
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
