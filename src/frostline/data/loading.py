@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -24,9 +25,9 @@ from frostline.data.sources.common import Source, listing
 from frostline.data.sources.file_listing import missing_message
 from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
+from frostline.data.sources.separate_test_part import with_test_part, without_copies
 from frostline.data.sources.tables import read_column, read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
-from frostline.data.sources.test_source import with_test_part, without_copies
 from frostline.data.splits.grouping import (
     AUTO,
     COLUMN,
@@ -421,6 +422,9 @@ def _group(usable: Sequence[Indexed], source: Source, group_by: GroupBy | None) 
     _group_by_file(usable, source)
     if group_by is not None and group_by.text == AUTO:
         _regroup(usable, source, group_by)
+    for image in usable:  # macOS spells é as two characters: one group would be two, as with labels
+        if not unicodedata.is_normalized("NFC", image.entry.group):
+            image.entry = replace(image.entry, group=unicodedata.normalize("NFC", image.entry.group))
 
 
 def _regroup(usable: Sequence[Indexed], source: Source, group_by: GroupBy) -> None:
