@@ -107,7 +107,7 @@ def one(folder: Path) -> dict[str, Any]:
         digests[f"{strategy}: figures"] = digest(figures(run))
     for to in ("safetensors", "delta"):
         out = folder / f"export {to}"
-        frostline.export(folder / "study 4", to, out=out)
+        called(frostline.export, folder / "study 4", to, output=out)
         files = sorted(file for file in out.rglob("*.safetensors"))
         digests[f"export to {to}"] = digest({file.name: tensors(file) for file in files})
     names = "linear_probe, head(epochs=1), top_k(1, epochs=1)"

@@ -48,8 +48,8 @@ strategy's brackets, and make the same run: `--strategy "top_k(2)" --lr 0.0003` 
 - It goes before what the advice names for a strategy (`fit`, `compare --strategies advised`).
 
 `--no-pretrained` starts from random weights, for strategies that train every layer from the first step
-(`scratch`, `full`, `phases(all@10)`); others are refused. `fit` has no such option: it begins with a probe of
-pretrained features.
+(`scratch`, `full`, `phases(all@10)`); others are refused. `fit` needs `--strategies` with it,
+since its advice is about pretrained features.
 
 ## JSON fields
 
@@ -58,7 +58,8 @@ pretrained features.
   `brier`, `ece`, `majority_class`, `majority_share`, `worst_class`, `class_ratio`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `layers` (stages that a solved
   head reads; null for the last alone), `loads_in` (timm, transformers or none), `steps`,
-  `best_epoch`, `early_stopping` (with `--patience`: `{{patience, epochs, epochs_saved, seconds_saved}}`),
+  `best_epoch`, `early_stopping` (with `--patience`: `{{patience, epochs, last_phase, epochs_saved,
+  seconds_saved}}`),
   `parent` (with `--continue`: `{{run, weights, epochs, extra_epochs, lr}}`, `epochs` being those before),
   `notes`
   (problems during the run and how it dealt with them), `temperature`, `world_size` (processes of
@@ -117,7 +118,9 @@ pretrained features.
   n, message, what_to_do, examples}}]` (`n` counts images, or what the message names; `examples` are paths),
   `failed` (kinds that `--fail-on` names and that were found), `page`.
 - `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (no runs
-  were left), `ended_because` (why no more runs were made, with minutes; else empty), `standings:
+  were left), `early_stopping` (with `--patience`: `{{patience, epochs, planned, epochs_saved,
+  seconds_saved}}`: the winner's epochs of those planned, and what its runs saved), `ended_because` (why no
+  more runs were made, with minutes; else empty), `standings:
   [{{strategy, augment, candidate, winner, runs, trials, share, repeats, cells, score, accuracy, low,
   high, run_seconds, predicted_seconds, joined}}]` (`low` to `high` of those with predictions; `trials`
   are the folders of the runs that the figures are of), `promising: [{{strategy, folds, ahead,

@@ -205,7 +205,7 @@ def test_predict_takes_files_folders_and_tables(table: Path, tmp_path: Path) -> 
 
 def test_stages(tmp_path: Path) -> None:
     picture = tmp_path / "stages.png"
-    result = one_object(frostline("stages", "lite0", "--size", "64", "--image", str(picture), "--json"))
+    result = one_object(frostline("stages", "lite0", "--size", "64", "--plot", str(picture), "--json"))
     names = [stage["name"] for stage in result["stages"]]
     assert names == ["stem", *(f"blocks.{i}" for i in range(7)), "head"]
     assert [cut["index"] for cut in result["cuts"]] == list(range(9))
@@ -213,7 +213,7 @@ def test_stages(tmp_path: Path) -> None:
     assert sum(stage["compute_share"] for stage in result["stages"]) == pytest.approx(1)
     with Image.open(picture) as drawn:
         assert drawn.width > 600
-    shown = frostline("stages", "timm/resnet18", "--random", "--size", "64")
+    shown = frostline("stages", "timm/resnet18", "--no-pretrained", "--size", "64")
     assert shown.exit_code == 0
     assert "layer4" in shown.stdout
 
@@ -265,20 +265,23 @@ def test_a_refusal_in_json_is_one_object_too() -> None:
 def test_more_epochs_need_no_more_than_the_run(table: Path, tmp_path: Path) -> None:
     """Data, network and options are the parent's; what contradicts it is refused."""
     study = tmp_path / "study"
-    words = ("--strategy", "head(epochs=1)", "--study", str(study), "--augment", "light", *SMALL)
+    words = ("--strategy", "head(lr=0.01, epochs=1)", "--study", str(study), "--augment", "light", *SMALL)
     parent = one_object(frostline("train", str(table), *words, "--json"))
     place = str(study / "runs" / parent["run"])
-    shown = frostline("train", "--continue", place, "--extra-epochs", "2", "--device", "cpu")
+    shown = frostline("train", "--continue", place, "--extra-epochs", "2", "--lr", "0.002")
     assert shown.exit_code == 0, shown.output
     assert f"2 epochs after run {parent['run']}" in " ".join(shown.stdout.split())
     lines = [line for line in shown.stderr.splitlines() if "epoch" in line]
     assert [line.split(":")[0].strip() for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert "\r" not in shown.stderr
-    child = one_object(frostline("train", "--continue", place, "--extra-epochs", "2", "--json"))
+    child = one_object(
+        frostline("train", "--continue", place, "--extra-epochs", "2", "--lr", "2e-3", "--json")
+    )
     assert (child["again"], child["parent"]["run"], child["augment"]) == (True, parent["run"], "light")
+    assert child["parent"]["lr"] == 0.002  # before the rate in the parent's brackets
     assert child["weights_digest"] != parent["weights_digest"]
     for more, message in (
-        (("--strategy", "full"), "strategy=full, and it is head(epochs=1)"),
+        (("--strategy", "full"), "strategy=full, and it is head(lr=0.01, epochs=1)"),
         (("--seed", "4"), "seed=4, and it has 0"),
         (("--size", "64"), "sees images in another way"),
         (("--study", str(tmp_path / "other")), "leave"),

@@ -136,7 +136,7 @@ def test_features_know_that_they_were_compiled_and_are_the_same_on_every_way(
     pixels = torch.stack([images[item] for item in items[:8]])
     with_statistics, without = last.compute(pixels, last.taps)[0], last.compute(pixels)[0]
     assert torch.equal(with_statistics, without)
-    early = Frozen(backbone, backbone.model, backbone.cut(2), config).compute(pixels)
+    early, _ = Frozen(backbone, backbone.model, backbone.cut(2), config).compute(pixels)
     with last._inference() as model, bb.between(backbone, model, backbone.cut(2), last.cut) as run:
         assert torch.equal(run(early), without)  # so rows of one cut lead to those of a later one
 

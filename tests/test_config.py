@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -185,6 +186,91 @@ def test_what_a_command_was_given_reads_back(tmp_path: Path, verb: str, words: l
             if first.params.get(name):
                 assert again.params.pop(name) == str(Path(first.params.pop(name)).absolute())
         assert again.params == first.params
+
+
+# A value of each option whose type does not name one; `costs`, `test_data` and `data` are files.
+ANOTHER = {
+    "alpha_background": "black",
+    "architecture": "timm/resnet18",
+    "batch_size": "8",
+    "database": "sqlite:///trials.db",
+    "device_memory": "8GB",
+    "group_by": "re:^[a-z]+",
+    "hyperparameters": "layer_decay=0.8",
+    "intensity_range": "0,4095",
+    "interpolate_weights": "0.3",
+    "label_column": "kind",
+    "logger": "mlflow",
+    "max_latency_ms": "12.5",
+    "max_size_mb": "30",
+    "metric": "sensitivity@specificity=0.9",
+    "minutes": "7",
+    "model": "timm/resnet18",
+    "models": "lite0,lite1",
+    "path_column": "file",
+    "positive": "kind 1",
+    "ray": "auto",
+    "search": "lr",
+    "source_data": "old",
+    "split_names": "train=fold0,test=fold2",
+    "strategies": "head,top_k(2, lr=0.1)",
+    "strategy": "top_k(3, lr=0.1)",
+    "study": "study",
+    "threads": "3",
+    "workers": "2",
+}
+
+
+def another(param: click.Parameter, name: str) -> str | None:
+    """Return a value that is not the default, as the prompt has it; `None` for a switch."""
+    if getattr(param, "is_flag", False):
+        return None
+    if isinstance(param.type, click.Choice):
+        return str(next(choice for choice in param.type.choices if choice != param.default))
+    if name in ANOTHER:
+        return ANOTHER[name]
+    if isinstance(param.type, click.IntRange):
+        default = param.default if isinstance(param.default, int) else 0
+        return str(max(2, int(param.type.min or 0) + 1, default + 1))
+    if param.type is click.INT:
+        return "7"
+    if param.type is click.FLOAT or isinstance(param.type, click.FloatRange):
+        return "0.35"
+    raise AssertionError(f"{name} is new: give it a value in ANOTHER.")
+
+
+@pytest.mark.parametrize("verb", ["train", "compare", "fit"])
+def test_every_option_that_a_run_is_given_is_in_its_file_and_reads_back(verb: str, tmp_path: Path) -> None:
+    command, (costs, images) = cli.commands[verb], (tmp_path / "costs.csv", tmp_path / "images")
+    costs.write_text("label,a,b\na,0,1\nb,5,0\n")
+    images.mkdir()
+    words, given = [str(images)], {"data"}
+    for param in command.params:
+        name = names_in_file(param)[0]
+        elsewhere = name in ("continue", "extra_epochs")  # of a run that is there: test_epochs.py
+        if param.name in NOT_KEPT or name == "data" or elsewhere:
+            continue
+        given.add(str(param.name))
+        files = {"costs": str(costs), "test_data": str(images)}
+        value = files.get(name) or another(param, name)
+        off = (param.secondary_opts or param.opts)[0]  # the default of --earlier/--no-earlier is on
+        words += [off] if value is None else [max(param.opts, key=len), value]
+    with command.make_context(verb, words) as first:
+        defaults = {str(param.name): param.get_default(first) for param in command.params}
+        same = [name for name in given if first.params[name] == defaults.get(name)]
+        assert not same, "given a value that is the default"
+        leave_config(tmp_path / FILE)
+    with command.make_context(verb, ["--config", str(tmp_path / FILE)]) as again:
+        for name in ("study", "source_data"):  # they hold from any folder
+            if name in first.params:
+                assert again.params.pop(name) == str(Path(first.params.pop(name)).absolute())
+        assert again.params == first.params
+    read, fields = Config.load(tmp_path / FILE), given & set(NAMES)
+    assert {name: getattr(read, name) for name in fields} == {name: first.params[name] for name in fields}
+    assert set(read.changed()) == fields
+    of_python = {"keep", "stop_after", "temperature", "device"}  # without an option, or not kept
+    alone = {"train": {"repeats"}, "compare": set(TRAIN_ALONE), "fit": set(TRAIN_ALONE)}
+    assert set(NAMES) - fields == of_python | alone[verb]
 
 
 def test_a_misspelt_field_of_a_file_is_refused(tmp_path: Path) -> None:

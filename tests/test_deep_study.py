@@ -111,7 +111,7 @@ def test_exports_say_how_pixels_were_made(
     backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
     place = tmp_path / kind
     given = {"base": backbone} if kind == "delta" else {}
-    made = frostline.export(run.study.path, kind, out=place, images=slides, **given)
+    made = frostline.export(run.study.path, kind, output=place, images=slides, **given)
     assert made.check["of"] == "given images"
     rendering = json.loads((place / "config.json").read_text())["frostline"]["rendering"]
     assert Rendering.from_dict(rendering) == frostline.load_data(slides).rendering

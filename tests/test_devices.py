@@ -156,7 +156,7 @@ CALLS: dict[str, Callable[[World], object]] = {
     "drift": lambda w: frostline.drift(w.backbone, w.module, w.images),
     "evaluate": lambda w: frostline.evaluate(w.study, w.data, module=w.module),
     "extract_features": lambda w: frostline.extract_features(w.backbone, w.data, threads=1),
-    "export": lambda w: frostline.export(w.study, "torch", out=w.place / "out", module=w.module),
+    "export": lambda w: frostline.export(w.study, "torch", output=w.place / "out", module=w.module),
     "fill_cache": lambda w: frostline.fill_cache(w.backbone, w.data, "head", **FAST),
     "fit": lambda w: frostline.fit(
         w.data.root / "table.csv" if w.data.root else "",

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,10 @@ from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
 from frostline.models import Backbone
+from frostline.reports import usage_section
+from frostline.reports.writer import read_context
+from frostline.selection import early_stopping
+from frostline.selection.candidates import listed
 from frostline.strategies import ResolvedPhase
 from frostline.training.continuation import PEAK_SHARE
 from frostline.training.loop import trainer
@@ -185,7 +190,6 @@ def test_patience_that_can_do_nothing_is_refused_in_one_message(
     study, without_val = tmp_path / "s", write_table(tmp_path / "others")
     for text, options, message in (
         ("linear_probe", {"patience": 2}, "linear_probe is solved for without any: leave it out"),
-        ("full", {"patience": 2, "keep": "last"}, "which keep=last does not: drop one"),
         ("full(epochs=3)", {"patience": 3}, "full.epochs=3. has 3 of them here. Give at most 2"),
         ("full(epochs=1)", {"patience": 1}, "is one epoch"),
         ("full", {"patience": 0}, "whole number of epochs, at least 1; found 0"),
@@ -196,9 +200,65 @@ def test_patience_that_can_do_nothing_is_refused_in_one_message(
             frostline.train(backbone, data, text, study=study, **options)
     with pytest.raises(UsageError, match="there is no val part: name one"):
         frostline.train(backbone, frostline.load_data(without_val), "full", study=study, patience=2)
-    with pytest.raises(UsageError, match="patience: not an option here"):
-        frostline.compare(backbone, data, ["head", "full"], study=study, patience=2)
-    assert not (study / "runs").exists()
+    for texts, patience, message in (
+        ("linear_probe,full(epochs=4)", 0, "whole number of epochs, at least 1; found 0"),
+        ("linear_probe,full(epochs=4),head(epochs=3)", 4, "the longest of .* has 4 here. Give at most 3"),
+        ("linear_probe,full(epochs=1)", 2, "has no epochs to wait for"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            frostline.compare(backbone, data, texts, study=study, patience=patience, minutes=None)
+    with pytest.raises(UsageError, match="linear_probe is solved for without any: leave it out"):
+        frostline.fit(without_val, model=backbone, strategies="linear_probe", study=study, patience=2)
+    with pytest.raises(UsageError, match="stop_after: not an option here"):
+        frostline.compare(backbone, data, ["head", "full"], study=study, stop_after=2)
+    with pytest.raises(UsageError, match="at least 1; found 0"):
+        frostline.train(backbone, data, "full", study=study, stop_after=0)
+    assert not list(study.glob("**/runs/*"))
+
+
+def test_with_the_last_weights_a_run_ends_with_those_at_which_it_stopped(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_of_epochs(monkeypatch, [0.5, 0.6, 0.4, 0.3])
+    text, options = "full(epochs=9)", {"study": tmp_path / "s", "batch_size": 16, "keep": "last", **FAST}
+    patient = frostline.train(backbone, data, text, patience=2, **options)
+    stopped = frostline.train(backbone, data, text, stop_after=4, **options)
+    assert (len(patient.folder.metrics()), patient.best_epoch) == (4, None)
+    assert stopped.early_stopping is not None
+    assert (stopped.early_stopping["epochs"], stopped.early_stopping["epochs_saved"]) == (4, 5)
+    assert "The weights are the last" in sentences.stopped_early(patient.early_stopping or {}, None)
+    assert patient.folder.weights.read_bytes() == stopped.folder.weights.read_bytes()
+
+
+def test_runs_of_a_comparison_stop_early_and_the_winner_stops_as_they_did(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 9 epochs of the last phase the best is the second, so that patience 2 stops after the fourth."""
+    score_of_epochs(monkeypatch, [0.5, 0.6, 0.6, 0.6])
+    options = {"study": tmp_path / "s", "batch_size": 16, "repeats": 1, "minutes": None, **FAST, "least": 1}
+    texts = ["full(epochs=9)"]
+    comparison = frostline.compare(backbone, data, texts, patience=2, **options)
+    trials = [comparison.study.run_at(name) for name in comparison.out_of_fold["runs"]]
+    own = [trial.read("result.json") for trial in trials]  # a short one has too few epochs to wait for
+    stopped = [(one["early_stopping"]["epochs"], one["best_epoch"]) for one in own if "early_stopping" in one]
+    assert stopped == [(4, None)]
+    stopping = comparison.early_stopping
+    assert stopping is not None
+    assert (stopping["epochs"], stopping["planned"], stopping["epochs_saved"]) == (4, 9, 5)
+    assert (comparison.winner, len(comparison.run.folder.metrics())) == ("full(epochs=9)", 4)
+    assert comparison.run.folder.read("config.json")["stop_after"] == 4
+    assert any("until epoch 4 of 9" in line for line in comparison.verdict)
+    again = frostline.compare(backbone, data, texts, patience=2, **options)
+    assert again.again
+    other = frostline.compare(backbone, data, texts, **options)
+    assert (other.again, other.early_stopping, len(other.run.folder.metrics())) == (False, None, 9)
+    names = listed(["full(epochs=9)", "linear_probe", "head(epochs=2)"], "none")
+    request: Any = SimpleNamespace(
+        config=Config(patience=2), data=data, candidates=names, backbones={"": backbone}
+    )
+    assert early_stopping.demand_effect(request) == [
+        "patience=2 has no effect on linear_probe, head(epochs=2): no phase to stop."
+    ]
 
 
 # --- more epochs ----------------------------------------------------------------------------------------
@@ -257,6 +317,11 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
     assert again.parent is not None
     assert (again.parent["run"], again.parent["epochs"]) == (run.run, 7)
     assert again.parent["lr"] == pytest.approx(PEAK_SHARE**2 * peak)
+    # The report's commands make them again in an order in which each parent is there.
+    commands = usage_section.repeat(read_context(tmp_path / "s")).splitlines()
+    parents = [re.findall(r"--continue s/runs/(\w+)", command) for command in commands]
+    assert parents == [[], [parent.run], [run.run], [run.run]]
+    assert sorted(command.split("--lr ")[1].split()[0] for command in commands[2:]) == ["0.00025", "0.002"]
 
 
 def test_a_continued_run_that_is_killed_ends_with_the_same_bytes(

@@ -190,7 +190,7 @@ def test_an_export_predicts_as_its_study(
     kind: str, runs: list[frostline.Run], table: Path, place: Path
 ) -> None:
     study = frostline.evaluate(place / "named", table)
-    frostline.export(place / "named", to=kind, out=place / kind)
+    frostline.export(place / "named", to=kind, output=place / kind)
     evaluation = frostline.evaluate(place / kind, table)
     assert (evaluation.predicted == study.predicted).all()
     assert np.abs(evaluation.probabilities - study.probabilities).max() < 1e-4

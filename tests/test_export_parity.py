@@ -95,7 +95,7 @@ def run(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def program(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("program") / "out"
-    return frostline.export(run.study.path, to="torch", out=out).path
+    return frostline.export(run.study.path, to="torch", output=out).path
 
 
 def script(folder: Path, *arguments: str | Path, to: str = "torch") -> subprocess.CompletedProcess[str]:
@@ -191,7 +191,7 @@ def test_without_val_golden_images_are_training_images(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "data", train=4, test=2))
     backbone = frostline.load_backbone("timm/test_resnet", size=SIDE, random=True)
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", views=0)
-    export = frostline.export(run.study.path, to="torch", out=tmp_path / "out", with_preprocessing=True)
+    export = frostline.export(run.study.path, to="torch", output=tmp_path / "out", with_preprocessing=True)
     assert export.golden == {"images": 8, "source": "training images", "tolerance": 1e-4}
     assert infer.agrees(infer.check(infer.Model(tmp_path / "out")))
     with np.load(tmp_path / "out" / "golden" / "tensors.npz", allow_pickle=False) as tensors:
@@ -286,6 +286,54 @@ def test_a_threshold_decides_for_or_against_its_class(changed: Path, mixed: Path
     assert labelled(plain.label, 1.0) not in (plain.label, least)
 
 
+COSTS = {  # a missed kind 2 is dear, a false alarm cheap
+    "kind 0": {"kind 0": 0.0, "kind 1": 1.0, "kind 2": 0.1},
+    "kind 1": {"kind 0": 1.0, "kind 1": 0.0, "kind 2": 0.1},
+    "kind 2": {"kind 0": 9.0, "kind 1": 9.0, "kind 2": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    "to",
+    [pytest.param("torch", marks=pytest.mark.slow), pytest.param("onnx", marks=pytest.mark.ecosystem)],
+)
+@pytest.mark.parametrize(
+    "point", [{"costs": COSTS}, {"positive": "kind 1", "min_precision": 0.2}], ids=["costs", "threshold"]
+)
+def test_the_rule_is_the_same_in_predict_evaluate_and_the_script(
+    run: Run, mixed: Path, tmp_path: Path, to: str, point: dict[str, Any]
+) -> None:
+    """By it some pictures get another label than by the highest probability."""
+    study = tmp_path / "study"
+    shutil.copytree(run.study.path, study)
+    backbone = frostline.load_backbone("timm/test_efficientnet", size=SIDE, random=True)
+    options: dict[str, Any] = {"study": study, "deterministic": True, "temperature": 1.7, **point}
+    same = frostline.train(backbone, frostline.load_data(mixed), "top_k(1, epochs=1)", **options)
+    assert same.again
+    files = sorted([*mixed.rglob("*.jpg"), *mixed.rglob("*.webp")])
+    predicted = frostline.predict(study, files, all_probabilities=True)
+    labels = [row.label for row in predicted]
+    assert predicted.probabilities is not None
+    assert labels != [predicted.classes[place] for place in predicted.probabilities.argmax(axis=1)]
+    export = frostline.export(study, to=to, output=tmp_path / "out")
+    process = script(export.path, *files, to=to)
+    assert process.returncode == 0, process.stderr
+    assert [line.split("\t")[1] for line in process.stdout.splitlines()] == labels
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\n" + "".join(f"{file},{file.parent.name}\n" for file in files))
+    evaluation = frostline.evaluate(study, table)
+    label_of = dict(zip(files, labels, strict=True))  # images that were learned from stand apart
+    assert [evaluation.classes[place] for place in evaluation.predicted] == [
+        label_of[tmp_path / path] for path in evaluation.paths
+    ]
+    assert len(evaluation.paths) == sum("test" in file.parts for file in files)
+    (sentence,) = (line for line in predicted.decided_by if line.startswith("It predicts"))
+    rule = "It predicts the class of the least expected cost" if "costs" in point else sentence.split(":")[0]
+    card = (export.path / "README.md").read_text()
+    assert rule in card.replace("\\", "")
+    assert f"`{'costs' if 'costs' in point else 'threshold'}` in config.json" in card
+
+
 def test_names_of_files_cannot_break_a_line(
     program: Path,
     mixed: Path,
@@ -316,7 +364,7 @@ def test_usage_is_told_in_one_message(changed: Path) -> None:
 
 
 def test_golden_images_can_be_left_out(run: Run, tmp_path: Path) -> None:
-    options = ["export", str(run.study.path), "--to", "torch", "--out", str(tmp_path / "out")]
+    options = ["export", str(run.study.path), "--to", "torch", "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(cli, [*options, "--no-golden", "--json"])
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
@@ -328,12 +376,12 @@ def test_golden_images_can_be_left_out(run: Run, tmp_path: Path) -> None:
 
 def test_an_earlier_export_with_golden_images_is_replaced_alone(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    frostline.export(run.study.path, to="torch", out=out)
+    frostline.export(run.study.path, to="torch", output=out)
     (out / "golden" / "mine.txt").write_text("mine")
     with pytest.raises(StudyError, match=r"golden/mine\.txt"):
-        frostline.export(run.study.path, to="torch", out=out)
+        frostline.export(run.study.path, to="torch", output=out)
     (out / "golden" / "mine.txt").unlink()
-    export = frostline.export(run.study.path, to="torch", out=out)
+    export = frostline.export(run.study.path, to="torch", output=out)
     names = {row["name"] for row in export.files}
     assert {"infer.py", "golden/expected.json", "golden/tensors.npz"} <= names
     assert "python infer.py --check" in (out / "README.md").read_text()
@@ -344,7 +392,7 @@ def test_an_export_that_the_script_answers_otherwise_is_refused(
 ) -> None:
     monkeypatch.setattr(infer, "squared", lambda image, config: image.resize((SIDE, SIDE)))
     with pytest.raises(ModelError, match=r"infer\.py does not give"):
-        frostline.export(run.study.path, to="torch", out=tmp_path / "out")
+        frostline.export(run.study.path, to="torch", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -355,10 +403,10 @@ def test_without_image_files_there_are_none_and_a_note_says_so(tmp_path: Path) -
         backbone, frostline.load_data(photos), "linear_probe", study=tmp_path / "s", views=0
     )
     photos.rename(tmp_path / "moved")
-    export = frostline.export(run.study.path, to="torch", out=tmp_path / "out")
+    export = frostline.export(run.study.path, to="torch", output=tmp_path / "out")
     assert export.golden is None
     assert any("no golden images" in note for note in export.notes)
-    given = frostline.export(run.study.path, to="torch", out=tmp_path / "given", images=tmp_path / "moved")
+    given = frostline.export(run.study.path, to="torch", output=tmp_path / "given", images=tmp_path / "moved")
     assert given.golden is not None
     assert given.golden["source"] == golden_images.GIVEN
 
@@ -377,7 +425,7 @@ def test_options_of_int8_that_cannot_be_meant(
     run: Run, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        frostline.export(run.study.path, out=tmp_path / "out", **options)
+        frostline.export(run.study.path, output=tmp_path / "out", **options)
 
 
 @pytest.mark.ecosystem
@@ -385,7 +433,7 @@ def test_options_of_int8_that_cannot_be_meant(
 def test_onnx_runtime_alone_answers_as_predict_does(
     run: Run, mixed: Path, tmp_path: Path, included: bool
 ) -> None:
-    export = frostline.export(run.study.path, to="onnx", out=tmp_path / "out", with_preprocessing=included)
+    export = frostline.export(run.study.path, to="onnx", output=tmp_path / "out", with_preprocessing=included)
     requires_parity(run, export.path, sorted(path for path in mixed.rglob("*") if path.is_file()), "onnx")
     process = script(export.path, "--check", to="onnx")
     assert process.returncode == 0, process.stdout + process.stderr
@@ -398,7 +446,7 @@ def test_int8_is_measured_on_val_and_written_with_its_figures(run: Run, tmp_path
 
     out = tmp_path / "out"
     options = ["export", str(run.study.path), "--to", "onnx", "--int8", "--max-loss", "100", "--json"]
-    result = CliRunner().invoke(cli, [*options, "--out", str(out)])
+    result = CliRunner().invoke(cli, [*options, "--output", str(out)])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)["int8"]
     data = frostline.data.Manifest.load(run.study.path / "manifest.jsonl")
@@ -439,7 +487,7 @@ def test_int8_that_loses_too_much_is_refused(
     monkeypatch.setattr(quantisation, "onnx_logits", wrong)
     monkeypatch.setattr(quantisation, "_parts", lambda data: (list(data.part("train")),) * 2 + ("images",))
     with pytest.raises(ModelError, match=r"INT8 loses .* Expected at most 0\.5\. .*--max-loss"):
-        frostline.export(run.study.path, to="onnx", out=tmp_path / "out", int8=True, max_loss=0.5)
+        frostline.export(run.study.path, to="onnx", output=tmp_path / "out", int8=True, max_loss=0.5)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -449,7 +497,7 @@ def test_int8_without_val_is_a_loss_of_quantising(tmp_path: Path) -> None:
     backbone = frostline.load_backbone("timm/test_resnet", size=SIDE, random=True)
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", views=0)
     export = frostline.export(
-        run.study.path, to="onnx", out=tmp_path / "out", int8=True, max_loss=100, with_preprocessing=True
+        run.study.path, to="onnx", output=tmp_path / "out", int8=True, max_loss=100, with_preprocessing=True
     )
     assert export.int8 is not None
     assert export.int8["calibration_images"] + export.int8["images"] == 24
@@ -459,7 +507,7 @@ def test_int8_without_val_is_a_loss_of_quantising(tmp_path: Path) -> None:
     assert "not accuracy on new images" in text
     (tmp_path / "data").rename(tmp_path / "moved")
     with pytest.raises(DataError, match="INT8 is calibrated"):
-        frostline.export(run.study.path, to="onnx", out=tmp_path / "more", int8=True)
+        frostline.export(run.study.path, to="onnx", output=tmp_path / "more", int8=True)
 
 
 NETWORKS = (
@@ -489,7 +537,7 @@ def test_ten_networks_three_exports(name: str, mixed: Path, tmp_path: Path) -> N
     for to, int8 in (("torch", False), ("onnx", False), ("onnx", True)):
         options: dict[str, Any] = {"int8": True, "max_loss": 100.0} if int8 else {}
         out = tmp_path / f"{to}{' int8' * int8}"
-        export = frostline.export(run.study.path, to=to, out=out, **options)
+        export = frostline.export(run.study.path, to=to, output=out, **options)
         print(name, out.name, export.check["largest_difference"], export.golden, export.int8)
         if not int8:
             requires_parity(run, out, files if to == "onnx" else eight_bits, to)

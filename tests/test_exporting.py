@@ -131,7 +131,7 @@ def test_a_head_that_two_places_share_is_divided_once() -> None:
 @pytest.mark.usefixtures("on_processor")
 def test_timm_loads_it_in_one_line_without_frostline(runs: dict[str, Run], tmp_path: Path) -> None:
     run = runs["thawed"]
-    export = frostline.export(run.study.path, out=tmp_path / "out")
+    export = frostline.export(run.study.path, output=tmp_path / "out")
     assert export.check["answers_changed"] == 0
     assert export.check["largest_difference"] < 1e-5
     pixels, expected = predicted(run)
@@ -200,7 +200,7 @@ def test_the_code_that_is_printed_answers_as_predict(
         run = runs[kind]
     if options.get("to") == "onnx":
         pytest.importorskip("onnxruntime")
-    export = frostline.export(run.study.path, out=tmp_path / "out", **options)
+    export = frostline.export(run.study.path, output=tmp_path / "out", **options)
     photo, exif = picture(1, np.random.default_rng(3)).resize((90, 41)), Image.Exif()
     exif[274] = 6  # lies on its side
     photo.save(tmp_path / "photo.jpg", exif=exif)
@@ -225,7 +225,7 @@ def test_the_code_that_is_printed_answers_as_predict(
 @pytest.mark.usefixtures("on_processor")
 def test_other_models_come_with_what_builds_them(runs: dict[str, Run], kind: str, tmp_path: Path) -> None:
     run, module = runs[kind], tiny_model() if kind == "module" else None
-    export = frostline.export(run.study.path, out=tmp_path / "out", module=module)
+    export = frostline.export(run.study.path, output=tmp_path / "out", module=module)
     assert "load.py" in export.notes[0]
     namespace: dict[str, Any] = {}
     real_import = builtins.__import__
@@ -245,7 +245,7 @@ def test_other_models_come_with_what_builds_them(runs: dict[str, Run], kind: str
 @pytest.mark.parametrize("kind", ["linear", "cosine", "mlp", "thawed"])
 def test_a_delta_gives_the_same_bits_again(runs: dict[str, Run], kind: str, tmp_path: Path) -> None:
     run = runs[kind]
-    export = frostline.export(run.study.path, to="delta", out=tmp_path / "out")
+    export = frostline.export(run.study.path, to="delta", output=tmp_path / "out")
     state = load_exported_model(run.study.path, None, None).model.state_dict()
     loaded = frostline.load_model(tmp_path / "out").state_dict()
     assert delta.digest_of(loaded) == delta.digest_of(state)
@@ -275,7 +275,7 @@ def run_images(run: Run) -> Path:
 def test_a_delta_refuses_other_base_weights_and_changed_tensors(runs: dict[str, Run], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    frostline.export(runs["module"].study.path, to="delta", out=tmp_path / "out", module=tiny_model())
+    frostline.export(runs["module"].study.path, to="delta", output=tmp_path / "out", module=tiny_model())
     assert frostline.load_model(tmp_path / "out", base=tiny_model())
     with pytest.raises(ModelError, match="other base weights"):
         frostline.load_model(tmp_path / "out", base=tiny_model(seed=1))
@@ -283,7 +283,7 @@ def test_a_delta_refuses_other_base_weights_and_changed_tensors(runs: dict[str, 
         frostline.load_model(tmp_path / "out")
     with pytest.raises(ModelError, match="other base weights"):
         frostline.export(
-            runs["module"].study.path, to="delta", out=tmp_path / "other", module=tiny_model(seed=1)
+            runs["module"].study.path, to="delta", output=tmp_path / "other", module=tiny_model(seed=1)
         )
     assert not (tmp_path / "other").exists()
     tensors = load_file(tmp_path / "out" / delta.WEIGHTS)
@@ -308,7 +308,7 @@ def test_a_delta_refuses_other_base_weights_and_changed_tensors(runs: dict[str, 
 def test_a_damaged_delta_gives_one_message(
     runs: dict[str, Run], tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    frostline.export(runs["linear"].study.path, to="delta", out=tmp_path / "out")
+    frostline.export(runs["linear"].study.path, to="delta", output=tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     (tmp_path / "out" / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(StudyError, match="damaged"):
@@ -321,7 +321,9 @@ def test_a_program_of_torch_takes_any_number_of_images(
     runs: dict[str, Run], tmp_path: Path, included: bool
 ) -> None:
     run = runs["linear"]
-    export = frostline.export(run.study.path, to="torch", out=tmp_path / "out", with_preprocessing=included)
+    export = frostline.export(
+        run.study.path, to="torch", output=tmp_path / "out", with_preprocessing=included
+    )
     assert export.check["images"] == 30
     extra = {"config.json": ""}
     program = torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra).module()
@@ -347,7 +349,7 @@ def test_a_program_of_torch_takes_any_number_of_images(
 def test_onnx_runtime_answers_the_same(runs: dict[str, Run], tmp_path: Path, included: bool) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     run = runs["thawed"]
-    frostline.export(run.study.path, to="onnx", out=tmp_path / "out", with_preprocessing=included)
+    frostline.export(run.study.path, to="onnx", output=tmp_path / "out", with_preprocessing=included)
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["label_names"]) == ["kind 0", "kind 1", "kind 2"]
@@ -366,7 +368,7 @@ def test_onnx_runtime_answers_the_same(runs: dict[str, Run], tmp_path: Path, inc
 def test_transformers_loads_it(runs: dict[str, Run], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     run = runs["thawed"]
-    frostline.export(run.study.path, out=tmp_path / "out")
+    frostline.export(run.study.path, output=tmp_path / "out")
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
     assert model.config.id2label == {0: "kind 0", 1: "kind 1", 2: "kind 2"}
     exported = load_exported_model(run.study.path, None, None)
@@ -395,7 +397,7 @@ def test_a_changed_answer_is_refused_and_nothing_is_left(
 
     monkeypatch.setattr(programs, "module_logits", wrong)
     with pytest.raises(ModelError, match="predictions differ from PyTorch's"):
-        frostline.export(runs["linear"].study.path, to="torch", out=tmp_path / "out")
+        frostline.export(runs["linear"].study.path, to="torch", output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -404,17 +406,17 @@ def test_only_an_earlier_export_is_replaced(runs: dict[str, Run], tmp_path: Path
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
     with pytest.raises(StudyError, match="not empty"):
-        frostline.export(study, out=out)
+        frostline.export(study, output=out)
     (out / "thesis.txt").unlink()
-    frostline.export(study, out=out)
+    frostline.export(study, output=out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    frostline.export(study, out=out)
+    frostline.export(study, output=out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(StudyError, match="no earlier delta"):
-        frostline.export(study, to="delta", out=out)
+        frostline.export(study, to="delta", output=out)
     (out / "thesis.txt").write_text("mine")
     with pytest.raises(StudyError, match=r"thesis\.txt"):
-        frostline.export(study, out=out)
+        frostline.export(study, output=out)
     assert (out / "thesis.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -423,7 +425,7 @@ def test_a_full_disk_leaves_the_earlier_export(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, out = runs["linear"].study.path, tmp_path / "out"
-    frostline.export(study, out=out)
+    frostline.export(study, output=out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
 
     def full(*arguments: Any) -> None:
@@ -431,7 +433,7 @@ def test_a_full_disk_leaves_the_earlier_export(
 
     monkeypatch.setattr("frostline.system.directories.write_atomically", full)
     with pytest.raises(StudyError, match="No space left"):
-        frostline.export(study, out=out)
+        frostline.export(study, output=out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -444,16 +446,16 @@ def test_what_makes_no_sense_is_refused(runs: dict[str, Run], tmp_path: Path) ->
         frostline.export(study, to="delta", with_preprocessing=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="is a file"):
-        frostline.export(study, out=tmp_path / "file")
+        frostline.export(study, output=tmp_path / "file")
     with pytest.raises(StudyError, match="folder you are in"):
-        frostline.export(study, out=".")
+        frostline.export(study, output=".")
 
 
 def test_the_card_is_ready_for_the_hub_and_names_no_place(runs: dict[str, Run], tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
     run = runs["linear"]
-    frostline.export(run.study.path, out=tmp_path / "out")
+    frostline.export(run.study.path, output=tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     data = ModelCard(text).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "unknown")
@@ -495,20 +497,20 @@ def test_hostile_class_names_pass_through_every_file(tmp_path: Path) -> None:
     run = frostline.train(
         backbone, data, "linear_probe(layers=last)", study=tmp_path / "study", deterministic=True
     )
-    export = frostline.export(run.study.path, out=tmp_path / "out")
+    export = frostline.export(run.study.path, output=tmp_path / "out")
     assert export.check["of"] == "small copies in the study"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["label_names"] == sorted(HOSTILE)
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_classes == len(HOSTILE)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "<img" not in card
     assert "\u202e" not in card
-    frostline.export(run.study.path, to="delta", out=tmp_path / "delta")
+    frostline.export(run.study.path, to="delta", output=tmp_path / "delta")
     assert frostline.predict(tmp_path / "delta", tmp_path / "study" / "thumbnails").rows
     assert sorted(path.name for path in tmp_path.iterdir()) == ["delta", "out", "study"]
 
 
 def test_the_command_line_says_the_same(runs: dict[str, Run], tmp_path: Path) -> None:
-    arguments = ["export", str(runs["linear"].study.path), "--to", "delta", "--out", str(tmp_path / "out")]
+    arguments = ["export", str(runs["linear"].study.path), "--to", "delta", "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(cli, [*arguments, "--json", "--quiet"])
     assert result.exit_code == 0, result.output
     output = json.loads(result.stdout)

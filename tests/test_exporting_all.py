@@ -28,7 +28,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check_export(study: Path, run: frostline.Run, to: str, out: Path, **options: Any) -> None:
     """Export what answers for a study; it is that run, and says what the run says."""
-    export = frostline.export(study, to=to, out=out, **options)
+    export = frostline.export(study, to=to, output=out, **options)
     assert export.run == run.folder.name
     assert export.check["images"] >= 10
     assert export.check["largest_difference"] < 1e-4
@@ -120,7 +120,7 @@ def test_a_model_of_transformers_goes_back_to_transformers(head: str, photos: Pa
         study=tmp_path / "study",
         deterministic=True,
     )
-    export = frostline.export(run.study.path, out=tmp_path / "out")
+    export = frostline.export(run.study.path, output=tmp_path / "out")
     assert ("AutoModelForImageClassification" in export.usage) == (head == "linear")
     assert bool(export.notes) == (head != "linear")
     if head == "linear":
@@ -191,7 +191,7 @@ def test_a_hugging_face_network_goes_into_a_pipeline_as_it_is(photos: Path, tmp_
         deterministic=True,
         temperature=1.5,
     )
-    frostline.export(run.study.path, to="safetensors", out=tmp_path / "out")
+    frostline.export(run.study.path, to="safetensors", output=tmp_path / "out")
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
     pipeline = transformers.pipeline(
         "image-classification", model=str(tmp_path / "out"), image_processor=processor

@@ -452,7 +452,7 @@ def test_what_was_asked_for_is_kept_where_it_is_not_the_default(tmp_path: Path) 
 def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_path: Path) -> None:
     """timm's own transform, built from what the folder says, sees what `predict` sees."""
     study, new = edges[resize].study.path, edges[resize].study.path.parent / "new"
-    frostline.export(study, out=tmp_path / "out")
+    frostline.export(study, output=tmp_path / "out")
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
     answers = list(frostline.predict(study, new))
@@ -468,7 +468,7 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
     assert (config["crop_mode"], config["resize"]) == ("squash" if resize == "squash" else "border", 32)
     assert config.get("fill") == (None if resize == "squash" else [124, 116, 104])
     assert config["words"] in card
-    frostline.export(study, "delta", out=tmp_path / "delta")
+    frostline.export(study, "delta", output=tmp_path / "delta")
     delta = frostline.load_backbone(str(tmp_path / "delta"))
     assert delta.preprocessing == edges[resize].backbone.preprocessing
     assert delta.preprocessing.resize == resize

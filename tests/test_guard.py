@@ -358,7 +358,7 @@ def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path) ->
     for ask in (
         lambda: frostline.predict(place, pictures),
         lambda: frostline.report(place),
-        lambda: frostline.export(place, out=tmp_path / "out"),
+        lambda: frostline.export(place, output=tmp_path / "out"),
         lambda: frostline.load_backbone(str(place)),
         lambda: frostline.train(tiny_backbone(), frostline.load_data(pictures), "head", study=place),
     ):

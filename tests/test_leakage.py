@@ -47,8 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         frostline.train(backbone, frostline.load_data(old), PROBE, study=place / "study", **EXACT)
-        frostline.export(place / "study", out=place / "export")
-        frostline.export(place / "study", "delta", out=place / "delta")
+        frostline.export(place / "study", output=place / "export")
+        frostline.export(place / "study", "delta", output=place / "delta")
     return place
 
 
@@ -262,7 +262,7 @@ def test_near_copies_of_learned_images_are_counted_and_stay(place: Path, tmp_pat
 
 
 def test_an_export_without_fingerprints_says_that_nothing_can_be_told(place: Path, tmp_path: Path) -> None:
-    frostline.export(place / "study", out=tmp_path / "bare", fingerprints=False)
+    frostline.export(place / "study", output=tmp_path / "bare", fingerprints=False)
     assert not (tmp_path / "bare" / NAME).exists()
     backbone = frostline.load_backbone(str(tmp_path / "bare"))
     run = frostline.train(

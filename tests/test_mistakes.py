@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -52,6 +53,18 @@ MISTAKES = [
     ("compare . --draws 3", "--draws is the number of variants", "give --search"),
     ("fit . --strategies linear_probe --epochs 5", "epochs=5.0 has no effect on linear_probe", "take one of"),
     ("fit . --model lite0 --models lite0,lite1", "model (one backbone) or models", "not both"),
+    ("train . --strategy linear_probe --patience 3", "counts epochs, and linear_probe is", "leave it out"),
+    ("compare . --strategies linear_probe,linear_probe(ridge) --patience 3", "without any", "leave it out"),
+    ("fit . --strategies linear_probe --patience 3", "--patience counts epochs", "leave it out"),
+    ("compare . --continue s/runs/1a2b", "--continue trains on from one finished run", "to frostline train"),
+    ("fit . --extra-epochs 3", "frostline fit compares strategies", "frostline train DATA --continue"),
+    ("fit . --no-pretrained", "the advice is about pretrained ones", "--strategies scratch,full"),
+    ("fit . --strategies head,full --no-pretrained", "and head freezes layers", "(scratch, full)"),
+    (
+        "fit . --models lite0,lite1 --strategies full --no-pretrained",
+        "--models chooses by what pretrained weights know",
+        "one architecture with --model",
+    ),
     ("compare . --search lr,laier_decay", "'laier_decay' cannot be searched", "Did you mean 'layer_decay'?"),
     ("compare . --search lr=1e-5..1e-2", "cannot be searched", "the range is the setting's own"),
     ("train . --workers many", "neither auto nor a number of threads", "0 or more"),
@@ -123,6 +136,24 @@ def test_messages_name_options_as_their_reader_writes_them(tmp_path: Path) -> No
     result = CliRunner().invoke(cli, words)
     assert "--min-recall is of one class: name it with --positive" in result.stderr
     assert option("min_recall") == "min_recall"  # the command has ended
+
+
+def test_fit_without_pretrained_weights_is_given_random_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def fit(data: str, **options: Any) -> None:
+        given.append(options["model"])
+        raise UsageError("that is all")
+
+    monkeypatch.setattr(frostline, "fit", fit)
+    words = ["fit", str(tmp_path), "--no-pretrained", "--strategies", "scratch,full", "--size", "32"]
+    result = CliRunner().invoke(cli, [*words, "--model", "timm/test_resnet", "--study", str(tmp_path / "s")])
+    assert "that is all" in result.stderr
+    assert [(one.name, one.has_random_weights, one.preprocessing.size) for one in given] == [
+        ("timm/test_resnet", True, 32)
+    ]
 
 
 def test_no_message_spells_an_option_itself() -> None:

@@ -180,7 +180,7 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     assert [row.label for row in predictions] == expected
     assert predictions.decided_by == tuple(point["sentences"])
     folder = place / "export"
-    export = frostline.export(place / "study", "delta", out=folder, module=tiny_model())
+    export = frostline.export(place / "study", "delta", output=folder, module=tiny_model())
     assert export.decided_by == point["sentences"]
     assert json.loads((folder / "config.json").read_text())["threshold"]["label"] == "kind 1"
     assert "cannot be promised" in (folder / "README.md").read_text()

@@ -26,7 +26,7 @@ def test_every_figure_of_a_result_is_an_attribute(tmp_path: Path) -> None:
         tiny_backbone(), data, ["linear_probe", "head(epochs=1)"], study=tmp_path / "s", repeats=1, **options
     )
     run = race.run
-    written = frostline.export(race.study.path, out=tmp_path / "out", module=tiny_model())
+    written = frostline.export(race.study.path, output=tmp_path / "out", module=tiny_model())
     for result in (run, race, written):
         missing = set(result.result) - figures(type(result)) - FIELDS
         assert missing - {"val_macro_f1"} == set(), type(result).__name__

@@ -230,7 +230,7 @@ def test_what_loads_the_model_is_said(
     backbone = frostline.load_backbone("timm/test_resnet", size=32, random=True)
     run = frostline.train(backbone, data, strategy, study=tmp_path / "study", **FAST)
     assert run.loads_in == libraries
-    exported = frostline.export(run.study.path, out=tmp_path / "out", run=run.folder.name)
+    exported = frostline.export(run.study.path, output=tmp_path / "out", run=run.folder.name)
     assert exported.format == "safetensors"
     assert (tmp_path / "out" / "load.py").exists() == (not libraries)
     assert exported.check["largest_difference"] < 1e-5
@@ -285,8 +285,8 @@ def test_its_run_is_a_plain_network_with_a_new_head(
     timm_run: frostline.Run, data: Manifest, tmp_path: Path
 ) -> None:
     study = timm_run.study.path
-    frostline.export(study, out=tmp_path / "export")
-    frostline.export(study, "delta", out=tmp_path / "delta", base=timm_run.backbone)
+    frostline.export(study, output=tmp_path / "export")
+    frostline.export(study, "delta", output=tmp_path / "delta", base=timm_run.backbone)
     first = timm_run.backbone
     for source in (study, timm_run.folder.path, tmp_path / "export", tmp_path / "delta"):
         backbone = frostline.load_backbone(str(source))

@@ -18,7 +18,7 @@ AUTO_BATCH = "auto"  # strategies/batch_rule.py says which
 AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
 # What a comparison has no use for.
-TRAIN_ALONE = ("views", "cache", "keep", "patience", "temperature")
+TRAIN_ALONE = ("views", "cache", "keep", "stop_after", "temperature")
 # By what rule a finished model decides: no part of what a run learns.
 OF_OPERATING_POINT = ("positive", "min_recall", "min_precision", "costs")
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
@@ -75,6 +75,7 @@ class Options(TypedDict, total=False):
     cache: str
     keep: str
     patience: int | None
+    stop_after: int | None
     temperature: float | None
     interpolate_weights: float | str | None
     minutes: float | None
@@ -156,8 +157,11 @@ class Config:
     keep
         `train` alone: end with the best weights on val, or the last.
     patience
-        `train` alone: stop after so many epochs of the last phase in a row in which `metric` on val was not
-        above its best so far. None: run the schedule to its end.
+        Stop after so many epochs of the last phase in a row in which `metric` on val was not above its best
+        so far. A comparison's runs go by the images that they hold out, and its winner, which holds out none,
+        stops after the median of theirs. None: run the schedule to its end.
+    stop_after
+        `train` alone: stop after so many epochs of the schedule, whatever val says. None: run it to its end.
     temperature
         `train` alone: what logits are divided by. None: fitted on val, or by a probe's folds.
     interpolate_weights
@@ -201,6 +205,7 @@ class Config:
     cache: str = "auto"
     keep: str = "best"
     patience: int | None = None
+    stop_after: int | None = None
     temperature: float | None = None
     interpolate_weights: float | str | None = None
     minutes: float | None = None

@@ -63,11 +63,20 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def stopped_early(early: Mapping[str, Any], best_epoch: int | None) -> str:
-    """Return what stopping early saved; `early` is a result's `early_stopping`."""
-    patience, saved = counted(early["patience"], "epoch"), counted(early["epochs_saved"], "epoch")
+    """Return what stopping early saved; `early` is a result's `early_stopping`.
+
+    `best_epoch` is the one whose weights were kept; `None` where they are the last.
+    """
+    stop_after = early.get("stop_after")
+    if stop_after is not None and early["epochs"] >= stop_after:
+        why = "as many as it was given"
+    else:
+        why = f"no better one on val for {counted(early['patience'], 'epoch')}"
+    weights = "the last" if best_epoch is None else f"those of epoch {best_epoch}"
+    saved = counted(early["epochs_saved"], "epoch")
     return (
-        f"Stopped early after epoch {early['epochs']}: no better one on val for {patience}. The weights are "
-        f"those of epoch {best_epoch}; {saved}, about {early['seconds_saved']:.1f} s, saved."
+        f"Stopped early after epoch {early['epochs']}: {why}. The weights are {weights}; {saved}, about "
+        f"{early['seconds_saved']:.1f} s, saved."
     )
 
 

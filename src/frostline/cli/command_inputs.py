@@ -38,6 +38,8 @@ def demand_effect(options: dict[str, Any], names: Iterable[str]) -> list[strateg
             "their features: random ones carry no knowledge. Take strategies that train every layer "
             "(scratch, full), or leave --no-pretrained out."
         )
+    if fault := strategies.patience_fault(options.get("patience"), changed):
+        raise UsageError(fault)
     return list(changed)
 
 

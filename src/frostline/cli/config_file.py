@@ -78,7 +78,9 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
             "repeat the run in Python: its config is frostline.Config.load of the file."
         )
     if unknown:
-        names = sorted({names_in_file(one)[0] for one in params.values()})
+        names = sorted(
+            {names_in_file(one)[0] for one in params.values() if not getattr(one, "hidden", False)}
+        )
         ctx.fail(
             f"{value} names {unknown[0]!r}, which is no option of frostline {ctx.info_name}."
             f"{did_you_mean(unknown[0], names)} Expected some of {', '.join(names)}."
@@ -153,4 +155,22 @@ continue_options = stack(
         help="Epochs of --continue: fresh moments, and warm-up and schedule with the peak --lr [half the "
         "run's last].",
     ),
+)
+
+
+def _not_here(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Name the command that trains on from a run."""
+    if value is not None:
+        ctx.fail(
+            f"{param.opts[0]} trains on from one finished run, and frostline {ctx.info_name} compares "
+            "strategies: give it to frostline train, such as frostline train DATA --continue STUDY/runs/NAME "
+            "--extra-epochs 10."
+        )
+
+
+continue_elsewhere = stack(
+    *(
+        click.option(name, hidden=True, expose_value=False, callback=_not_here)
+        for name in ("--continue", "--extra-epochs")
+    )
 )

@@ -163,7 +163,9 @@ def train(data: str, **options: Any) -> None:
         from frostline.cli.output import formatting, run_text
         from frostline.diagnostics import feature_drift
 
-        (strategy,) = demand_effect(options, [options["strategy"]])
+        # A rate beside --continue is of the new schedule, and goes before the parent's in the brackets.
+        of_parent = {**options, "lr": None} if options["continue_from"] else options
+        (strategy,) = demand_effect(of_parent, [options["strategy"]])
         loggers = followed(verb, options)
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
@@ -180,7 +182,7 @@ def train(data: str, **options: Any) -> None:
                 options["source_data"], test_size=0.0, val_size=0.0, progress=verb.progress
             )
             feature_drift.own_targets(backbone, source_data)
-        forwarded = (*OF_RUNS, "views", "cache", "patience", "continue_from", "extra_epochs", "ray")
+        forwarded = (*OF_RUNS, "views", "cache", "continue_from", "extra_epochs", "ray")
         run = frostline.train(
             backbone,
             manifest,
@@ -238,6 +240,7 @@ def train(data: str, **options: Any) -> None:
 @path_column_option
 @click.option(
     "--output",
+    "-o",
     type=click.Path(dir_okay=False),
     metavar="FILE.csv|FILE.parquet",
     help="Write a CSV or Parquet file instead of the terminal.",
@@ -344,8 +347,12 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
 @cli.command(short_help="Show a backbone's stages and cuts.")
 @click.argument("model", default="lite0")
 @shape_options
-@click.option("--random", is_flag=True, help="Random weights: show an architecture without its weights.")
-@click.option("--image", type=click.Path(dir_okay=False), help="Draw the stages to this PNG file.")
+@click.option(
+    "--no-pretrained", is_flag=True, help="Random weights: show an architecture without its weights."
+)
+@click.option(
+    "--plot", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw the stages to this PNG file."
+)
 @everywhere
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
@@ -356,20 +363,20 @@ def stages(model: str, **options: Any) -> None:
         backbone = load_backbone(
             model,
             size=options["size"],
-            random=options["random"],
+            random=options["no_pretrained"],
             architecture=options["architecture"],
             download=options["download"],
         )
-        if options["image"]:
+        if options["plot"]:
             from frostline.cli.output.model_text import cut_marks
             from frostline.models import stage_table
 
-            stage_table.image(backbone, Path(options["image"]), cut_marks(len(backbone.stages)))
+            stage_table.image(backbone, Path(options["plot"]), cut_marks(len(backbone.stages)))
 
         def show() -> None:  # not for JSON, which needs no tables
             from frostline.cli.output import model_text
 
-            model_text.stages(backbone, model_text.cut_marks(len(backbone.stages)), options["image"])
+            model_text.stages(backbone, model_text.cut_marks(len(backbone.stages)), options["plot"])
 
         verb.done(backbone.as_dict(), show)
 

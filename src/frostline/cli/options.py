@@ -195,6 +195,13 @@ augment_option = click.option(
     show_default=True,
     help="Strength of the augmentation.",
 )
+patience_option = click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="Stop a run early: after so many epochs of its last phase in a row without a better metric on the "
+    "images that it holds out. The winner stops after the median of its runs [run to the end].",
+)
 winner_weights_option = click.option(
     "--interpolate-weights",
     type=Share(),
@@ -306,6 +313,7 @@ OF_RUNS = (
     "threads",
     "workers",
     "pixels",
+    "patience",
     "interpolate_weights",
     "minutes",
 )

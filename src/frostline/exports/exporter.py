@@ -89,7 +89,7 @@ def export(
     to: str = "safetensors",
     *,
     run: str | None = None,
-    out: str | Path | None = None,
+    output: str | Path | None = None,
     with_preprocessing: bool = False,
     int8: bool = False,
     max_loss: float | None = None,
@@ -116,7 +116,7 @@ def export(
         "delta" (only the weights that training changed, for the same base weights).
     run
         The name of a run; by default the study's best run.
-    out
+    output
         The folder; by default "frostline-FORMAT". An earlier export of the same format is replaced, anything
         else refused.
     with_preprocessing
@@ -161,7 +161,7 @@ def export(
         Where none of `images` can be read, or for `int8` the study's.
     """
     _check(to, with_preprocessing, int8, max_loss, golden)
-    folder = output_folder.checked_folder(Path(out) if out is not None else Path(f"frostline-{to}"), to)
+    folder = output_folder.checked_folder(Path(output) if output is not None else Path(f"frostline-{to}"), to)
     exported = load_exported_model(study, run, module)
     check_images = verification.load_check_images(
         exported.study, exported.preprocessing, images, exported.rendering

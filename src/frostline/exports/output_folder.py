@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from frostline.errors import StudyError
+from frostline.errors import StudyError, option
 from frostline.system import directories
 from frostline.system.directories import CONFIG, exported_as
 
@@ -21,9 +21,11 @@ def checked_folder(out: Path, kind: str) -> Path:
     folder = out.expanduser().absolute()
     folder = folder.resolve() if folder.is_symlink() else folder
     if folder.exists() and not folder.is_dir():
-        raise StudyError(f"{out} is a file. Name a folder with --out.")
+        raise StudyError(f"{out} is a file. Name a folder with {option('output')}.")
     if folder == Path.cwd() or folder in Path.cwd().parents:
-        raise StudyError(f"{out} is the folder you are in, or above it. Name another with --out.")
+        raise StudyError(
+            f"{out} is the folder you are in, or above it. Name another with {option('output')}."
+        )
     if folder.is_dir() and any(folder.iterdir()):
         _refuse_other_files(folder, out, kind)
     return folder
@@ -33,7 +35,7 @@ def _refuse_other_files(folder: Path, out: Path, kind: str) -> None:
     if exported_as(folder) != kind:
         raise StudyError(
             f"{out} is not empty, and holds no earlier {kind} export. Nothing was written: name another "
-            "folder with --out."
+            f"folder with {option('output')}."
         )
     frostline_config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["frostline"]
     own_files = {CONFIG, *map(str, frostline_config.get("files", ()))}
@@ -41,7 +43,8 @@ def _refuse_other_files(folder: Path, out: Path, kind: str) -> None:
     if other_files:
         raise StudyError(
             f"{out} holds an earlier export and {len(other_files)} more ({', '.join(other_files[:3])}), "
-            "which would be lost. Nothing was written: move them, or name another folder with --out."
+            "which would be lost. Nothing was written: move them, or name another folder with "
+            f"{option('output')}."
         )
 
 

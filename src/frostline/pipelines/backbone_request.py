@@ -69,6 +69,8 @@ class BackboneRequest:
         else:
             models = self.models if self.models == AUTO else [_name_of(m) for m in self.models]
             options = {"models": models, "size": self.size}
+        if chosen.has_random_weights:
+            options["no_pretrained"] = True
         limits = {"max_latency_ms": self.limits.latency_ms, "max_size_mb": self.limits.size_mb}
         resize = self.resize or chosen.source.get("resize")
         return {

@@ -33,6 +33,7 @@ def deciding_config(config: Config) -> Config:
         resize=None,
         minutes=None,
         interpolate_weights=None,
+        patience=None,
         repeats=REPEATS,
         augment=Config.augment,
         batch_size=Config.batch_size,

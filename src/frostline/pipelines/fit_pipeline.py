@@ -39,6 +39,7 @@ from frostline.selection import (
     Comparison,
     Limits,
     NothingHeldOut,
+    NothingToStop,
     compare,
     demand_operating_point,
 )
@@ -52,6 +53,7 @@ from frostline.strategies import (
     overridden,
     parse,
     parse_list,
+    patience_fault,
     timm_loadable,
 )
 from frostline.studies.study_folder import Study
@@ -119,7 +121,7 @@ def fit(
         Time limit from the start of `watch`; `None` for one by the predicted cost.
     strategies
         Strategies to compare; `None` for those that the advice recommends.
-    repeats, database, interpolate_weights
+    repeats, database, patience, interpolate_weights
         As in `compare`.
     study
         Folder that holds everything. Images that it has seen before keep their part.
@@ -171,6 +173,8 @@ def fit(
     if callable(chosen.augment):
         raise UsageError("fit takes augment by name: none, light, standard, strong or randaugment.")
     check_options(chosen.augment, chosen.min_crop, chosen.rotate)
+    if fault := patience_fault(chosen.patience, named):
+        raise UsageError(fault)
     load = partial(
         load_data,
         source,
@@ -221,7 +225,9 @@ def fit(
     if plans:
         if folds:
             progress.log(_comparison_line(strategies_by_network, allowed, given=chosen.minutes))
-        comparison = steps.comparison(backbones, strategies_by_network, allowed, database)
+        comparison = steps.comparison(
+            backbones, strategies_by_network, allowed, database, pinned=bool(pinned)
+        )
     if not folds and data.part("test"):
         first = steps.first_model(backbones[0], deciding).tested()
     elif comparison is None and deciding != plain:
@@ -377,25 +383,45 @@ class _Steps:
         strategies: Mapping[str, Sequence[str]],
         minutes: float,
         database: str | None,
+        *,
+        pinned: bool,
     ) -> Comparison | None:
         """Return the comparison; `None` if there is no time for a run, or nothing to hold out."""
+        config = replace(self.config, resize=None, minutes=minutes)
+        advised = strategies if len(backbones) > 1 else strategies[backbones[0].name]
+        compared = partial(self._compared, backbones, advised, database)
         try:
-            return compare(
-                backbones,
-                self.data,
-                strategies if len(backbones) > 1 else strategies[backbones[0].name],
-                least=1,
-                study=self.study.path,
-                database=database,
-                config=replace(self.config, resize=None, minutes=minutes),
-                logger=self.loggers,
-                watch=self.watch,
-                feature_cache=self.cache,
-                progress=self.progress,
-            )
+            try:
+                return compared(config)
+            except NothingToStop as error:  # strategies that were given are refused
+                if pinned:
+                    raise
+                self.progress.log(f"{error} Without it:")
+                return compared(replace(config, patience=None))
         except (NoTime, NothingHeldOut) as error:
             self.progress.log(str(error))
             return None
+
+    def _compared(
+        self,
+        backbones: Sequence[Backbone],
+        strategies: Sequence[str] | Mapping[str, Sequence[str]],
+        database: str | None,
+        config: Config,
+    ) -> Comparison:
+        return compare(
+            backbones,
+            self.data,
+            strategies,
+            least=1,
+            study=self.study.path,
+            database=database,
+            config=config,
+            logger=self.loggers,
+            watch=self.watch,
+            feature_cache=self.cache,
+            progress=self.progress,
+        )
 
     def write_backbone(self, backbone: Backbone, plans: Mapping[str, Planned]) -> None:
         """Write the study's backbone, signals and advice for this network."""
@@ -443,6 +469,7 @@ def _options(config: Config, metric_name: str) -> dict[str, Any]:
             if not isinstance(value := getattr(config, name), Mapping)
         },
         "interpolate_weights": config.interpolate_weights,
+        "patience": config.patience,
         "min_crop": config.min_crop,
         "rotate": None if config.rotate == "none" else config.rotate,
         "compile": None if config.compile == "auto" else config.compile,

@@ -15,7 +15,7 @@ from frostline.reports.conclusions import ReportContext, duration
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.section import Section
 from frostline.reports.study_reader import RunContents
-from frostline.reports.tried_strategies import rows_of_backbone
+from frostline.reports.tried_strategies import Row, rows_of_backbone
 from frostline.sentences import between, percent
 from frostline.studies.best_run import passed_over_line
 
@@ -57,6 +57,8 @@ FIT_OPTIONS = (
     "min_crop",
     "rotate",
     "interpolate_weights",
+    "patience",
+    "no_pretrained",
     "precision",
     "compile",
     *("flip", "imbalance", "batch_size", "hyperparameters"),
@@ -64,13 +66,14 @@ FIT_OPTIONS = (
 COMPARE_OPTIONS = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
     "seed", "metric", *OF_OPERATING_POINT, "augment", "min_crop", "rotate", "interpolate_weights",
-    "precision", "compile", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
+    "patience", "precision", "compile", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
     "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "strategy",
     "continue",
     "extra_epochs",
+    "lr",
     *READING_OPTIONS,
     "intensity_range",
     "alpha_background",
@@ -273,7 +276,7 @@ def repeat(context: ReportContext) -> str:
     }
     split_options = _split_options(context)
     commands = []
-    for row in context.rows:
+    for row in sorted(context.rows, key=_epochs_before):  # a parent comes before the run that continues it
         row_config = (
             {
                 **row.example_run.config,
@@ -286,7 +289,7 @@ def repeat(context: ReportContext) -> str:
         row_config = {"patience": None, **row_config}  # a run has it only where it was asked for
         if parent := row_config.get("parent"):
             row_config["continue"] = f"{contents.path.name}/runs/{parent['run']}"
-            row_config["extra_epochs"] = parent["extra_epochs"]
+            row_config["extra_epochs"], row_config["lr"] = parent["extra_epochs"], parent["lr"]
         commands.append(
             _command(
                 "train",
@@ -297,6 +300,12 @@ def repeat(context: ReportContext) -> str:
             )
         )
     return "\n".join(dict.fromkeys(commands))
+
+
+def _epochs_before(row: Row) -> int:
+    """Return the epochs of the runs that a row's run continues from; 0 for none."""
+    parent = row.example_run.config.get("parent") if row.example_run else None
+    return int(parent["epochs"]) if parent else 0
 
 
 def _batch_size(run: RunContents) -> int | str:

@@ -5,7 +5,7 @@ resampling (repeats and folds) · successive_halving (promotion, as data) · sco
 next within a time limit) · significance (paired tests)
 candidates · earlier_runs (what was trained before) · trial_queue (Optuna) · runner (makes the runs)
 → comparison (`compare`) → ranking (the winner) → conclusion (the winner trained, the result) ·
-winner_evaluation (how it was judged)
+winner_evaluation (how it was judged) · early_stopping (`patience`)
 """
 
 from frostline.errors import NoTime
@@ -13,6 +13,7 @@ from frostline.selection.anytime import expected_s
 from frostline.selection.backbone_screening import SURVIVORS, Limits, ScreeningResult, screen
 from frostline.selection.comparison import MEASURING, compare, demand_operating_point
 from frostline.selection.conclusion import Comparison
+from frostline.selection.early_stopping import NothingToStop
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
 from frostline.selection.runner import ENDING_S, sub_study
 from frostline.selection.scoreboard import CandidateCost, Terms
@@ -28,6 +29,7 @@ __all__ = [
     "Limits",
     "NoTime",
     "NothingHeldOut",
+    "NothingToStop",
     "ScreeningResult",
     "Terms",
     "compare",

@@ -21,7 +21,7 @@ from frostline.feature_extraction.image_batches import Images
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, leakage
 from frostline.progress import OnLine, OnProgress, Progress
-from frostline.selection import ray_workers, resampling, successive_halving
+from frostline.selection import early_stopping, ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
 from frostline.selection.conclusion import Comparison, conclude, read_result
 from frostline.selection.earlier_runs import join
@@ -29,7 +29,7 @@ from frostline.selection.request import CompareRequest
 from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
-from frostline.strategies import NAMED, Strategy, head, linear_probe, scaled, top_k
+from frostline.strategies import NAMED, Strategy, head, linear_probe, patience_fault, scaled, top_k
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import Study, plain
 from frostline.system import deadline, devices, directories, numerics, timing
@@ -116,6 +116,10 @@ def compare(
     epochs, lr, weight_decay, label_smoothing, hyperparameters
         For each strategy that takes them, as in its brackets. The others are compared without, and a line
         of `log` names them with the reason; if no strategy takes one, it is refused.
+    patience
+        Stop a run after so many epochs of its last phase in a row in which `metric` on the images that it
+        holds out was not above its best so far. It is judged by its weights then. The winner, trained on
+        every image, stops after the median of its runs' shares of the schedule. `None`: no run stops early.
     interpolate_weights
         Interpolate the winner's weights between the pretrained network with a probe (0) and the adapted
         network (1): a share, or "auto" for the share of six with the lowest out-of-fold log loss among those
@@ -160,6 +164,8 @@ def compare(
             f"{option('cuts')} compares one strategy per stage, and {option('strategies')} names others: "
             "give one of the two."
         )
+    if fault := patience_fault(chosen.patience):
+        raise UsageError(fault)
     if bool(search) != bool(draws):
         raise UsageError(
             f"{option('search')} names the settings to vary, and {option('draws')} the number of variants: "
@@ -210,6 +216,8 @@ def compare(
         joins=earlier,
     )
     after_s = _demand_time(request)
+    for line in early_stopping.demand_effect(request):
+        progress.log(line)
     request = join(request)
     for line in request.earlier.lines():
         progress.log(line)

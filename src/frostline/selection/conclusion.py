@@ -16,7 +16,7 @@ from frostline.config import OF_OPERATING_POINT, REPEATS
 from frostline.errors import NoTime
 from frostline.progress import Activity, Progress
 from frostline.reports import notebook
-from frostline.selection import resampling, wise_ft_share
+from frostline.selection import early_stopping, resampling, wise_ft_share
 from frostline.selection.candidates import Candidate
 from frostline.selection.out_of_fold import gather, longest, write_predictions
 from frostline.selection.ranking import complete_repeats, evaluated_folds, rank, without_incomplete
@@ -84,6 +84,9 @@ class Comparison(AccuracyFigures):
     out_of_fold = Figure[dict[str, Any]]("The winner's figures on images that its runs held out.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
     operating_point = Figure[dict[str, Any] | None]("How the winner decides, where one was asked for.")
+    early_stopping = Figure[dict[str, Any] | None](
+        "Of `patience`: it, after how many epochs of those planned the winner stops, what its runs saved."
+    )
     every_image = Figure[bool]("Whether the winner was trained on every image that may be learned from.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
     test_looks = Figure[int | None]("Configurations that have read this test part.")
@@ -176,7 +179,8 @@ def conclude(
         request, interpolation.predictions if interpolation else predictions, ranking.first_repeat, folds
     )
     share = interpolation.share if interpolation else None
-    run, on_every_image = _final_run(request, runner, index, held_out["temperature"], share)
+    stopping = _early_stopping(request, runner, index)
+    run, on_every_image = _final_run(request, runner, index, held_out["temperature"], share, stopping)
     if interpolation and not on_every_image:  # the model used is a run on a fold, whose weights stay
         request.progress.log("The model used is a run on a fold: its weights are not interpolated.")
         interpolation = share = None
@@ -217,6 +221,7 @@ def conclude(
         "out_of_fold": held_out,
         **({} if interpolation is None else {"interpolation": interpolation.report}),
         **({} if point is None else {"operating_point": point.as_dict()}),
+        **({} if stopping is None else {"early_stopping": stopping}),
         "every_image": on_every_image,
         **{key: run.result[key] if on_every_image else None for key in TESTED},
         "seconds": earlier_result["seconds"] if earlier_result and again else runner.clock.spent_s,
@@ -426,7 +431,12 @@ def _not_started(runner: TrialRunner) -> list[int]:
 
 
 def _final_run(
-    request: CompareRequest, runner: TrialRunner, index: int, temperature: float, share: float | None
+    request: CompareRequest,
+    runner: TrialRunner,
+    index: int,
+    temperature: float,
+    share: float | None,
+    stopping: Mapping[str, Any] | None,
 ) -> tuple[Run, bool]:
     """Return the winner trained on every image and true, or its first run on a fold and false.
 
@@ -445,6 +455,7 @@ def _final_run(
             request.candidates[index],
             temperature,
             share,
+            stopping,
         )
     except OutOfTime:
         task = min(longest(runner.outcomes, index), key=lambda t: (t.cell.repeat, t.cell.fold))
@@ -460,11 +471,45 @@ def _final_run(
     return run, True
 
 
-def _train_winner(request: CompareRequest, winner: Candidate, temperature: float, share: float | None) -> Run:
+def _early_stopping(request: CompareRequest, runner: TrialRunner, index: int) -> dict[str, Any] | None:
+    """Return the patience, what it saved of the winner's runs, and after how many epochs the winner stops.
+
+    `None` without a patience.
+    """
+    patience, winner = request.config.patience, request.candidates[index]
+    if patience is None or not winner.strategy.trains:
+        return None
+    results = [
+        request.study.run_at(runner.outcomes[task].get("run")).read("result.json")
+        for task in longest(runner.outcomes, index)
+    ]
+    backbone, images = request.backbones[winner.model], len(resampling.pool(request.data))
+    epochs, planned = early_stopping.winners_epochs(winner.strategy, backbone, images, results)
+    saved = [result["early_stopping"] for result in results if result.get("early_stopping")]
+    return {
+        "patience": patience,
+        "epochs": epochs,
+        "planned": planned,
+        "epochs_saved": sum(early["epochs_saved"] for early in saved),
+        "seconds_saved": sum(early["seconds_saved"] for early in saved),
+    }
+
+
+def _train_winner(
+    request: CompareRequest,
+    winner: Candidate,
+    temperature: float,
+    share: float | None,
+    stopping: Mapping[str, Any] | None,
+) -> Run:
     """Train the winner on the train and val parts and evaluate it on the test part.
 
-    No image is left to fit the temperature on, so it is that of the out-of-fold predictions.
+    No image is left to fit the temperature on, so it is that of the out-of-fold predictions, nor to stop
+    early by, so it stops when its runs did.
     """
+    stop_after = None
+    if stopping is not None and stopping["epochs"] < stopping["planned"]:
+        stop_after = stopping["epochs"]
     samples = tuple(
         replace(sample, split="train" if sample.split == "val" else sample.split)
         for sample in request.data.samples
@@ -477,6 +522,8 @@ def _train_winner(request: CompareRequest, winner: Candidate, temperature: float
         study=sub_study(request.study, everything),
         config=request.run_config,
         augment=winner.augment,
+        patience=None,
+        stop_after=stop_after,
         temperature=temperature,
         interpolate_weights=None if share == 1.0 else share,
         logger=request.loggers,

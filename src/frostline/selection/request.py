@@ -104,6 +104,7 @@ class CompareRequest:
             "flip": config.flip,
             **({} if config.min_crop is None else {"min_crop": config.min_crop}),
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
+            **({} if config.patience is None else {"patience": config.patience}),
             "imbalance": config.imbalance,
             "batch_size": BATCH if auto else config.batch_size,
             **({"batch_given": True} if given else {}),
@@ -120,7 +121,14 @@ class CompareRequest:
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """Settings that all runs share, by a candidate's `model`, as a run's config holds them."""
-        named = ("flip", "imbalance", "batch_size", "min_crop", "rotate")  # the last two if given
+        named = (
+            "flip",
+            "imbalance",
+            "batch_size",
+            "min_crop",
+            "rotate",
+            "patience",
+        )  # the last ones if given
         options = self.options
         shared = {**{key: options[key] for key in named if key in options}, "views": None}
         shared["batch_size"] = self.batch(len(self.data.part("train")))

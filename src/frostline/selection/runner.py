@@ -21,7 +21,7 @@ from frostline.loggers import Loggers
 from frostline.models import Backbone
 from frostline.profiling import Expected
 from frostline.progress import Progress
-from frostline.selection import anytime, resampling
+from frostline.selection import anytime, early_stopping, resampling
 from frostline.selection.anytime import NextTrial
 from frostline.selection.candidates import Candidate
 from frostline.selection.scoreboard import CandidateCost, Scoreboard, Terms, TrialResult
@@ -266,10 +266,11 @@ class TrialRunner:
     def _work(self, task: Task) -> Outcome:
         candidate, watch = self.candidates[task.candidate], Stopwatch()
         data = resampling.split(self.data, task.cell, self.config.seed)
-        strategy = scaled(candidate.strategy, task.share, len(data.part("train")))
+        backbone, images = self.backbones[candidate.model], len(data.part("train"))
+        strategy = scaled(candidate.strategy, task.share, images)
         started = cpu_threads.Reading.now()
         run = train(
-            self.backbones[candidate.model],
+            backbone,
             data,
             strategy,
             study=sub_study(self.study, data),
@@ -277,6 +278,7 @@ class TrialRunner:
             seed=resampling.seed_of(self.config.seed, task.cell),
             augment=candidate.augment,
             keep="last",
+            patience=early_stopping.effective(self.config.patience, strategy, backbone, images),
             logger=self.loggers,
             feature_cache=self.cache,
             progress=self._on_progress,
@@ -312,7 +314,14 @@ class TrialRunner:
 
     def _update_rates(self, task: Task, run: Run, started: cpu_threads.Reading) -> dict[str, float]:
         """Update the measured rates by a run; return its expected seconds if they can be computed."""
-        if not self.expected or task.share < 1.0 or run.again or run.stopped:
+        early = run.early_stopping
+        if (
+            not self.expected
+            or task.share < 1.0
+            or run.again
+            or run.stopped
+            or (early and early["epochs_saved"])
+        ):
             return {}
         expected_s = self.expected[task.candidate].seconds(run.store["rows_computed"])
         profiling.learn(

@@ -20,6 +20,8 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{difference['leader']} over {difference['other']}: {gap}, {word}.")
     if interpolation := result.get("interpolation"):
         lines.append(_interpolated(interpolation, result["metric"]))
+    if stopping := result.get("early_stopping"):
+        lines.append(_stopped_early(stopping, winner))
     lines += [_promising(row, result) for row in result.get("promising", [])]
     if result.get("ended_because"):
         lines.append(str(result["ended_because"]))
@@ -89,6 +91,19 @@ def _interpolated(interpolation: Mapping[str, Any], metric: str) -> str:
     )
     return (
         f"Its weights are interpolated {where}: {figures}; {adapted}. Chosen of {len(points)} points{biased}."
+    )
+
+
+def _stopped_early(stopping: Mapping[str, Any], winner: str) -> str:
+    """Return a sentence about what patience saved, and the epochs that the winner was trained for."""
+    epochs, planned = stopping["epochs"], stopping["planned"]
+    if not stopping["epochs_saved"]:
+        return f"Patience of {stopping['patience']} stopped none of its runs: {winner} trains to its end."
+    where = "to the schedule's end" if epochs == planned else f"until epoch {epochs} of {planned}"
+    return (
+        f"Stopping by the images that they held out, its runs saved {stopping['epochs_saved']} epochs, about "
+        f"{stopping['seconds_saved']:.1f} s. On every image {winner} is trained {where}, as the median of "
+        "them."
     )
 
 

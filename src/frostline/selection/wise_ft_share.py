@@ -243,6 +243,7 @@ class _Fold:
             seed=resampling.seed_of(request.config.seed, task.cell),
             augment=candidate.augment,
             keep="last",
+            patience=None,
             feature_cache=request.cache,
         )
         name = folder.read("result.json")["cut"]

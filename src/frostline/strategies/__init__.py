@@ -35,7 +35,7 @@ from frostline.strategies.constructors import (
 )
 from frostline.strategies.describing import descriptions
 from frostline.strategies.notation import parse, parse_list
-from frostline.strategies.overrides import Overridden, at_defaults, overridden
+from frostline.strategies.overrides import Overridden, at_defaults, overridden, patience_fault
 from frostline.strategies.resolution import (
     ResolvedPhase,
     builds_on_pretrained,
@@ -97,6 +97,7 @@ __all__ = [
     "overridden",
     "parse",
     "parse_list",
+    "patience_fault",
     "phases",
     "scaled",
     "schedule",

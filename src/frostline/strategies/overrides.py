@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.strategies.notation import value_of
 from frostline.strategies.strategy import KINDS, Strategy, hyperparameters
 from frostline.strategies.validation import checked
@@ -157,3 +157,16 @@ def _reasons(without: Mapping[str, str]) -> str:
     for strategy, reason in without.items():
         names.setdefault(reason, []).append(strategy)
     return "; ".join(f"{', '.join(those)} ({reason})" for reason, those in names.items())
+
+
+def patience_fault(value: object, strategies: Sequence[Strategy] = ()) -> str:
+    """Return what is wrong with a patience for these strategies, or return ""."""
+    name = option("patience")
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        return f"{name} must be a whole number of epochs, at least 1; found {value!r}."
+    if strategies and not any(strategy.trains for strategy in strategies):
+        names = ", ".join(map(str, strategies))
+        return f"{name} counts epochs, and {names} is solved for without any: leave it out."
+    return ""

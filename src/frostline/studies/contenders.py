@@ -15,8 +15,9 @@ from typing import Any
 
 from frostline.config import AUGMENTS, Config
 from frostline.data import Manifest
-from frostline.errors import DataError, StudyError
+from frostline.errors import DataError, StudyError, UsageError
 from frostline.metrics import Z95
+from frostline.strategies import parse
 from frostline.studies.reasons import Reason, ReasonKind
 from frostline.studies.study_folder import RunFolder, Study
 
@@ -66,6 +67,14 @@ class Contender:
     predictions: Path  # the table of predictions on the images that judge it
     stopped: bool = False
     comparison: ComparisonResult | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether its strategy has steps; one of another version is taken to have them."""
+        try:
+            return parse(self.strategy).trains
+        except UsageError:
+            return True
 
     @property
     def accuracy(self) -> float | None:
@@ -164,8 +173,10 @@ def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]
         differences.append("a custom augmentation")
     if config.get("interpolate_weights") is not None:
         differences.append(f"interpolate_weights={config['interpolate_weights']}")
-    if config.get("patience") is not None:
-        differences.append(f"patience={config['patience']}")
+    if config.get("patience") != same_network[0].get("patience") and run.trains:
+        differences.append(f"patience={config.get('patience')}")
+    if config.get("stop_after") is not None:
+        differences.append(f"stop_after={config['stop_after']}")
     if config.get("parent"):
         differences.append(f"{config['parent']['extra_epochs']} more epochs after {config['parent']['run']}")
     if differences:

@@ -29,6 +29,7 @@ from frostline.strategies import (
     batch_size,
     continued,
     hyperparameters,
+    patience_fault,
     schedule,
 )
 from frostline.studies.operating_point import OperatingTarget, demand_class
@@ -138,6 +139,7 @@ class TrainRequest:
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
             **({} if config.patience is None else {"patience": config.patience}),
+            **({} if config.stop_after is None else {"stop_after": config.stop_after}),
             **({} if config.temperature is None else {"temperature": config.temperature}),
             **(
                 {}
@@ -264,6 +266,18 @@ class TrainRequest:
         if config.temperature is not None and not 0 < config.temperature < math.inf:
             wrong.append(f"temperature must be above 0, found {config.temperature:g}.")
         wrong += self._wrong_patience()
+        stop_after = config.stop_after
+        if stop_after is not None and (
+            isinstance(stop_after, bool) or not isinstance(stop_after, int) or stop_after < 1
+        ):
+            wrong.append(
+                f"{option('stop_after')} must be a whole number of epochs, at least 1; found {stop_after!r}."
+            )
+        elif stop_after is not None and not self.strategy.trains:
+            wrong.append(
+                f"{option('stop_after')} counts epochs, and {self.strategy} is solved for without any: leave "
+                "it out."
+            )
         wrong += self._wrong_interpolation()
         if config.threads is not None and config.threads < 1:
             wrong.append(f"threads must be at least 1, found {config.threads}.")
@@ -325,17 +339,13 @@ class TrainRequest:
         if patience is None or batch_size_fault(self.config.batch_size):  # the latter is refused on its own
             return []
         name = option("patience")
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            wrong = f"{name} must be a whole number of epochs, at least 1; found {patience!r}."
-        elif not self.strategy.trains:
-            wrong = f"{name} counts epochs, and {self.strategy} is solved for without any: leave it out."
+        if fault := patience_fault(patience, [self.strategy]):
+            wrong = fault
         elif not self.data.part("val"):
             wrong = (
                 f"{name} goes by val, and there is no val part: name one (a folder val/, a table's column "
                 f"split; {option('val_size')} draws one from 200 images on), or leave {name} out."
             )
-        elif self.config.keep == "last":
-            wrong = f"{name} goes by the best epoch on val, which keep=last does not: drop one of them."
         elif patience < (epochs := self.phases()[-1].epochs):
             return []
         elif epochs > 1:

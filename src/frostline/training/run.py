@@ -63,7 +63,8 @@ class Run(AccuracyFigures, ProbabilityFigures):
     steps_planned = Figure[int]("Optimizer steps of the whole schedule.")
     stopped = Figure[str | None]('"minutes" where the time was up first.')
     early_stopping = Figure[dict[str, Any] | None](
-        "Of `patience`: it, epochs done, and epochs_saved and seconds_saved (0 where it stopped nothing)."
+        "Of `patience` or `stop_after`: it, epochs done, and epochs_saved and seconds_saved (0 where it "
+        "stopped nothing)."
     )
     parent = Figure[dict[str, Any] | None](
         "The run that this one continued from, its epochs, extra_epochs and the peak lr; None without."

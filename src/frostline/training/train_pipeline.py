@@ -123,14 +123,16 @@ def train(
 
     With `patience` N, training stops after N epochs in a row of the last phase in which the metric on val was
     not above its best so far (in any phase; an equal value is no progress): earlier phases run to their end.
-    The weights are the best on val as ever, and the schedule of learning rates is that of all the epochs.
-    Refused without a val part, with `keep` "last", and for a head that is solved for.
+    The weights are the best on val as ever, with `keep` "last" those of the epoch in which it stopped; the
+    schedule of learning rates is that of all the epochs. Refused without a val part, and for a head that is
+    solved for.
 
     With `continue_from`, weights and split are the parent's: its test images stay test images, and images or
-    parts that differ are refused. So are options that contradict it; `minutes`, `patience`, `keep`, `views`,
-    `temperature`, `interpolate_weights` and what computes are free. All stages that learned in any of its
-    phases learn in one phase, with fresh moments, by the strategy's warm-up and schedule; the peak at the
-    head is `lr`, else half that of the parent's last phase. `backbone` is the one that the parent began with.
+    parts that differ are refused. So are options that contradict it; `minutes`, `patience`, `stop_after`,
+    `keep`, `views`, `temperature`, `interpolate_weights` and what computes are free. All stages that learned
+    in any of its phases learn in one phase, with fresh moments, by the strategy's warm-up and schedule; the
+    peak at the head is `lr`, else half that of the parent's last phase. `backbone` is the one that the parent
+    began with.
     A head that is solved for has no epochs, and is refused. A run that was interrupted is no parent: the same
     call resumes it.
 

@@ -10,7 +10,7 @@ import click
 from frostline import strategies
 from frostline.cli.command_context import Verb, everywhere, given
 from frostline.cli.command_inputs import demand_effect, followed, given_hyperparameters, loaded
-from frostline.cli.config_file import config_option, leave_config
+from frostline.cli.config_file import config_option, continue_elsewhere, leave_config
 from frostline.cli.options import (
     OF_RUNS,
     augment_option,
@@ -27,6 +27,7 @@ from frostline.cli.options import (
     model_options,
     no_pretrained_option,
     operating_options,
+    patience_option,
     pixels_option,
     plain_timm,
     ray_option,
@@ -133,6 +134,7 @@ class CandidateList(StrategyList):
 @varied_options
 @imbalance_option
 @batch_size_option
+@patience_option
 @winner_weights_option
 @ray_option
 @model_options
@@ -144,6 +146,7 @@ class CandidateList(StrategyList):
 @logger_option
 @data_options
 @test_data_option
+@continue_elsewhere
 @config_option
 @everywhere
 def compare(data: str, **options: Any) -> None:

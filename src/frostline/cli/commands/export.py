@@ -16,7 +16,13 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
 @click.argument("study", type=click.Path())
 @click.option("--to", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="Format.")
 @click.option("--run", "run_name", help="Which run [the one that predict uses].")
-@click.option("--out", type=click.Path(), help="The folder [frostline-FORMAT].")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    help="The folder [frostline-FORMAT].",
+)
 @click.option(
     "--with-preprocessing",
     is_flag=True,
@@ -61,7 +67,7 @@ def export(study: str, **options: Any) -> None:
             study,
             options["to"],
             run=options["run_name"],
-            out=options["out"],
+            output=options["output"],
             with_preprocessing=options["with_preprocessing"],
             int8=options["int8"],
             max_loss=options["max_loss"],

@@ -10,7 +10,7 @@ import click
 from frostline.cli.command_context import Verb, everywhere, given
 from frostline.cli.command_inputs import demand_effect, followed
 from frostline.cli.commands.compare import StrategyList
-from frostline.cli.config_file import config_option, leave_config
+from frostline.cli.config_file import config_option, continue_elsewhere, leave_config
 from frostline.cli.options import (
     OF_RUNS,
     augment_option,
@@ -26,8 +26,10 @@ from frostline.cli.options import (
     logger_option,
     metric_option,
     model_options,
+    no_pretrained_option,
     operating_options,
     path_column_option,
+    patience_option,
     pixels_option,
     plain_timm,
     repeats_option,
@@ -40,6 +42,7 @@ from frostline.cli.options import (
 )
 from frostline.cli.parameter_types import Minutes
 from frostline.config import FILE
+from frostline.errors import UsageError
 from frostline.strategies import NAMED
 
 
@@ -60,6 +63,21 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
         return names
 
 
+def _network(options: dict[str, Any]) -> Any:
+    """Return the name of the one network, `None` where there are several; itself with random weights."""
+    if options["no_pretrained"]:
+        import frostline
+
+        return frostline.load_backbone(
+            options["model"],
+            size=options["size"],
+            resize=options["resize"],
+            architecture=options["architecture"],
+            random=True,
+        )
+    return options["model"] if given("model") or not options["models"] else None
+
+
 @click.command(short_help="From images to a model with a reliable accuracy, in one command.")
 @click.argument("data")
 @click.option("--minutes", type=Minutes(), help="Time limit for everything [shown at the start].")
@@ -77,11 +95,13 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @metric_option
 @operating_options
 @hyperparameter_options
+@no_pretrained_option
 @augment_option
 @flip_option
 @varied_options
 @imbalance_option
 @batch_size_option
+@patience_option
 @winner_weights_option
 @test_data_option
 @click.option("--strict", is_flag=True, help="Refuse if any image cannot be used.")
@@ -113,6 +133,7 @@ class NameList(click.ParamType[tuple[str, ...] | str]):
 @pixels_option
 @plain_timm
 @logger_option
+@continue_elsewhere
 @config_option
 @everywhere
 def fit(data: str, **options: Any) -> None:
@@ -126,6 +147,16 @@ def fit(data: str, **options: Any) -> None:
     and better ones follow until the time is up. Interrupted, the same command resumes.
     """
     with Verb(options, minutes=options["minutes"]) as verb:
+        if options["no_pretrained"] and options["models"]:
+            raise UsageError(
+                "--models chooses by what pretrained weights know, and --no-pretrained gives random ones: "
+                "name one architecture with --model."
+            )
+        if options["no_pretrained"] and not options["names"]:
+            raise UsageError(
+                "--no-pretrained gives random weights, and the advice is about pretrained ones. Name "
+                "strategies that train every layer, such as --strategies scratch,full."
+            )
         demand_effect(options, options["names"] or NAMED)
         loggers = followed(verb, options)
         verb.start_for(data)
@@ -154,7 +185,7 @@ def fit(data: str, **options: Any) -> None:
         )
         fitted = frostline.fit(
             data,
-            model=options["model"] if given("model") or not options["models"] else None,
+            model=_network(options),
             strategies=options["names"],
             watch=verb.since_called,
             logger=loggers,

@@ -13,7 +13,13 @@ from frostline.cli.command_context import Verb, everywhere
 
 @click.command(short_help="Write a study as one web page, and print its conclusions.")
 @click.argument("study", type=click.Path())
-@click.option("--output", type=click.Path(dir_okay=False), help="The page's file [report.html in STUDY].")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.html",
+    help="The page's file [report.html in STUDY].",
+)
 @click.option("--open", "show_it", is_flag=True, help="Open the page in the browser.")
 @click.option(
     "--watch", is_flag=True, help="Serve the page to this machine, and update it while the study runs."

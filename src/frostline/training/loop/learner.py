@@ -69,6 +69,7 @@ def learn(
         metric=request.metric,
         keep=request.config.keep,
         patience=request.config.patience,
+        stop_after=request.config.stop_after,
         workers=request.config.workers,
         folder=folder,
         watch=watch,
@@ -100,7 +101,7 @@ def learn(
         "steps": state.steps,
         "steps_planned": setup.steps,
         "stopped": "minutes" if state.stopped else None,
-        "best_epoch": state.best_epoch,
+        "best_epoch": state.best_epoch if setup.keep == "best" else None,
         "notes": [
             *map(str, state.incidents),
             *filter(None, [starved_line(pace, images.workers(request.config.workers))]),
@@ -109,7 +110,7 @@ def learn(
         **({} if between is None else {"interpolation": between}),
         **(
             {}
-            if setup.patience is None
+            if setup.patience is None and setup.stop_after is None
             else {"early_stopping": _early_stopping(setup, trainer, state.best_epoch)}
         ),
     }
@@ -117,19 +118,22 @@ def learn(
 
 
 def _early_stopping(setup: Setup, trainer: Trainer, best_epoch: int | None) -> dict[str, Any]:
-    """Return the patience and what it saved: epochs of the schedule, and seconds by the last phase's."""
+    """Return what stopped it early and what that saved: epochs, and seconds by those of the last phase."""
     planned, done = sum(phase.epochs for phase in setup.phases), len(trainer.epochs)
     saved = planned - done if trainer.stopped_early else 0
     seconds = [row["seconds"] for row in trainer.epochs if row["phase"] == len(setup.phases) - 1]
     each_s = float(np.median(seconds)) if seconds else 0.0  # the first one also computes frozen layers
     early = {
         "patience": setup.patience,
+        **({} if setup.stop_after is None else {"stop_after": setup.stop_after}),
         "epochs": done,
+        "last_phase": setup.phases[-1].epochs,
         "epochs_saved": saved,
         "seconds_saved": saved * each_s,
     }
     if saved:
-        setup.progress.log("  " + sentences.stopped_early(early, best_epoch))
+        kept = best_epoch if setup.keep == "best" else None
+        setup.progress.log("  " + sentences.stopped_early(early, kept))
     return early
 
 

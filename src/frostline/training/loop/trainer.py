@@ -76,6 +76,7 @@ class Setup:
     budget: Budget
     progress: Progress = QUIET
     deterministic: bool = False
+    stop_after: int | None = None  # epochs of all phases, after which it stops whatever val says
     views_before: int = 0  # augmented epochs of the runs that this one continues from
     on_epochs: OnEpochs = lambda epochs: None  # called with all epochs so far, after each
 
@@ -189,8 +190,11 @@ class Trainer:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether patience is over; only epochs of the last phase have counted towards it."""
-        return self._setup.patience is not None and self._state.waited >= self._setup.patience
+        """Whether patience is over (epochs of the last phase alone count), or `stop_after` are done."""
+        setup = self._setup
+        if setup.stop_after is not None and len(self.epochs) >= setup.stop_after:
+            return True
+        return setup.patience is not None and self._state.waited >= setup.patience
 
     # --- an epoch -------------------------------------------------------------------------------------------
 
@@ -400,8 +404,9 @@ class Trainer:
             if state.phase == len(setup.phases) - 1:  # an equal score is no progress to wait for
                 before = -math.inf if state.best is None or math.isnan(state.best) else state.best
                 state.waited = 0 if score > before else state.waited + 1
-            if better and setup.keep == "best":
+            if better and (setup.keep == "best" or setup.patience is not None):
                 state.best, state.best_epoch = score, len(self.epochs) + 1
+            if better and setup.keep == "best":
                 state.best_weights = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
         setup.budget.note("validation", began)
         return {
