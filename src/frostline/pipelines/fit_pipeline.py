@@ -27,6 +27,7 @@ from frostline.pipelines.candidates import candidates, names_of
 from frostline.pipelines.data_parts import data_lines, fold_count, load_parts
 from frostline.pipelines.first_model import FirstModel, deciding_config, first_line, probe_config
 from frostline.pipelines.fit_result import Fitted
+from frostline.pipelines.forecast_beside_measured import forecast_beside_measured
 from frostline.pipelines.headline_figures import comparison_figures, probe_figures
 from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s, page_fits
 from frostline.progress import OnLine, OnProgress, Progress
@@ -227,14 +228,16 @@ def fit(
     steps.write_backbone(answering, plans)
     again = comparison.again if comparison else first.again
     point = (comparison.result if comparison else first.result).get("operating_point")
+    figures = (
+        comparison_figures(comparison)
+        if comparison
+        else probe_figures(first, opened_study, metric_name, data)
+    )
     result = {
-        **(
-            comparison_figures(comparison)
-            if comparison
-            else probe_figures(first, opened_study, metric_name, data)
-        ),
+        **figures,
         **({} if point is None else {"operating_point": point}),
         "recommended": planned.advice.recommended if planned else None,
+        "forecast": forecast_beside_measured(planned.advice if planned else None, figures),
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
         "images": len(data.samples),
@@ -340,8 +343,11 @@ class _Steps:
                 self.progress.log(planned.signals.groups.sentence)
             for line in planned.advice.why:
                 self.progress.log(line if len(plans) == 1 else f"{name}: {line}")
+        config = self.config
+        plain_heads = config.plain_timm or config.interpolate_weights is not None
         return {
-            name: list(pinned) or candidates(planned.advice, len(plans)) for name, planned in plans.items()
+            name: list(pinned) or candidates(planned.advice, len(plans), plain_heads=plain_heads)
+            for name, planned in plans.items()
         }
 
     def minutes(self, plans: Mapping[str, Planned], strategies: Mapping[str, Sequence[str]]) -> float:

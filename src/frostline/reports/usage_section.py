@@ -6,6 +6,7 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
+from frostline import sentences
 from frostline.config import AUTO_BATCH, BATCH, OF_OPERATING_POINT
 from frostline.data import as_options
 from frostline.data.splits.grouping import GroupBy
@@ -98,6 +99,8 @@ def forecasts(context: ReportContext) -> Section | None:
     section = Section("foresight", "Forecasts and results", "Forecast")
     if contents.advice is not None:
         section.lead += [str(line) for line in contents.advice["why"]]
+        if contents.fit is not None and contents.fit.get("forecast"):
+            section.lead.append(sentences.forecast(contents.fit["forecast"]))
         section.lead += _forecast_quality(context, contents.advice)
         section.more = {
             "would_change": [str(line) for line in contents.advice["would_change"]],
