@@ -112,8 +112,8 @@ pretrained features.
   is what it is expected to lose to whichever turns out best), `expected_regret` and `worst_regret` (of the
   recommended one, over the earlier image sets and on the worst of them), `hyperparameters: {{lr,
   layer_decay, cut, epochs, bn, augment, size, batch}}` (of the recommended one), `why`, `would_change`,
-  `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights). Limits are compared
-  with `peak_memory_upper_bytes` and 1.35 × `seconds`.
+  `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights).
+  Limits are compared with `peak_memory_upper_bytes` and 1.35 × `seconds`.
 - `check`: `data`, `n_images`, `classes: {{name: {{train, val, test}}}}`, `parts: {{train, val, test}}`,
   `given` (parts that DATA names itself), `set_aside: [{{path, label, kind, reason}}]`, `findings: [{{kind,
   n, message, what_to_do, examples}}]` (`n` counts images, or what the message names; `examples` are paths),

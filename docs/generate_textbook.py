@@ -242,8 +242,8 @@ def introduction(trials: Sequence[Trial]) -> str:
 tried; do not edit.*
 
 {len(trials)} trials of {len({t.set for t in trials})} image sets with {", ".join(models)}:
-{len(trials) - tasks} draws of whole sets at 96 and 160 px, and {tasks} small tasks (some of the classes, 32 to
-96 px, half of them grey, blurred, with merged or wrong labels); groups kept apart. *Near* is a measured
+{len(trials) - tasks} draws of whole sets at 96 and 160 px, and {tasks} small tasks (some of the classes,
+32 to 96 px, half of them grey, blurred, with merged or wrong labels); groups kept apart. *Near* is a measured
 similarity of {NEAR} and up, *few* is under {MANY} images a class. Differences are means over sets, with 95 %
 bootstrap intervals (sets drawn first, then trials of them): ▲ wholly above zero, ▼ wholly below. The part
 that a claim speaks of is in bold. A claim holds where every comparison there is for it, and does not where
