@@ -650,3 +650,9 @@ def test_answers_and_progress_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> 
     progress("<train>", 1, 2)
     progress("<train>", 2, 2)
     assert [text.count("&lt;train&gt;") for text in shown] == [1, 1]
+
+
+def test_what_was_forecast_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    section = usage_section.forecasts(read_context(studies.fitted(tmp_path / "study")))
+    assert section is not None
+    assert "lp_ft: forecast 70–85 %, measured 91.0 % (80.0–97.0 %), above it." in section.lead

@@ -13,8 +13,8 @@ from frostline.strategies import parse
 # 1 of 104 runs took longer than this times the prediction on an idle machine, more on a busy one
 # (docs/LOG.md 2026-11-25); a budget is a hard limit.
 TIME_MARGIN = 1.35
-# 80 % interval of what a run takes, in predicted seconds, on a machine that others use: 744 runs, of sets left
-# out it holds 79 % (docs/LOG.md 2026-11-29). On a quiet machine runs are nearer.
+# 80 % interval of what a run takes, in predicted seconds, on a machine that others use: 744 runs, of which it
+# holds 79 % on sets left out (docs/LOG.md 2026-11-29). On a quiet machine runs are nearer.
 SECONDS_SPAN = (0.75, 1.45)
 PLAINEST = "linear_probe"  # closed-form, nothing to tune: the start if nothing is known
 LEAST_GAIN = 0.005  # of accuracy: smaller gains are not mentioned
