@@ -407,6 +407,34 @@ def coverage(trials: Sequence[Trial], others: dict[str, Others]) -> str:
     return "\n".join(lines)
 
 
+def told(trials: Sequence[Trial], others: dict[str, Others]) -> str:
+    """Return a table: what the advice expected to lose, and what it lost, on sets left out.
+
+    What it lost contains the chance of the test images, which what was expected does not.
+    """
+    lines = [
+        "| | expected, mean | lost, mean | worst set expected | worst set lost |",
+        "|---|---|---|---|---|",
+    ]
+    for what, some in (("all", trials), ("tasks", [t for t in trials if is_task(t)])):
+        expected: dict[str, list[float]] = {}
+        lost: dict[str, list[float]] = {}
+        for trial in some:
+            model = others[trial.set].model
+            tried = [name for name in trial.accuracy if name in model.strategies]
+            pick = ours(trial, tried, others[trial.set])
+            regret = model.regret_by_set(trial.facts, pick, tried)
+            expected.setdefault(trial.set, []).append(100 * statistics.mean(regret.values()))
+            best = max(trial.accuracy[name] for name in tried)
+            lost.setdefault(trial.set, []).append(100 * (best - trial.accuracy[pick]))
+        means = [[statistics.mean(values) for values in rows.values()] for rows in (expected, lost)]
+        lines.append(
+            f"| {what} | {np.mean(means[0]):.2f} | {np.mean(means[1]):.2f} | {max(means[0]):.1f} "
+            f"| {max(means[1]):.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def ablation(trials: Sequence[Trial]) -> str:
     """Return a table: regret by forecast alone, and errors, with a piece of evidence less or more."""
     used = forecast.EVIDENCE
@@ -450,9 +478,38 @@ def _left_out(
     )
 
 
+def after_a_probe(trials: Sequence[Trial]) -> str:
+    """Return a table: coverage of tasks, and regret by forecast, where `linear_probe` was trained before."""
+    lines = ["| start | held | mean width, points | error | regret by forecast |", "|---|---|---|---|---|"]
+    tasks = [t for t in trials if is_task(t) and t.facts.together is not None]
+    for what, together in (("probes of the best stages", False), ("linear_probe, out of fold", True)):
+        rows: dict[str, list[tuple[float, ...]]] = {}
+        lost: dict[str, list[float]] = {}
+        for name in sorted({t.set for t in tasks}):
+            model = fit([t for t in trials if t.set != name], together=together)
+            for trial in (t for t in tasks if t.set == name):
+                facts = trial.facts if together else replace(trial.facts, together=None)
+                values = {}
+                for row, e in enumerate(model.forecasts(facts)):
+                    if e.strategy in trial.accuracy:
+                        error = trial.accuracy[e.strategy] - e.accuracy
+                        half = model.half_width(row, facts, trial.test_variance)
+                        rows.setdefault(name, []).append((abs(error) <= half, e.high - e.low, error**2))
+                        values[e.strategy] = e.accuracy
+                picked = trial.accuracy[max(values, key=values.__getitem__)]
+                lost.setdefault(name, []).append(max(trial.accuracy.values()) - picked)
+        held, width, square = np.mean([np.mean(some, axis=0) for some in rows.values()], axis=0)
+        regret = statistics.mean(map(statistics.mean, lost.values()))
+        lines.append(
+            f"| {what} | {100 * held:.0f} % | {100 * width:.1f} | {100 * math.sqrt(square):.1f} "
+            f"| {100 * regret:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Heard(Facts):
-    """Facts with what a run of a task reached, 0–1: a short one, or the several-stage probe of all images."""
+    """Facts with what a short run of a task reached, 0–1."""
 
     short: float = 0.0
     starts_at: float | None = None
@@ -464,11 +521,11 @@ class Heard(Facts):
 
 
 def short_run(trials: Sequence[Trial]) -> str:
-    """Return a table: what a short run and the probe of several stages would be worth as evidence, on tasks.
+    """Return a table: what a short run would be worth as evidence, on tasks.
 
     The short run's accuracy is that on test, which nobody has before: more than it can be worth.
     """
-    tasks = [t for t in trials if is_task(t) and t.facts.together is not None]
+    tasks = [t for t in trials if is_task(t)]
 
     def heard(**more: Callable[[Trial], float]) -> list[Trial]:
         return [
@@ -477,7 +534,6 @@ def short_run(trials: Sequence[Trial]) -> str:
         ]
 
     gain: Evidence = {"short run": lambda facts: facts.short - facts.frozen}  # type: ignore[attr-defined]
-    together: Evidence = {"several stages": lambda facts: (facts.together or 0.0) - facts.frozen}
     validated = [t for t in tasks if t.val_accuracy[SHORT] is not None]
     rows = {
         "as it is": (tasks, forecast.EVIDENCE),
@@ -487,11 +543,6 @@ def short_run(trials: Sequence[Trial]) -> str:
         ),
         "starting from the short run (on test)": (
             heard(starts_at=lambda t: t.accuracy[SHORT]),
-            forecast.EVIDENCE,
-        ),
-        "with what several stages gained": (tasks, {**forecast.EVIDENCE, **together}),
-        "starting from several stages": (
-            heard(starts_at=lambda t: t.facts.together or 0.0),
             forecast.EVIDENCE,
         ),
         "tasks with a val part, as it is": (validated, forecast.EVIDENCE),
@@ -564,6 +615,8 @@ def main() -> None:
     arguments = parser.parse_args()
     trials = read_experience(arguments.experience, arguments.tasks)
     trials = [t for t in trials if len(t.accuracy) > 1]
+    heard = trials
+    trials = [replace(t, facts=replace(t.facts, together=None)) for t in heard]
     cells = cells_of(trials)
     drawn = {key: cell for key, cell in cells.items() if len(cell) > 1}
     others = others_of(trials)
@@ -586,6 +639,8 @@ def main() -> None:
             if some:
                 print(f"\n{title}{part}\n\n{table(some, others, share)[0]}")
     print(f"\n80 % intervals\n\n{coverage(trials, others)}\n\n{ablation(trials)}")
+    print(f"\nExpected loss\n\n{told(trials, others)}")
+    print(f"\nAfter a linear_probe, tasks\n\n{after_a_probe(heard)}")
     print(f"\nA short run\n\n{short_run(trials)}")
     print(f"\nRank correlation with the gain from thawing\n\n{thawing(trials, whole.model.default)}")
     print(f"\n{picks([t for cell in drawn.values() for t in cell], others)}")

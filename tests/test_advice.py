@@ -224,9 +224,31 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
     assert (trial.set, trial.per_class, trial.seed) == ("a", 10, 7)
     assert (trial.tested, trial.test_variance) == (90, pytest.approx(0.9 * 0.1 / 90))
     assert trial.facts.together == 0.8
-    assert trial.facts.frozen == pytest.approx(0.6)  # the mean of the best three
+    assert trial.facts.frozen == 0.8  # of the linear_probe; else
+    assert replace(trial.facts, together=None).frozen == pytest.approx(0.6)  # the mean of the best three
     assert trial.facts.depth_gain == pytest.approx(0.0)
     assert (trial.accuracy, trial.seconds) == ({"lp_ft": 0.9}, {"lp_ft": 2.5})
+
+
+def test_forecasts_after_a_linear_probe_start_from_it() -> None:
+    """Its accuracy says what the probes of single stages don't, and only some trials have it."""
+    rng = np.random.default_rng(2)
+    trials = []
+    for trial in trials_of(constantly):
+        easier = float(rng.choice([-0.2, 0.2]))
+        reached = {name: accuracy + easier for name, accuracy in trial.accuracy.items()}
+        together = 0.55 + easier if trial.seed % 2 else None
+        trials.append(replace(trial, accuracy=reached, facts=replace(trial.facts, together=together)))
+    before, after = fit(trials), fit(trials, together=True)
+    asked = replace(facts(0.3), together=0.7)
+    row = after.strategies.index("lp_ft")
+    assert after.forecasts(asked)[row].accuracy == pytest.approx(0.75, abs=0.02)
+    assert after.half_width(row, asked) < before.half_width(row, facts(0.3)) / 2
+    told = [
+        advise(case(probe_accuracy=probe), DEAR, Budget(), trials).option("lp_ft") for probe in (None, 0.7)
+    ]
+    assert told[1].expected_accuracy == pytest.approx(0.75, abs=0.03)
+    assert told[0].expected_accuracy == pytest.approx(0.6, abs=0.05)
 
 
 def test_nothing_is_promised_above_the_top() -> None:

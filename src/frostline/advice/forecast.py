@@ -1,13 +1,14 @@
 """Forecast the accuracy of strategies from earlier trials: what the frozen network gets right, plus a gain.
 
-The start is `Facts.frozen`, out of fold. What training gains over it is written as small linear models, by
-ridge regression on what was measured: how much training gains at all (the mean of the strategies that every
-trial has), by how much each strategy differs from that mean, and by how much a strategy with other
-hyperparameters differs from the same one without them. Each is learned where both were tried, so that a
-strategy that only some trials have is compared within them. Differences are held back more: without evidence
-a strategy's lead is its average lead. Gains are in units of the root of what is left to gain, so that they
-shrink near 100 %. Every image set has the same weight, however many trials it has; within a set, trials with
-few test images weigh less.
+The start is `Facts.frozen`, out of fold: of the probes of the best stages, or of `linear_probe` where one was
+trained, as `fit` begins with. What training gains over it is written as small linear models, by ridge
+regression on what was measured: how much training gains at all (the mean of the strategies that every trial
+has), by how much each strategy differs from that mean, and by how much a strategy with other hyperparameters
+differs from the same one without them. Each is learned where both were tried, so that a strategy that only
+some trials have is compared within them. Differences are held back more: without evidence a strategy's lead
+is its average lead. Gains are in units of the root of what is left to gain, so that they shrink near 100 %.
+Every image set has the same weight, however many trials it has; within a set, trials with few test images
+weigh less.
 
 Errors on left-out image sets give the intervals. Their width depends on the strategy, on what is left to
 gain and on how many images the frozen network was measured with.
@@ -51,10 +52,10 @@ LEAST_SPREAD = 0.02  # of a strategy's errors between trials, accuracy 0–1: fe
 # small tasks more turned the answer (docs/LOG.md 2026-11-28).
 CLEAR_SE = 2.0
 FEWEST_SETS = 3  # with fewer, the default is always used, and strategies tried on fewer are not forecast
-# Variance of a strategy's lead between trials of one set, beside the chance of which images were tested.
-LEAD_VARIANCE = 0.03**2
-# Share of the chance of which images were tested that two strategies don't have in common.
-OWN_CHANCE = 0.5
+# Variance of a strategy's lead between trials of one set, beside the chance of which images were tested, and
+# the share of p (1 − p) / n that this chance is of a lead: by regression on p (1 − p) / n 0.027² (0.022² to
+# 0.030²) and 1.1 (0.6 to 2.0); it can't be above 1 (docs/LOG.md 2026-11-29).
+LEAD_VARIANCE, OWN_CHANCE = 0.027**2, 1.0
 
 
 def headroom(facts: Facts) -> float:
@@ -295,6 +296,8 @@ def fit(
     shrink: float = SHRINK,
     shrink_level: float = SHRINK_LEVEL,
     evidence: Evidence | None = None,
+    *,
+    together: bool = False,
 ) -> ForecastModel:
     """Fit the model, and measure its errors by leaving out one image set at a time.
 
@@ -308,6 +311,9 @@ def fit(
         Ridge penalty of the slopes of what training gains at all, in image sets.
     evidence
         What the slopes are of; `None` for `EVIDENCE`.
+    together
+        Whether it will be asked about facts with `together`: what training gains over that is learned, and
+        measured, where it is known. Else no trial's is used, and facts must have none.
 
     Returns
     -------
@@ -315,6 +321,8 @@ def fit(
         The fitted model.
     """
     evidence = EVIDENCE if evidence is None else evidence
+    if not together:
+        trials = [replace(trial, facts=replace(trial.facts, together=None)) for trial in trials]
     whole = _fitted(trials, shrink, shrink_level, evidence)
     values = np.full((len(whole.strategies), len(trials)), np.nan)
     sets = tuple(trial.set for trial in trials)
@@ -330,6 +338,8 @@ def fit(
                 continue
             gains = dict(zip(model.strategies, model.gains(trial.facts), strict=True))
             for row, strategy in enumerate(whole.strategies):
+                if together and trial.facts.together is None:
+                    continue  # its start is another
                 if strategy in trial.accuracy and strategy in gains:
                     values[row, column] = trial.accuracy[strategy] - trial.facts.frozen - gains[strategy]
             if model.default in trial.accuracy:
@@ -359,7 +369,10 @@ def _fitted(trials: Sequence[Trial], shrink: float, shrink_level: float, evidenc
     unit = np.array([headroom(trial.facts) for trial in trials])
     frozen = np.array([trial.facts.frozen for trial in trials])
     levels = _levels(trials, strategies)
-    level, level_slopes = _ridge(x, (levels - frozen) / unit, weights * unit**2, shrink_level)
+    alike = [row for row, trial in enumerate(trials) if trial.facts.together is not None]
+    alike = alike or list(range(len(trials)))  # a level is learned over the start that it will be added to
+    level_weights = _trial_weights([trials[row] for row in alike]) * unit[alike] ** 2
+    level, level_slopes = _ridge(x[alike], ((levels - frozen) / unit)[alike], level_weights, shrink_level)
     bases = bases_of(strategies, trials)
     mean, slopes = dict.fromkeys(bases, level), dict.fromkeys(bases, level_slopes)
     for name, base in bases.items():  # a base stands before its variants

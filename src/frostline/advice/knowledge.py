@@ -40,8 +40,8 @@ class Facts:
     stages
         Out-of-fold accuracy of a probe after each stage.
     together
-        Out-of-fold accuracy of a probe of several stages at once; `None` if it was not measured. Not used:
-        it foretells less than `frozen` does (docs/LOG.md 2026-11-28).
+        Out-of-fold accuracy of `linear_probe`, which reads several stages at once; `None` if none was
+        trained.
     measured
         Images that the probes of the stages were evaluated on; `None` for all training images.
     """
@@ -58,7 +58,12 @@ class Facts:
 
     @property
     def frozen(self) -> float:
-        """What the frozen network gets right, out of fold, 0–1: mean accuracy of its best three stages."""
+        """What the frozen network gets right, out of fold, 0–1: `together`, else `best_stages`."""
+        return self.best_stages if self.together is None else self.together
+
+    @property
+    def best_stages(self) -> float:
+        """Mean accuracy of the probes of the best three stages, 0–1."""
         if not self.stages:
             return self.probe
         best = sorted(self.stages)[-BEST_STAGES:]
@@ -66,13 +71,13 @@ class Facts:
 
     @property
     def depth_gain(self) -> float:
-        """How far `frozen` lies above the last stage alone."""
-        return self.frozen - (self.stages[-1] if self.stages else self.probe)
+        """How far `best_stages` lies above the last stage alone."""
+        return self.best_stages - (self.stages[-1] if self.stages else self.probe)
 
     @property
     def probe_variance(self) -> float:
         """Variance of `frozen` by the chance of which images were measured: p (1 − p) / n."""
-        count = max(1, self.measured or self.images)
+        count = max(1, (self.measured if self.together is None else None) or self.images)
         share = min(max(self.frozen, 1 / (count + 2)), 1 - 1 / (count + 2))  # never 0: so few prove nothing
         return share * (1 - share) / count
 

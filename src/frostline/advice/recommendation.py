@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline.advice import text
-from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, fit
+from frostline.advice.forecast import FEWEST_SETS, Forecast, ForecastModel, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
 from frostline.advice.text import PLAINEST, TIME_MARGIN, Inputs, enough, room
 from frostline.config import AUTO_BATCH, BATCH
@@ -242,6 +242,8 @@ class Case:
         Whether the network has random weights.
     commonest
         Share of the training images in the largest class, 0–1.
+    probe_accuracy
+        Out-of-fold accuracy of `linear_probe` on these images, 0–1; `None` if none was trained.
     """
 
     signals: Mapping[str, Any]
@@ -256,6 +258,7 @@ class Case:
     kind: str | None = None
     random: bool = False
     commonest: float = 0.0
+    probe_accuracy: float | None = None
 
     def batch_size(self, strategy: Strategy) -> BatchSize:
         """Return the batch size of a strategy, and how its learning rate follows."""
@@ -271,7 +274,8 @@ class Case:
         signals = dict(self.signals)
         if signals["similarity"] is None and self.train >= FEWEST:
             signals["similarity"] = {"value": math.nan}
-        return facts_of(signals, self.train)
+        facts = facts_of(signals, self.train)
+        return None if facts is None else replace(facts, together=self.probe_accuracy)
 
     @property
     def similarity_proven(self) -> bool:
@@ -304,9 +308,12 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         If no strategy fits the budget.
     """
     trials = read_experience() if trials is None else trials
-    model = fit(trials)
-    basis, notes = _basis(case, trials)
     facts = case.facts
+    known = {trial.set for trial in trials if trial.facts.together is not None}
+    if facts is not None and len(known) < FEWEST_SETS:
+        facts = replace(facts, together=None)
+    model = fit(trials, together=facts is not None and facts.together is not None)
+    basis, notes = _basis(case, trials)
     if facts is not None:
         notes += _doubts(case, facts)
         if not case.similarity_proven:
@@ -384,6 +391,7 @@ def _with_more(
         facts,
         images=facts.images * MORE_IMAGES,
         probe=probe,
+        together=None if facts.together is None else min(1.0, facts.together + more),
         stages=tuple(min(1.0, accuracy + more) for accuracy in facts.stages),
         measured=None if facts.measured is None else facts.measured * MORE_IMAGES,
     )

@@ -107,8 +107,7 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
     facts = inputs.facts
     expectation = (
         f"With {facts.images:,} training images of {facts.classes} classes, {similarity_text} "
-        f"and probes of the frozen network's best stages at {100 * facts.frozen:.0f} % "
-        f"({100 * facts.probe:.0f} % of the last), {inputs.pick} is expected to reach "
+        f"and {_frozen_text(facts)}, {inputs.pick} is expected to reach "
         f"{100 * forecast.accuracy:.0f} % ({span}) on new images, in about "
         f"{minutes(inputs.seconds[inputs.pick])}."
     )
@@ -138,6 +137,15 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
         cheaper = inputs.seconds[inputs.runner_up] < inputs.seconds[inputs.pick]
         reason += f", which was {points(lead)} worse on average" if cheaper and lead > 0 else ""
     return expectation, "; ".join(filter(None, (reason, expected_loss(inputs), following))) + "."
+
+
+def _frozen_text(facts: Facts) -> str:
+    if facts.together is not None:
+        return f"a frozen probe at {100 * facts.together:.0f} %"
+    return (
+        f"probes of the frozen network's best stages at {100 * facts.frozen:.0f} % "
+        f"({100 * facts.probe:.0f} % of the last)"
+    )
 
 
 def expected_loss(inputs: Inputs) -> str:

@@ -204,7 +204,8 @@ def fit(
     with deadline.within(chosen.minutes, watch, ENDING_S):
         first = steps.first_model(backbones[0], plain).cross_validated()
     progress.log(first_line(first, metric_name, watch.seconds))
-    plans = steps.plans(backbones)
+    probe_accuracy = first.cv_score if metric_name == "accuracy" and not chosen.plain_timm else None
+    plans = steps.plans(backbones, {first.model: probe_accuracy})
     steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner
     strategies_by_network = steps.strategies(plans, pinned)
     allowed = steps.minutes(plans, strategies_by_network)
@@ -308,8 +309,13 @@ class _Steps:
             deadline.telling(self.progress, "loading, one linear probe and its figures"),
         )
 
-    def plans(self, backbones: Sequence[Backbone]) -> dict[str, Planned]:
-        """Return what was measured and recommended by network; empty if there is no time to measure."""
+    def plans(
+        self, backbones: Sequence[Backbone], probe_accuracies: Mapping[str, float | None]
+    ) -> dict[str, Planned]:
+        """Return what was measured and recommended by network; empty if there is no time to measure.
+
+        `probe_accuracies` are out of fold, of the first model, by network.
+        """
         minutes, threads = self.config.minutes, self.config.threads
         measuring = sum(measuring_s(backbone, self.data, threads) for backbone in backbones)
         if minutes is not None and self.watch.seconds + measuring + ENDING_S >= 60.0 * minutes:
@@ -325,6 +331,7 @@ class _Steps:
                     backbone.name: plan(
                         backbone,
                         self.data,
+                        probe_accuracy=probe_accuracies.get(backbone.name),
                         seed=self.config.seed,
                         threads=threads,
                         feature_cache=self.cache,
