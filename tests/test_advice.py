@@ -322,6 +322,10 @@ def test_a_departure_names_what_decided() -> None:
     assert advice.why[1].startswith("On average lp_ft was best (")
     assert "but similarity is 0.62, 0.35 in earlier trials;" in advice.why[1]
     assert re.search(r"; next is [\w()]+ \(\d+ %, [^)]+\)\.$", advice.why[1])
+    plain = advise(case(), DEAR, Budget(), trials_of(constantly)).why[1]
+    assert re.match(
+        r"It is 0\.9 points ahead of the next, full \(59 %, [^)]+\); it is expected to lose ", plain
+    )
 
 
 def test_a_budget_is_hard_and_what_it_costs_is_said() -> None:

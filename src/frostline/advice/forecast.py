@@ -122,6 +122,8 @@ class ForecastModel:
         Forecast errors on left-out image sets; `None` for a model that no set was left out of.
     default
         The strategy that was best on average over the sets.
+    bases
+        The strategy that each is compared with, as `bases_of` names it.
     departure_gains
         For each left-out set, the accuracy that choosing by forecast gained over the default of the other
         sets, as a fraction.
@@ -134,6 +136,7 @@ class ForecastModel:
     mean: Floats
     slopes: Floats
     default: str
+    bases: Mapping[str, str | None]
     errors: Errors | None = None
     departure_gains: tuple[float, ...] = ()
 
@@ -198,7 +201,8 @@ class ForecastModel:
         Its errors on left-out sets are taken apart: the chance of which images the frozen network was
         measured with and of which images were tested, p (1 − p) / n, known for each trial, and the rest,
         which is proportional to the headroom. The width is the quantile of errors in units of the root of all
-        three, times that unit for these facts.
+        three, times that unit for these facts. In trials that lack a strategy, the error of the one without
+        its hyperparameters stands for its own.
 
         Parameters
         ----------
@@ -210,11 +214,14 @@ class ForecastModel:
             Variance of the accuracy by the chance of which images will be tested; 0 for the accuracy on all
             images that there could be.
         """
-        errors = self._errors
-        tried = np.flatnonzero(~np.isnan(errors.values[row]))
+        errors, values = self._errors, self._errors.values[row]
+        base = self.bases.get(self.strategies[row])
+        if base is not None:
+            values = np.where(np.isnan(values), errors.values[self.strategies.index(base)], values)
+        tried = np.flatnonzero(~np.isnan(values))
         if not len(tried):
             return 1.0
-        squares, chance = errors.values[row][tried] ** 2, (errors.chance + errors.tested)[tried]
+        squares, chance = values[tried] ** 2, (errors.chance + errors.tested)[tried]
         units, weights = errors.units[tried], errors.weights(tried.tolist())
         rest = float(np.average(squares - chance, weights=weights) / np.average(units**2, weights=weights))
         rest = max(LEAST_SPREAD**2, rest)
@@ -227,7 +234,8 @@ class ForecastModel:
 
         The forecasts plus the errors of the earlier trials of a set, of all strategies at once since errors
         go together, stand for what may happen. What a strategy's error differs by from the other strategies'
-        is held back by its share of chance, since the best of many would otherwise be the luckiest.
+        is in units of what is left to gain, and held back by its share of chance, since the best of many
+        would otherwise be the luckiest.
 
         Parameters
         ----------
@@ -261,8 +269,9 @@ class ForecastModel:
         real = max(0.0, float(np.average(squares - chance, weights=weights)))
         held_back = np.sqrt(real / (real + chance)) if real else np.zeros(len(columns))
         regrets = []
-        for column, factor in zip(columns, held_back.tolist(), strict=True):
-            outcomes = {row: forecasts[row] + factor * error for row, error in specific[column].items()}
+        scales = held_back * headroom(facts) / errors.units[columns]
+        for column, scale in zip(columns, scales.tolist(), strict=True):
+            outcomes = {row: forecasts[row] + scale * error for row, error in specific[column].items()}
             regrets.append(max(outcomes.values()) - outcomes[own])
         names = np.array([errors.sets[column] for column in columns])
         return {
@@ -392,6 +401,7 @@ def _fitted(trials: Sequence[Trial], shrink: float, shrink_level: float, evidenc
         np.array([mean[name] for name in strategies]),
         np.array([slopes[name] for name in strategies]),
         default=max(strategies, key=leads.__getitem__),
+        bases=bases,
     )
 
 

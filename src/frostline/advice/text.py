@@ -115,7 +115,8 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
         return (expectation,)
     next_forecast = inputs.expected[inputs.runner_up]
     takes = minutes(inputs.seconds[inputs.runner_up])
-    following = f"next is {inputs.runner_up} ({100 * next_forecast.accuracy:.0f} %, {takes})"
+    runner_up = f"{inputs.runner_up} ({100 * next_forecast.accuracy:.0f} %, {takes})"
+    following = f"next is {runner_up}"
     default = inputs.expected.get(inputs.model.default)
     if inputs.model.departs_from_default and default is not None and default.strategy != inputs.pick:
         name = inputs.model.deciding(inputs.pick, default.strategy, facts)
@@ -130,9 +131,9 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
         )
     elif forecast.accuracy > next_forecast.accuracy and clearly_better(inputs.model, forecast, next_forecast):
         gap = points(forecast.accuracy - next_forecast.accuracy)
-        reason = f"It is {gap} ahead of the next"
+        reason, following = f"It is {gap} ahead of the next, {runner_up}", ""
     else:
-        reason = f"In earlier trials it is not significantly different from {inputs.runner_up}"
+        reason, following = f"In earlier trials it is not significantly different from {runner_up}", ""
         lead = inputs.model.mean_lead(inputs.pick, inputs.runner_up, inputs.facts)
         cheaper = inputs.seconds[inputs.runner_up] < inputs.seconds[inputs.pick]
         reason += f", which was {points(lead)} worse on average" if cheaper and lead > 0 else ""
