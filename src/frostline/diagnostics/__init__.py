@@ -1,7 +1,7 @@
-"""Signals of images and a backbone, before anything is trained.
+"""Signals of images and a backbone, before training; how far features drifted, after it.
 
 dataset_size · activation_statistics → stage_features → pretraining_similarity · stage_probes (with
-transferability) → measurement
+transferability) → measurement · feature_drift
 """
 
 from frostline.diagnostics.dataset_size import Size

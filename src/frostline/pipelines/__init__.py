@@ -1,4 +1,4 @@
-"""Whole pipelines: `fit` for your own images, `demo` for packaged ones."""
+"""Whole pipelines: `fit`, `evaluate` and `extract` for your own images, `demo` for packaged ones."""
 
 from frostline.pipelines.candidates import candidates
 from frostline.pipelines.fit_pipeline import fit

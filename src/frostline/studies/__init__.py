@@ -1,1 +1,1 @@
-"""Study folders: their runs, and which run is best."""
+"""Study folders of `train`, `compare` and `fit`: their runs, which is best, and its decision threshold."""

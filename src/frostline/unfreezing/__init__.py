@@ -1,9 +1,9 @@
 """Freezing for any training loop, frostline's own and other people's: groups, rates, a cut that moves.
 
-groups      every parameter once, with layer-wise rates
-wrapping    the adapted model inside what others wrap around it
-gradients   whether all that should learn does
-schedule    a learning-rate scheduler that also moves the cut
+param_grouping  every parameter once, in groups with layer-wise learning rates
+wrapping        find the adapted model inside DDP, `torch.compile` and the like
+gradients       whether every parameter that should learn has a gradient
+schedule        a learning-rate scheduler that also moves the cut
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is searched or asked of the images around a run: rates, flips, weights."""
+"""What adjusts a run: class weights, mixing, learning-rate search, flips, averaged weights, BatchNorm."""
