@@ -54,7 +54,7 @@ CLEAR_SE = 2.0
 FEWEST_SETS = 3  # with fewer, the default is always used, and strategies tried on fewer are not forecast
 # Variance of a strategy's lead between trials of one set, beside the chance of which images were tested, and
 # the share of p (1 − p) / n that this chance is of a lead: by regression on p (1 − p) / n 0.027² (0.022² to
-# 0.030²) and 1.1 (0.6 to 2.0); it can't be above 1 (docs/LOG.md 2026-11-29).
+# 0.030²) and 1.1 (0.6 to 2.0), which can not be above 1 (24 tasks; docs/LOG.md 2026-11-29).
 LEAD_VARIANCE, OWN_CHANCE = 0.027**2, 1.0
 
 
