@@ -164,7 +164,7 @@ class Claim:
     def section(self, trials: Sequence[Trial], remark: str = "") -> str:
         """Return the claim with its verdict, table and picture."""
         table, signs = self.table(trials)
-        where = " and ".join(name.replace(",", " and") for name in self.deciding)
+        where = "; ".join(name.replace(",", " and") for name in self.deciding)
         parts = [
             f"## “{self.text}”",
             f"{where.capitalize()}: {self.verdict(signs)}.",

@@ -24,9 +24,9 @@ from frostline.data.sources.common import Source, listing
 from frostline.data.sources.file_listing import missing_message
 from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
+from frostline.data.sources.separate_test_part import with_test_part, without_copies
 from frostline.data.sources.tables import read_column, read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
-from frostline.data.sources.separate_test_part import with_test_part, without_copies
 from frostline.data.splits.grouping import (
     AUTO,
     COLUMN,
