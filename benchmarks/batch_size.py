@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from draws import draw_table
+from draws import draw_table, own_store
 
 SETS = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")  # near to ImageNet, middle, far
 BASES = ("top_k(3)", "lp_ft")
@@ -185,8 +184,7 @@ def main() -> None:
     parser.add_argument("--share", default="1/1", metavar="K/N")
     arguments = parser.parse_args()
     if not arguments.summary:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        with own_store():
             work(arguments)
     print(summarise(arguments.out))
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from draws import own_store
 
 SETS = ("clothing10", "trashnet6", "sign_digits", "fashion_mnist10")
 STRATEGIES = ("linear_probe", "top_k(1)")
@@ -117,8 +118,7 @@ def main() -> None:
     parser.add_argument("--summary", type=Path)
     arguments = parser.parse_args()
     if arguments.summary is None:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        with own_store():
             work(arguments)
     print(summarise(arguments.summary or arguments.out))
 

@@ -1,13 +1,33 @@
-"""Draws of train and test images from a set, for every benchmark: a table that `load_data` reads."""
+"""What benchmarks share: the six sets, draws of images from a set as a table, and a store of their own."""
 
 from __future__ import annotations
 
 import csv
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 Row = tuple[str, str, str, str]  # path, label, split, group
+SIX_SETS = (  # from near to ImageNet to far from it
+    "clothing10",
+    "trashnet6",
+    "clipart12",
+    "sign_digits",
+    "fashion_mnist10",
+    "spoken_digit_spectrograms10",
+)
+
+
+@contextmanager
+def own_store() -> Iterator[None]:
+    """A block in which frostline keeps its cache in a folder that goes at the end, unless one was named."""
+    with tempfile.TemporaryDirectory() as store:
+        os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        yield
 
 
 def draw(

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from draws import draw_table
+from draws import SIX_SETS, draw_table, own_store
 
 OUT = Path(__file__).parents[1] / "src" / "frostline" / "advice" / "experience"
 
@@ -55,14 +54,6 @@ FEWER = tuple(
     if name
     not in ("top_k(3, lr=0.003, layer_decay=1)", "lp_ft(lr=0.002, layer_decay=1)", "full", "lp_ft(epochs=4)")
 )
-ALL_SETS = (
-    "clothing10",
-    "trashnet6",
-    "clipart12",
-    "sign_digits",
-    "fashion_mnist10",
-    "spoken_digit_spectrograms10",
-)
 ONE_A_BAND = ("clothing10", "sign_digits", "spoken_digit_spectrograms10")
 TEST = 1500
 TASK = ("model", "size", "set", "per_class", "seed")
@@ -71,7 +62,7 @@ KEY = (*TASK, "strategy")
 # (sets, images a class, architecture, image size, seeds, strategies)
 Block = tuple[tuple[str, ...], tuple[int, ...], str, int, tuple[int, ...], tuple[str, ...]]
 BLOCKS: dict[str, Block] = {
-    "main": (ALL_SETS, (8, 40), "tf_efficientnet_lite0", 96, (0, 1, 2, 3), CONFIGURATIONS),
+    "main": (SIX_SETS, (8, 40), "tf_efficientnet_lite0", 96, (0, 1, 2, 3), CONFIGURATIONS),
     "squeezenet": (ONE_A_BAND, (8, 40), "squeezenet1_1", 96, (0, 1), FEWER),
     "larger": (ONE_A_BAND, (8,), "tf_efficientnet_lite0", 160, (0, 1), FEWER),
     "more": (ONE_A_BAND, (100,), "tf_efficientnet_lite0", 96, (0, 1), FEWER),
@@ -181,7 +172,7 @@ def summarise(path: Path) -> str:
         )
     lines = []
     for model, size, count in sorted({key[:3] for key in cells}):
-        sets = [name for name in ALL_SETS if any(key[:4] == (model, size, count, name) for key in cells)]
+        sets = [name for name in SIX_SETS if any(key[:4] == (model, size, count, name) for key in cells)]
         lines += [
             f"\n{model}, {size} px, {count} a class\n",
             "| strategy | " + " | ".join(sets) + " | mean |",
@@ -213,8 +204,7 @@ def main() -> None:
     parser.add_argument("--share", default="1/1", metavar="K/N")
     arguments = parser.parse_args()
     if not arguments.summary:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        with own_store():
             work(arguments)
     print(summarise(arguments.out / "outcomes.jsonl"))
 

@@ -7,8 +7,8 @@
 A reader may answer, or raise `FrostlineError` with its message; a store may also warn. Anything else is a
 finding: another exception, a hang of 20 s, 3 GB of memory, a crash of the process, a file touched outside of
 the folder it was given. Findings and the corpus stay in --out, and a second call goes on from them; a line of
-figures for each target is appended to results.jsonl there. tests/test_guard.py runs a short form without
-atheris: the same targets, on seeds damaged at random.
+figures for each target is appended to results.jsonl there. tests/test_guard_sizes.py runs a short form
+without atheris: the same targets, on seeds damaged at random.
 """
 
 from __future__ import annotations

@@ -24,14 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SETS = (
-    "clothing10",
-    "trashnet6",
-    "clipart12",
-    "sign_digits",
-    "fashion_mnist10",
-    "spoken_digit_spectrograms10",
-)
+from draws import SIX_SETS
+
 SIZE, FOLDS, PASS_S = 96, 5, 6e-3  # PASS_S: a bare pass at 224 px on two cores, an image (docs/LOG.md)
 
 
@@ -91,7 +85,7 @@ def accuracy(versions: dict[str, ModuleType], data: Path, folder: Path) -> None:
     print("|---" * (len(versions) + 1) + "|")
     gains, losses = [], []
     for per_class in (8, 40):
-        for name in SETS:
+        for name in SIX_SETS:
             x, y, units = features_of(data / f"{name}.csv", folder)
             rows: dict[str, list[tuple[float, float]]] = {version: [] for version in versions}
             for seed in range(3):

@@ -31,6 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from draws import own_store
+
 SETS = ("clothing10", "trashnet6", "sign_digits", "fashion_mnist10")
 MINUTES = (0.5, 1.0)
 DRAWN, DRAWS, MOST, SIZE = 200, 10, 1500, 96
@@ -217,8 +219,7 @@ def main() -> None:
     parser.add_argument("--summary", type=Path)
     arguments = parser.parse_args()
     if arguments.summary is None:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        with own_store():
             if not arguments.cold:
                 warm(arguments)
             work(arguments)

@@ -13,7 +13,6 @@ that it picks lacks to the best of the four, in points. The test part is seen by
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -24,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from draws import draw_table
-from experience import ALL_SETS, append, backbone_of, read
+from draws import SIX_SETS, draw_table, own_store
+from experience import append, backbone_of, read
 
 PER_CLASS, TEST, SIZE, SEEDS = 20, 1000, 96, (0, 1)
 STRATEGIES = ("top_k(3)", "linear_probe")
@@ -104,7 +103,7 @@ def work(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     backbones = {model: network(model, arguments.data) for model in IMAGENET}
     for seed in SEEDS:
-        for name in ALL_SETS:
+        for name in SIX_SETS:
             for kind in arguments.kinds:
                 {"truth": truth, "screen": screened}[kind](
                     backbones, (name, seed), arguments.data, arguments.out
@@ -199,10 +198,10 @@ def _reached(out: Path) -> list[str]:
     cells: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in read(out / "truth.jsonl"):
         cells[row["strategy"], row["model"], row["set"]].append(100 * row["accuracy"])
-    lines = ["| strategy | network | " + " | ".join(ALL_SETS) + " |", "|---|---|" + "---|" * len(ALL_SETS)]
+    lines = ["| strategy | network | " + " | ".join(SIX_SETS) + " |", "|---|---|" + "---|" * len(SIX_SETS)]
     for strategy in STRATEGIES:
         for model in IMAGENET:
-            texts = [" / ".join(f"{v:.1f}" for v in cells[strategy, model, name]) for name in ALL_SETS]
+            texts = [" / ".join(f"{v:.1f}" for v in cells[strategy, model, name]) for name in SIX_SETS]
             lines.append(f"| `{strategy}` | {model} | " + " | ".join(texts) + " |")
     return lines
 
@@ -218,8 +217,7 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true")
     arguments = parser.parse_args()
     if not arguments.summary:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        with own_store():
             work(arguments)
     if (arguments.out / "screen.jsonl").exists():
         print(summarise(arguments.out))

@@ -26,16 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from draws import draw_table
+from draws import SIX_SETS, draw_table
 
-SETS = (
-    "clothing10",
-    "trashnet6",
-    "clipart12",
-    "sign_digits",
-    "fashion_mnist10",
-    "spoken_digit_spectrograms10",
-)
 BASES = ("lp_ft", "top_k(3)")
 PLAIN = "plain"
 
@@ -180,7 +172,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--summary", type=Path)
     parser.add_argument("--out", type=Path, default=Path("recipes.jsonl"))
-    parser.add_argument("--sets", nargs="*", default=list(SETS))
+    parser.add_argument("--sets", nargs="*", default=list(SIX_SETS))
     parser.add_argument("--per-class", nargs="*", type=int, default=[40])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--bases", nargs="*", default=list(BASES))

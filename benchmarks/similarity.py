@@ -21,18 +21,10 @@ import numpy as np
 from PIL import Image
 
 import frostline
+from draws import SIX_SETS
 from frostline.diagnostics import Similarity, similarity
 from frostline.feature_extraction.image_batches import Images
 from frostline.system import numerics
-
-NEAR_TO_FAR = (
-    "clothing10",
-    "trashnet6",
-    "clipart12",
-    "sign_digits",
-    "fashion_mnist10",
-    "spoken_digit_spectrograms10",
-)
 
 
 def measured(
@@ -71,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for size in arguments.sizes:
         backbone = frostline.load_backbone(arguments.model, architecture=arguments.architecture, size=size)
-        for name in (*NEAR_TO_FAR, "clothing10 in grey"):
+        for name in (*SIX_SETS, "clothing10 in grey"):
             with tempfile.TemporaryDirectory() as folder:
                 scratch, table = Path(folder), arguments.data / f"{name.split()[0]}.csv"
                 with open(table, newline="", encoding="utf-8") as file:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from draws import draw_table
+from draws import draw_table, own_store
 
 SETS = ("trashnet6", "sign_digits", "clipart12")
 PER_CLASS, SIZE = 10, 64  # images a class, pixels: a race of six strategies in an hour of one core
@@ -242,8 +241,7 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true")
     arguments = parser.parse_args()
     if not arguments.summary:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        with own_store():
             work(arguments)
     print(summarise(arguments.out))
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from draws import Row, held_groups
+from draws import Row, held_groups, own_store
 from experience import OUT, _rounded, append, backbone_of, read
 
 RECIPE = 1  # raised when a number gives another task
@@ -297,8 +296,7 @@ def main() -> None:
     parser.add_argument("--until", type=int, default=800, help="tasks in all")
     arguments = parser.parse_args()
     if not arguments.summary:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+        with own_store():
             work(arguments)
     print(summarise(arguments.out / "tasks.jsonl"))
 

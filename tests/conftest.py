@@ -153,7 +153,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     real = Frozen.compute
 
-    def spy(self: Frozen, pixels: torch.Tensor, *taps: object) -> torch.Tensor:
+    def spy(self: Frozen, pixels: torch.Tensor, *taps: object) -> object:
         counts.append(self.cut.index)
         return real(self, pixels, *taps)
 

@@ -29,7 +29,7 @@ from frostline.data.pixels.decode_limit import InFlight
 from frostline.errors import DamagedImage, RunWarning, UsageError
 from frostline.feature_extraction import ForwardConfig, Frozen, image_batches
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform, brightness
-from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet, each_decoded
 from frostline.models import Preprocessing
 from frostline.system import devices, numerics
 from frostline.training.tuning import flip_safety
@@ -143,6 +143,40 @@ def test_a_picture_holds_its_room_until_it_is_cropped(
     assert max(most) == 1
     assert room.largest > 0
     assert room._bytes == 0
+
+
+def test_pictures_outside_of_a_run_come_in_order_from_threads_that_hold_one_each(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, begun, names = InFlight(1), list[str](), set[str]()
+    at_once = most = 0
+
+    def decode(sample: Sample) -> torch.Tensor:
+        nonlocal at_once, most
+        image = data.read(sample)
+        at_once += 1  # only one thread has room
+        most = max(most, at_once)
+        names.add(threading.current_thread().name)
+        time.sleep(0.001)
+        pixels = PREPROCESSING.crop(image)
+        at_once -= 1
+        return pixels
+
+    def noted() -> Iterator[Sample]:
+        for sample in data.samples:
+            begun.append(sample.path)
+            yield sample
+
+    expected = [PREPROCESSING.crop(data.read(sample)) for sample in data.samples]
+    monkeypatch.setattr(decoding, "IN_FLIGHT", room)
+    for workers in (0, 1, 4):
+        assert all(map(torch.equal, each_decoded(decode, data.samples, workers), expected))
+    assert (most, room._bytes) == (1, 0)
+    assert any(name.startswith("decoding") for name in names)
+    passing = each_decoded(decode, noted(), 2)
+    next(passing)
+    passing.close()
+    assert len(begun) < 8 < len(data.samples)  # a few items ahead are begun, not all
 
 
 def test_auto_decodes_with_as_many_threads_as_compute_and_runs_nobodys_code_elsewhere(

@@ -17,6 +17,7 @@ from PIL import Image
 from frostline.data import Manifest, load_data
 from frostline.data.splits.grouping import folder_of, name_of, parsed, proposed
 from frostline.errors import DataError, FrostlineError, UsageError
+from tiny import write_table
 
 CLIPS = [f"{label}/clip{clip}_{frame:03}.png" for label in "ab" for clip in range(5) for frame in range(6)]
 
@@ -332,3 +333,19 @@ def test_classes_that_are_one_group_are_the_reason_for_no_test_part(tmp_path: Pa
         write(tmp_path, [f"{label}/{label}_{n}.png" for label in "ab" for n in range(9)]), group_by="re:^."
     )
     assert "2 class(es) are one group each, which stays in one part: 'a', 'b'." in data.notes
+
+
+def test_one_group_in_two_unicode_forms_is_one_and_other_spellings_are_asked_about(tmp_path: Path) -> None:
+    spellings = ("J\u00fcrgen", "Ju\u0308rgen", "p1", "P1", "7", "07.0", "NA", "p2")
+    table = write_table(tmp_path / "images", train=8, test=0)
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    lines = [f"{path},{label},{spellings[at % 8]}" for at, (path, label, _) in enumerate(rows)]
+    table.write_text("\n".join(["path,label,group", *lines]), encoding="utf-8")
+    data = load_data(table, near_copies=False)
+    assert {sample.group for sample in data.samples} == {"J\u00fcrgen", "p1", "P1", "7", "07.0", "NA", "p2"}
+    kinds = {finding.kind: finding for finding in data.findings}
+    assert "2 group(s) may be spelt in several ways" in kinds["group_names"].message
+    assert "'07.0' and '7', 'P1' and 'p1'" in kinds["group_names"].message
+    assert kinds["group_names"].n == 4 * 3
+    assert "'NA'" in kinds["group_words"].message
+    assert kinds["group_words"].n == 3

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from frostline.data import load_data, read_labels
 from frostline.data.sources import python_datasets
+from frostline.data.splits import split_notes
 from frostline.errors import DataError
 from frostline.integrations.sklearn import FrostlineClassifier
 from test_dataset_objects import Items, pixels
@@ -259,3 +260,35 @@ def test_labels_that_are_empty_tensors_are_refused_in_words() -> None:
     """Found by fuzzing: whether a tensor of nothing is true, torch refuses to say, with a RuntimeError."""
     with pytest.raises(ValueError, match=r"0 feature\(s\)"):
         FrostlineClassifier(tiny_backbone(), threads=1).fit(IMAGES, list(torch.zeros(6, 0)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "how"),
+    [
+        ("cat", "Cat ", "differ in case, spaces"),
+        ("big cat", "big_cat", "differ in case, spaces, hyphens"),
+        ("type-1", "type1", "differ in case, spaces, hyphens"),
+        ("cat", "cat\u200b", "the form of their characters only"),  # a space of no width
+        ("cat", "\uff43\uff41\uff54", "the form of their characters only"),  # of full width
+        ("0", "0.0", "are the same number"),
+        ("7", "007", "are the same number"),
+        ("-1", "\u200b-1.00", "are the same number"),
+        *(
+            (one, other, "")
+            for one, other in (
+                ("1", "-1"),
+                ("1-2", "12"),
+                ("a 1 2", "a 12"),
+                ("A", "A-"),
+                ("A-", "A+"),
+                ("1", "1.5"),
+            )
+        ),
+    ],
+)
+def test_classes_that_a_reader_takes_for_one_are_asked_about(one: str, other: str, how: str) -> None:
+    found = split_notes.about_losses([], [one, other])
+    assert [how in finding.message for finding in found] == ([True] if how else [])
+    for finding in found:
+        assert repr(one) in finding.message
+        assert repr(other) in finding.message

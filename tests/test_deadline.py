@@ -167,7 +167,7 @@ def test_a_run_gives_up_slow_timings_and_computes_the_plain_way(
     data = frostline.load_data(write_table(tmp_path / "images", train=12), near_copies=False)
     watch, real = Stopwatch(), Frozen.compute
 
-    def slowly(self: Frozen, pixels: Tensor, *taps: Any) -> Tensor:
+    def slowly(self: Frozen, pixels: Tensor, *taps: Any) -> Any:
         clock.ahead_s += PIECE_S if len(pixels) == numeric_search.TRIAL else 0.0  # as timings have it
         return real(self, pixels, *taps)
 

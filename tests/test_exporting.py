@@ -90,6 +90,25 @@ def softmaxed(model: torch.nn.Module, run: Run, pixels: torch.Tensor) -> np.ndar
         return metrics.softmax(model.eval()(preprocessing.normalise(pixels)).numpy())
 
 
+def test_a_damaged_picture_among_those_to_check_on_is_passed_over(
+    tmp_path: Path, runs: dict[str, Run]
+) -> None:
+    folder = write_folder(tmp_path / "given", classes=1, per_class=3) / "kind 0"
+    predictor = Predictor.of_run(runs["linear"].folder)
+
+    def pixels() -> torch.Tensor:
+        given = verification.load_check_images(
+            tmp_path / "no study", predictor.preprocessing, folder, predictor.rendering
+        )
+        assert given.source == "given images"
+        return given.pixels
+
+    whole = pixels()
+    content = (folder / "000.png").read_bytes()
+    (folder / "000.png").write_bytes(content[: len(content) // 2])
+    assert torch.equal(pixels(), whole[1:])
+
+
 @pytest.mark.parametrize("kind", ["linear", "cosine", "mlp(5)"])
 def test_dividing_a_head_divides_its_logits(kind: str) -> None:
     head, features = heads.build_head(kind, 6, 4, seed=1), torch.randn(9, 6)

@@ -47,8 +47,12 @@ def _away(run: frostline.Run) -> float:
 
 
 def test_l2_sp_draws_to_the_start_and_not_to_zero(data: Manifest, tmp_path: Path) -> None:
-    free, held = (_run(data, f"full(epochs=3{s})", tmp_path) for s in ("", ", l2_sp=1000"))
-    assert _away(held) < 0.2 * _away(free)
+    # The last weights: which epoch is best on 15 val images is a matter of a ten-thousandth in log loss.
+    free, held = (_run(data, f"full(epochs=3{s})", tmp_path, keep="last") for s in ("", ", l2_sp=1000"))
+    went = [_away(run) for run in (free, held)]
+    how = [{key: run.result[key] for key in ("steps", "stopped", "notes")} for run in (free, held)]
+    assert how[0] == how[1] == {"steps": free.result["steps_planned"], "stopped": None, "notes": []}
+    assert went[1] < 0.05 * went[0], (went, [run.folder.metrics() for run in (free, held)])
 
 
 def test_l2_sp_is_notation_and_changes_no_digest_where_it_is_not_asked_for(data: Manifest) -> None:

@@ -23,8 +23,10 @@ from frostline.cli.main import cli
 from frostline.data import Manifest
 from frostline.errors import ModelError, UsageError
 from frostline.models import Backbone, zoo
+from frostline.models.heads import MultiStageHead
 from frostline.models.zoo import efficientnet_lite, load_backbone
 from frostline.selection import Limits, backbone_screening, screen
+from frostline.strategies import parse_list
 from frostline.studies.study_folder import digest_of
 from tiny import PREPROCESSING, TinyNet, tiny_model, write_folder, write_table
 
@@ -89,6 +91,47 @@ def test_latency_is_of_one_image_and_size_of_the_weights_as_saved() -> None:
     saved = {classes: len(save(slow.adapt(classes).state_dict())) for classes in (3, 7)}
     assert saved[3] - 4096 < size_mb * 1e6 < saved[3]  # a file begins with names and shapes
     assert saved[7] - saved[3] == 4 * 25 * 4
+
+
+@pytest.mark.usefixtures("on_processor")
+def test_limits_hold_for_the_head_that_the_model_will_have(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = network("one")
+    n_stages = len(several.stages)
+    assert backbone_screening.stages_read(several, []) is None
+    assert backbone_screening.stages_read(several, parse_list("linear_probe(layers=last), top_k(1)")) is None
+    for strategies, layers in (
+        ("linear_probe", 4),
+        ("linear_probe(layers=last), lp_ft(refit_layers=2)", 2),
+        ("linear_probe(layers=auto)", n_stages),
+        ("linear_probe(layers=99)", n_stages),
+    ):
+        assert backbone_screening.stages_read(several, parse_list(strategies)) == layers
+
+    listen, heard = MultiStageHead._collect, list[int]()
+
+    def slow(self: MultiStageHead, stage: int, *rest: Any) -> None:
+        heard.append(stage)
+        time.sleep(0.01)
+        listen(self, stage, *rest)
+
+    monkeypatch.setattr(MultiStageHead, "_collect", slow)
+    rows = []
+    for text in ("linear_probe(layers=last)", "linear_probe"):
+        assert not heard
+        strategies = parse_list(text)
+        rows += screen([several], data, Limits(), strategies=strategies, threads=1, deterministic=True)
+    plain, deep = rows
+    assert len(set(heard)) == 4
+    assert deep.latency_ms > 40.0  # of four stages that sleep 10 ms each
+    saved = len(save(several.adapt(3, layers=4).state_dict()))
+    assert saved - 4096 < deep.size_mb * 1e6 < saved
+    limits = Limits(size_mb=(plain.size_mb + deep.size_mb) / 2)
+    options = {"threads": 1, "deterministic": True}
+    with pytest.raises(UsageError, match="Every network is over a limit"):
+        screen([several], data, limits, strategies=parse_list("linear_probe"), **options)
+    assert screen([several], data, limits, strategies=parse_list("linear_probe(layers=last)"), **options)
 
 
 def test_over_a_limit_is_left_out_before_it_looks_at_an_image(

@@ -24,7 +24,7 @@ from frostline.cli.commands.report import report
 from frostline.cli.commands.strategies import list_strategies
 from frostline.cli.config_file import config_option, continue_options, leave_config
 from frostline.cli.options import (
-    HYPERPARAMETERS,
+    OF_RUNS,
     batch_size_option,
     data_options,
     device_memory_option,
@@ -48,7 +48,7 @@ from frostline.cli.options import (
     varied_options,
 )
 from frostline.cli.parameter_types import Minutes, Share, StrategyText
-from frostline.config import FILE, OF_OPERATING_POINT
+from frostline.config import FILE
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import DataError, NoTime, UsageError, at_the_prompt
 from frostline.system import deadline
@@ -178,35 +178,7 @@ def train(data: str, **options: Any) -> None:
                 options["source_data"], test_size=0.0, val_size=0.0, progress=verb.progress
             )
             feature_drift.own_targets(backbone, source_data)
-        forwarded = (
-            "study",
-            "seed",
-            "metric",
-            *OF_OPERATING_POINT,
-            "augment",
-            "flip",
-            "min_crop",
-            "rotate",
-            "imbalance",
-            "batch_size",
-            "device",
-            "device_memory",
-            "deterministic",
-            "plain_timm",
-            "precision",
-            "threads",
-            "workers",
-            "pixels",
-            "views",
-            "cache",
-            "minutes",
-            "patience",
-            "interpolate_weights",
-            "continue_from",
-            "extra_epochs",
-            "ray",
-            *HYPERPARAMETERS,
-        )
+        forwarded = (*OF_RUNS, "views", "cache", "patience", "continue_from", "extra_epochs", "ray")
         run = frostline.train(
             backbone,
             manifest,
@@ -223,6 +195,7 @@ def train(data: str, **options: Any) -> None:
                     frostline.load_model(run.folder),
                     source_data,
                     device=options["device"],
+                    workers=options["workers"],
                     progress=deadline.telling(verb.progress, "the run and what it forgot of --source-data"),
                 )
                 run.result["forgetting"] = forgetting.as_dict()

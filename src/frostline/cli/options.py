@@ -20,7 +20,7 @@ from frostline.cli.parameter_types import (
     SplitNames,
     Workers,
 )
-from frostline.config import AUTO_BATCH, OF_STRATEGIES, as_number
+from frostline.config import AUTO_BATCH, OF_OPERATING_POINT, OF_STRATEGIES, as_number
 from frostline.distributed import ray_cluster
 
 shape_options = stack(
@@ -276,6 +276,30 @@ hyperparameter_options = stack(
     ),
 )
 HYPERPARAMETERS = (*OF_STRATEGIES, "hyperparameters")  # the parameters of `hyperparameter_options`
+# Options of a run, by the names that `train`, `compare` and `fit` have for them in Python.
+OF_RUNS = (
+    "study",
+    "seed",
+    "metric",
+    *OF_OPERATING_POINT,
+    "augment",
+    "flip",
+    "min_crop",
+    "rotate",
+    "imbalance",
+    "batch_size",
+    *HYPERPARAMETERS,
+    "device",
+    "device_memory",
+    "deterministic",
+    "plain_timm",
+    "precision",
+    "threads",
+    "workers",
+    "pixels",
+    "interpolate_weights",
+    "minutes",
+)
 repeats_option = click.option(
     "--repeats", type=click.IntRange(1), default=3, show_default=True, help="New splits and seeds."
 )

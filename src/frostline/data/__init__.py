@@ -20,7 +20,6 @@ sort_into_folders                      images copied to a folder for each label
 from __future__ import annotations
 
 from frostline.data.findings import KINDS, TROUBLE, Finding
-from frostline.data.image_scan import in_threads
 from frostline.data.labels import is_missing, read_labels
 from frostline.data.loading import LabelledImages, load_data, load_labelled
 from frostline.data.manifest import Manifest
@@ -67,7 +66,6 @@ __all__ = [
     "find_images",
     "fingerprints_of",
     "folder_names",
-    "in_threads",
     "inputs_of_entries",
     "is_missing",
     "is_study",

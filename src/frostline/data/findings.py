@@ -39,7 +39,17 @@ KINDS: dict[str, Kind] = {
     "repeated": Kind("rows that repeat an earlier row", "Remove the repetitions; each is used once."),
     "empty": Kind("classes without a usable image", "Add images, or remove the class."),
     "label_words": Kind("classes named with a word for a missing label"),
-    "class_names": Kind("classes whose names differ in case or spaces only", "Give them one name if so."),
+    "class_names": Kind(
+        "classes whose names differ in case, spaces, hyphens or the form of characters only, or are the same "
+        "number",
+        "Give them one name if so.",
+    ),
+    "group_names": Kind(
+        "groups whose names differ as those of such classes do", "Give them one name where they are one."
+    ),
+    "group_words": Kind(
+        "groups named with a word for a missing value", "Leave the group of images that stand alone empty."
+    ),
     "conflict": Kind("identical images with different labels", "Check them, and correct the labels."),
     "near_conflict": Kind("near copies with different labels", "Check them, and correct the labels."),
     "copies": Kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -421,6 +422,9 @@ def _group(usable: Sequence[Indexed], source: Source, group_by: GroupBy | None) 
     _group_by_file(usable, source)
     if group_by is not None and group_by.text == AUTO:
         _regroup(usable, source, group_by)
+    for image in usable:  # macOS spells é as two characters: one group would be two, as with labels
+        if not unicodedata.is_normalized("NFC", image.entry.group):
+            image.entry = replace(image.entry, group=unicodedata.normalize("NFC", image.entry.group))
 
 
 def _regroup(usable: Sequence[Indexed], source: Source, group_by: GroupBy) -> None:

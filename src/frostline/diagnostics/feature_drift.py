@@ -26,7 +26,7 @@ from frostline.distributed import process_group
 from frostline.errors import DataError, UsageError, option
 from frostline.feature_extraction import ForwardConfig, ForwardPass, Outputs
 from frostline.feature_extraction.forward_pass import EvenlyTaken, collecting_features
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction.image_batches import AUTO, EVALUATION_BATCH, Images, Workers
 from frostline.models import Backbone, Cut, leakage
 from frostline.models.stage_statistics import first_tensor, stage_taps
 from frostline.progress import Activity, OnProgress, Progress
@@ -77,6 +77,7 @@ def forgetting(
     data: Manifest,
     *,
     device: str = "auto",
+    workers: Workers = AUTO,
     progress: OnProgress | None = None,
 ) -> Forgetting:
     """Return how much accuracy an adapted model lost on the backbone's own classes.
@@ -91,6 +92,8 @@ def forgetting(
         index (0, 1, …). The test part is used, or all images where there is none.
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps".
+    workers : int or "auto"
+        Threads that decode images, as in `train`.
     progress : callable or None
 
     Returns
@@ -108,7 +111,7 @@ def forgetting(
     targets = own_targets(backbone, data)[images.targets]
     shown = Progress.of(progress)
     before, after = (
-        (_answers(backbone, network, images, shown) == targets).astype(np.float64)
+        (_answers(backbone, network, images, workers, shown) == targets).astype(np.float64)
         for network in (backbone.model, _with_own_head(backbone, model))
     )
     was_learned = np.array([sample.digest in data.learned for sample in samples], dtype=np.bool_)
@@ -171,11 +174,14 @@ def _with_own_head(backbone: Backbone, model: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _answers(backbone: Backbone, network: nn.Module, images: Images, progress: Progress) -> NDArray[np.int64]:
+def _answers(
+    backbone: Backbone, network: nn.Module, images: Images, workers: Workers, progress: Progress
+) -> NDArray[np.int64]:
     """Return the likeliest output of each image."""
     config = ForwardConfig(numerics.exact_plan(), EVALUATION_BATCH)
     answers = np.zeros(len(images), dtype=np.int64)
-    for outputs in ForwardPass(backbone, network, backbone.cuts[0], config)(images):
+    forward = ForwardPass(backbone, network, backbone.cuts[0], config, workers=workers)
+    for outputs in forward(images):
         answers[outputs.positions] = outputs.logits.argmax(dim=1).numpy()
         progress(Activity.REMEMBER, outputs.positions.stop, len(images))
     return answers
@@ -183,7 +189,13 @@ def _answers(backbone: Backbone, network: nn.Module, images: Images, progress: P
 
 @devices.computes(float32=True)
 def drift(
-    backbone: Backbone, model: nn.Module, images: Images, *, most: int = DRIFT_IMAGES, device: str = "auto"
+    backbone: Backbone,
+    model: nn.Module,
+    images: Images,
+    *,
+    most: int = DRIFT_IMAGES,
+    device: str = "auto",
+    workers: Workers = AUTO,
 ) -> dict[str, float]:
     """Return how far the features after each stage moved from the pretrained ones.
 
@@ -201,6 +213,8 @@ def drift(
         Largest number of images, evenly taken; view 0 of each.
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps".
+    workers : int or "auto"
+        Threads that decode images, as in `train`.
 
     Returns
     -------
@@ -209,7 +223,7 @@ def drift(
     """
     subset = images.evenly(most)
     config = ForwardConfig(numerics.exact_plan(), EVALUATION_BATCH)
-    forward = ForwardPass(backbone, model, _shared(backbone, model), config)
+    forward = ForwardPass(backbone, model, _shared(backbone, model), config, workers=workers)
     drifting = Drift(forward, EvenlyTaken(len(subset), most))
     for outputs in forward(subset, drifting.watching):
         drifting.add(outputs)

@@ -6,30 +6,35 @@ The tensors come from frostline's own decoder and preprocessing, the probabiliti
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags
 from torch import Tensor
 
 from frostline import metrics
-from frostline.data import Manifest, Rendering, find_images
+from frostline.data import Manifest, Sample, find_images
 from frostline.data.pixels import decoding, formats
 from frostline.errors import DamagedImage, DataError, ModelError, option
 from frostline.exports import infer
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.programs import model_input
 from frostline.exports.verification import LogitsFunction
+from frostline.feature_extraction.image_batches import each_decoded
+
+T = TypeVar("T")
 
 SCRIPT = "infer.py"
 IMAGES = 8  # a choice
@@ -59,7 +64,7 @@ class _Candidate:
     suffix: str
     label: str
     traits: tuple[Any, ...]  # format, mode, depth and orientation: what is decoded otherwise
-    picture: Image.Image  # upright, RGB
+    pixels: Tensor  # resized and cropped: uint8 (3, size, size)
 
 
 def write(
@@ -95,7 +100,7 @@ def write(
     golden = folder / infer.GOLDEN
     golden.mkdir()
     names = [f"image-{number}{candidate.suffix}" for number, candidate in enumerate(chosen, start=1)]
-    pixels = torch.stack([exported.preprocessing.crop(candidate.picture) for candidate in chosen])
+    pixels = torch.stack([candidate.pixels for candidate in chosen])
     probabilities = _probabilities(logits_of, pixels)
     tolerance = TOLERANCE
     if float_logits is not None:
@@ -166,48 +171,58 @@ def _candidates(exported: ExportedModel, images_path: str | Path | None) -> tupl
         data = None
     if data is not None and data.root is not None:
         for part, source in PART_NAMES.items():
-            contents = _contents(data, part)
-            candidates = _decoded(contents, exported.rendering)
+            samples = sorted(data.part(part), key=lambda sample: sample.digest)  # a fixed random order
+            candidates = _decoded(partial(_of_sample, exported, data.root), samples)
             if candidates:
                 return candidates, source
     if images_path is None:
         return [], ""
-    given = ((Path(path).read_bytes(), str(path), "") for path in find_images(images_path))
-    return _decoded(given, exported.rendering), GIVEN
+    return _decoded(partial(_of_file, exported), find_images(images_path)), GIVEN
 
 
-def _contents(data: Manifest, part: str) -> Iterator[tuple[bytes, str, str]]:
-    """Yield bytes, path and label of a part's files in the order of their digests: a fixed random order."""
-    assert data.root is not None
-    for sample in sorted(data.part(part), key=lambda sample: sample.digest):
-        try:
-            content = decoding.read_bytes(data.root / sample.path)
-        except DamagedImage:  # moved
-            return
-        if hashlib.sha256(content).hexdigest() != sample.digest:  # changed
-            return
-        yield content, sample.path, sample.label
-
-
-def _decoded(contents: Iterator[tuple[bytes, str, str]], rendering: Rendering) -> list[_Candidate]:
-    """Return up to `CANDIDATES` images that the script can read, too: all but DICOM."""
+def _decoded(candidate_of: Callable[[T], _Candidate | None], items: Iterable[T]) -> list[_Candidate]:
+    """Return up to `CANDIDATES` images; they end where one was moved or changed: the others were, too."""
     candidates: list[_Candidate] = []
-    for content, path, label in contents:
-        try:
-            picture = decoding.picture(content)
-            image = formats.identified(io.BytesIO(content))
-            if image is None:  # DICOM
-                continue
-            with image:
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-                traits = (image.format, image.mode, picture.kind, orientation)
-                suffix = _suffix(path, image.format)
-        except (DamagedImage, OSError):
-            continue
-        candidates.append(_Candidate(content, suffix, label, traits, picture.rgb(rendering)))
-        if len(candidates) == CANDIDATES:
-            break
+    with contextlib.suppress(DataError):
+        for candidate in each_decoded(candidate_of, items):
+            if candidate is not None:
+                candidates.append(candidate)
+            if len(candidates) == CANDIDATES:
+                break
     return candidates
+
+
+def _of_sample(exported: ExportedModel, root: Path, sample: Sample) -> _Candidate | None:
+    """Return a study's image; `None` where it can't be used. Raises `DataError`: it was moved or changed."""
+    content = decoding.read_bytes(root / sample.path)
+    if hashlib.sha256(content).hexdigest() != sample.digest:
+        raise DataError(f"{sample.path} has changed.")
+    return _candidate(exported, content, sample.path, sample.label)
+
+
+def _of_file(exported: ExportedModel, path: Path) -> _Candidate | None:
+    """Return a given image; `None` where it can't be used."""
+    try:
+        return _candidate(exported, decoding.read_bytes(path), str(path), "")
+    except DamagedImage:
+        return None
+
+
+def _candidate(exported: ExportedModel, content: bytes, path: str, label: str) -> _Candidate | None:
+    """Return an image that the script can read, too; `None` where it is damaged or DICOM."""
+    try:
+        picture = decoding.picture(content)
+        image = formats.identified(io.BytesIO(content))
+        if image is None:  # DICOM
+            return None
+        with image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            traits = (image.format, image.mode, picture.kind, orientation)
+            suffix = _suffix(path, image.format)
+    except (DamagedImage, OSError):
+        return None
+    pixels = exported.preprocessing.crop(picture.rgb(exported.rendering))
+    return _Candidate(content, suffix, label, traits, pixels)
 
 
 def _suffix(path: str, image_format: str | None) -> str:

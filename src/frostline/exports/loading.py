@@ -19,7 +19,7 @@ from frostline.errors import FrostlineError, StudyError, UsageError
 from frostline.exports import programs, standalone_loader
 from frostline.exports.safetensors_export import WEIGHTS
 from frostline.exports.verification import LogitsFunction, logits_function
-from frostline.inference.chosen_model import exported_decision
+from frostline.inference.chosen_model import exported_decision, of_delta
 from frostline.inference.predictor import Predictor
 from frostline.models import Backbone, Preprocessing
 from frostline.models.zoo import delta
@@ -88,15 +88,8 @@ def load_export(
     path = Path(folder)
     kind = directories.exported_as(path)
     if kind == delta.KIND:
-        loaded = delta.load(path, base if base is not None else module)
-        predictor = Predictor(
-            loaded.model,
-            loaded.classes,
-            loaded.preprocessing,
-            rendering=loaded.rendering,
-            decision=exported_decision(path, loaded.classes),
-        )
-        return LoadedExport(predictor, loaded.run, loaded.strategy, kind)
+        chosen = of_delta(path, base if base is not None else module)
+        return LoadedExport(chosen.predictor, chosen.run, chosen.strategy, kind)
     if kind == "torch":
         raise UsageError(
             f"{path} is a torch program, and torch.export.load unpickles what the file names, which may run "

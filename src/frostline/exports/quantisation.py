@@ -26,7 +26,7 @@ from frostline.errors import DamagedImage, DataError, ModelError
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.programs import INPUT, MOST_BYTES_IN_ONE_FILE, ONNX, model_input, onnx_logits, silenced
 from frostline.exports.verification import LogitsFunction, predict_logits
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, each_decoded
 from frostline.sentences import counted
 
 # Points of accuracy. MLPerf Inference wants a quantised classifier to keep 99 % of the float32 accuracy, and
@@ -174,20 +174,22 @@ def _parts(data: Manifest) -> tuple[list[Sample], list[Sample], str]:
 
 def _pixels(exported: ExportedModel, data: Manifest, samples: list[Sample]) -> tuple[Tensor, list[Sample]]:
     """Return pixels (n, 3, size, size) of the images that can be decoded, and their samples."""
-    crops, usable = [], []
-    for sample in samples:
+
+    def crop(sample: Sample) -> Tensor | None:
         try:
-            crops.append(exported.preprocessing.crop(data.read(sample)))
+            return exported.preprocessing.crop(data.read(sample))
         except DamagedImage:  # found out now: as in training, it is left out
-            continue
+            return None
         except DataError as error:
             raise DataError(f"INT8 is calibrated and measured on the study's images, but {error}") from error
-        usable.append(sample)
+
+    decoded = list(zip(each_decoded(crop, samples), samples, strict=True))
+    crops = [pixels for pixels, _ in decoded if pixels is not None]
     if not crops:
         raise DataError(
             f"None of {len(samples)} of the study's images, such as {samples[0].path}, can be read."
         )
-    return torch.stack(crops), usable
+    return torch.stack(crops), [sample for pixels, sample in decoded if pixels is not None]
 
 
 def _quantise_file(float_path: Path, int8_path: Path, inputs: NDArray[Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +16,8 @@ from torch import Tensor
 
 from frostline import metrics
 from frostline.data import Manifest, Rendering, find_images, open_image
-from frostline.errors import DataError, ModelError
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH
+from frostline.errors import DamagedImage, DataError, ModelError
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, each_decoded
 from frostline.inference.predictor import Predictor
 from frostline.models import Preprocessing
 
@@ -25,6 +27,7 @@ MOST_IMAGES = 64
 # and other processors, and still far below what a wrong layer or preprocessing does.
 MAX_PROBABILITY_DIFFERENCE = 1e-3
 
+T = TypeVar("T")
 LogitsFunction = Callable[[Tensor], NDArray[np.float32]]  # uint8 pixels (n, 3, s, s) → logits (n, classes)
 
 
@@ -53,19 +56,18 @@ def load_check_images(
     Raises `DataError` where none of `images_path` can be read.
     """
     if images_path is not None:
-        pixels = _cropped(preprocessing, (open_image(path, rendering) for path in find_images(images_path)))
+        pixels = _crops(preprocessing, lambda path: open_image(path, rendering), find_images(images_path))
         if pixels is None:
             raise DataError(
                 f"{images_path} holds no image that can be read; expected images to check the export on."
             )
         return CheckImages(pixels, "given images")
-    for images, source in (
-        (_study_images(study), "images of the study"),
-        (_thumbnails(study), "small copies in the study"),
-    ):
-        pixels = _cropped(preprocessing, images)
-        if pixels is not None:
-            return CheckImages(pixels, source)
+    pixels = _study_crops(study, preprocessing)
+    if pixels is not None:
+        return CheckImages(pixels, "images of the study")
+    pixels = _crops(preprocessing, open_image, sorted((study / "thumbnails").glob("*.jpg")))
+    if pixels is not None:
+        return CheckImages(pixels, "small copies in the study")
     side = preprocessing.size
     noise = np.random.default_rng(0).integers(0, 256, (MOST_IMAGES, 3, side, side), dtype=np.uint8)
     return CheckImages(
@@ -73,36 +75,36 @@ def load_check_images(
     )
 
 
-def _study_images(study: Path) -> Iterator[Image.Image]:
-    """Yield the study's images in the order of their digests: a fixed random order."""
+def _study_crops(study: Path, preprocessing: Preprocessing) -> Tensor | None:
+    """Return pixels of the study's images in the order of their digests, a fixed random one; `None`: none."""
     try:
         data = Manifest.load(study / "manifest.jsonl")
     except (DataError, OSError):
-        return
-    for sample in sorted(data.samples, key=lambda s: s.digest):
+        return None
+    return _crops(preprocessing, data.read, sorted(data.samples, key=lambda sample: sample.digest))
+
+
+def _crops(
+    preprocessing: Preprocessing, read: Callable[[T], Image.Image], items: Sequence[T]
+) -> Tensor | None:
+    """Return pixels (n, 3, size, size) of the first `MOST_IMAGES` that can be decoded; `None`: there is none.
+
+    It ends where one was moved or changed, or is in memory alone: the others are, too.
+    """
+
+    def crop(item: T) -> Tensor | None:
         try:
-            yield data.read(sample)
-        except DataError:  # moved, changed, damaged, or passed in memory
-            return
+            return preprocessing.crop(read(item))
+        except DamagedImage:
+            return None
 
-
-def _thumbnails(study: Path) -> Iterator[Image.Image]:
-    for path in sorted((study / "thumbnails").glob("*.jpg")):
-        try:
-            yield open_image(path)
-        except DataError:
-            continue
-
-
-def _cropped(preprocessing: Preprocessing, images: Iterator[Image.Image]) -> Tensor | None:
     crops: list[Tensor] = []
-    try:
-        for image in images:
-            crops.append(preprocessing.crop(image))
+    with contextlib.suppress(DataError):
+        for pixels in each_decoded(crop, items):
+            if pixels is not None:
+                crops.append(pixels)
             if len(crops) == MOST_IMAGES:
                 break
-    except DataError:
-        pass
     return torch.stack(crops) if crops else None
 
 

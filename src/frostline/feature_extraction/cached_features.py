@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
+from frostline.feature_extraction import replicas
 from frostline.feature_extraction.image_batches import Images, Item, Workers, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
+from frostline.feature_extraction.ordered_threads import between_pauses
 from frostline.feature_extraction.stage_statistics import StatisticsCache
 from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
 from frostline.models import Backbone, Cut
@@ -80,7 +82,6 @@ class Frozen:
         self._backbone = backbone
         self._original_model = model
         self.cache = cache
-        self._collected: dict[int, Tensor] = {}  # statistics of the batch computed last, by stage
         self._cached_by_cut: dict[int, CachedPrefix | None] = {}  # of earlier cuts, by index
         self._bridges: dict[int, bool] = {}  # cut index → whether rows of that cut lead to the same bits
 
@@ -164,6 +165,30 @@ class Frozen:
 
     # --- computing -------------------------------------------------------------------------------------
 
+    def _replica(self) -> Frozen:
+        """Return the same on a copy of the model that shares its weights."""
+        replica = copy.copy(self)
+        if self._folded is None:
+            replica._model = replicas.sharing_weights(self._model)
+        else:
+            replica._folded = self._folded.replica(replicas.sharing_weights)
+            replica._model = replica._folded.model
+        return replica
+
+    def several(
+        self, batches: Iterable[tuple[Tensor, Sequence[Tap]]]
+    ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
+        """Yield what `compute` returns for each batch of pixels and taps, in order.
+
+        On a processor several batches are computed at a time (`replicas`).
+        """
+        most = replicas.fitting(self.config.plan.device, torch.get_num_threads())
+        if replicas.exchanged(self._model):
+            most = 1
+        yield from replicas.mapped(
+            lambda replica, batch: replica.compute(*batch), batches, self, self._replica, most
+        )
+
     @contextmanager
     def _inference(self) -> Iterator[nn.Module]:
         """The model as the prefix runs it."""
@@ -172,13 +197,13 @@ class Frozen:
         with torch.no_grad(), self.config.plan.autocast(), skipping:
             yield model
 
-    def compute(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> Tensor:
-        """Return z for uint8 pixels (n, 3, s, s), n at most the batch size, and collect statistics."""
+    def compute(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return z for uint8 pixels (n, 3, s, s), n at most the batch size, and statistics by stage."""
         x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
         with self._inference() as model, collecting(model, taps) as collected:
             z = bb.prefix(self._backbone, model, self.cut)(x)
-        self._collected = {stage: values[: len(pixels)].cpu() for stage, values in collected.items()}
-        return z[: len(pixels)].cpu()
+        statistics = {stage: values[: len(pixels)].cpu() for stage, values in collected.items()}
+        return z[: len(pixels)].cpu(), statistics
 
     def stages_s(self, pixels: Tensor) -> list[float]:
         """Return the seconds of each stage between offered cuts up to this one, for a whole batch."""
@@ -196,7 +221,7 @@ class Frozen:
     def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
         (pixels,) = images.batches([items])
         self.counts.rows_computed += len(items)
-        return self.compute(pixels)
+        return self.compute(pixels)[0]
 
     def _compute_batches(self, images: Images, items: list[list[Item]], workers: Workers) -> Iterator[Tensor]:
         """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
@@ -221,12 +246,13 @@ class Frozen:
                 continue
             if self._is_exact_from(early, early_rows, images, dict(zip(keys[0], chunks[0], strict=True))):
                 for chunk, chunk_keys in zip(chunks, keys, strict=True):
-                    rows = self._from_rows(early, early_rows, chunk_keys)
-                    yield self._compute(images, chunk) if rows is None else rows
+                    later = self._from_rows(early, early_rows, chunk_keys)
+                    yield self._compute(images, chunk) if later is None else later[0]
                 early_rows.close()
                 return
-        for pixels in images.rates.of_pass(images.batches(chunks, workers)):
-            yield self.compute(pixels)
+        pixels_of = images.rates.of_pass(images.batches(chunks, workers))
+        for z, _ in self.several((pixels, ()) for pixels in pixels_of):
+            yield z
 
     # --- reading ---------------------------------------------------------------------------------------
 
@@ -295,7 +321,7 @@ class Frozen:
         if self.cached is None or self.statistics is None:
             (pixels,) = images.batches([items])
             self.counts.rows_computed += len(items)
-            return self._side_by_side(self.compute(pixels, self.taps), self._collected)
+            return self._side_by_side(*self.compute(pixels, self.taps))
         keys = [_key(images, item) for item in items]
         raw, gone = self.cached.read(keys)
         statistics, gone_statistics = self.statistics.read(keys)
@@ -308,7 +334,7 @@ class Frozen:
             chunk = missing[start : start + self.config.batch]
             (pixels,) = images.batches([[items[place] for place in chunk]])
             self.counts.rows_computed += len(chunk)
-            computed = self._side_by_side(self.compute(pixels, self.taps), self._collected)
+            computed = self._side_by_side(*self.compute(pixels, self.taps))
             if values is None:
                 values = torch.empty(len(items), computed.shape[1])
             values[torch.tensor(chunk)] = computed
@@ -412,20 +438,26 @@ class Frozen:
         """Pass over the pixels of what `rows` lacks: this cut's features, or one stage's statistics."""
         cached, plain = self.cached, _plain(images, item_of)
         assert cached is not None
-        requested: deque[list[bytes]] = deque()
-
-        def lists() -> Iterator[list[Item]]:
-            for keys in rows.todo(missing, self.config.batch):
-                if keys:
-                    requested.append(keys)
-                yield [item_of[key] for key in keys]
-
-        pixels = images.batches(lists(), workers, once=True)
-        for batch in images.rates.of_pass(pixels if images.workers(workers) else ahead(pixels)):
-            keys = requested.popleft()
-            z = self.compute(batch, self.taps if plain.issuperset(keys) else ())
-            self._cache_computed(cached if rows is cached else None, keys, z, count)
+        for part in between_pauses(rows.todo(missing, self.config.batch)):
+            decoding: deque[list[bytes]] = deque()
+            computing: deque[list[bytes]] = deque()
+            items = _items_of(part, item_of, decoding)
+            pixels_of = images.batches(items, workers, once=True)
+            batches = (
+                (pixels, self._taps_for(decoding, computing, plain))
+                for pixels in images.rates.of_pass(pixels_of if images.workers(workers) else ahead(pixels_of))
+            )
+            for z, statistics in self.several(batches):
+                keys = computing.popleft()
+                self._cache_computed(cached if rows is cached else None, keys, z, statistics, count)
         rows.flush()
+
+    def _taps_for(
+        self, decoding: deque[list[bytes]], computing: deque[list[bytes]], plain: frozenset[bytes]
+    ) -> Sequence[Tap]:
+        """Move the next batch on from decoding to computing; return the taps its statistics are taken at."""
+        computing.append(decoding.popleft())
+        return self.taps if plain.issuperset(computing[-1]) else ()
 
     def _fill_from_rows(
         self,
@@ -439,15 +471,15 @@ class Frozen:
         assert cached is not None
         for chunk in filter(len, cached.todo(keys, self.config.batch)):
             taps = [tap for tap in self.taps if tap.stage >= early.index]  # those below are there, or not
-            rows = self._from_rows(early, early_rows, chunk, taps if plain.issuperset(chunk) else ())
-            if rows is not None:
-                self._cache_computed(cached, chunk, rows, count)
+            later = self._from_rows(early, early_rows, chunk, taps if plain.issuperset(chunk) else ())
+            if later is not None:
+                self._cache_computed(cached, chunk, *later, count)
         cached.flush()
 
     def _from_rows(
         self, early: Cut, early_rows: CachedPrefix, keys: list[bytes], taps: Sequence[Tap] = ()
-    ) -> Tensor | None:
-        """Return z at this cut from rows of an earlier one; `None` where one of them is gone."""
+    ) -> tuple[Tensor, dict[int, Tensor]] | None:
+        """Return z and statistics from rows of an earlier cut; `None` where one of them is gone."""
         rows, missing = early_rows.read(keys)
         if missing or early_rows.form is None:
             return None
@@ -458,8 +490,8 @@ class Frozen:
             collecting(model, taps) as collected,
         ):
             later = run(z)
-        self._collected = {stage: values[: len(keys)].cpu() for stage, values in collected.items()}
-        return later[: len(keys)].cpu()
+        statistics = {stage: values[: len(keys)].cpu() for stage, values in collected.items()}
+        return later[: len(keys)].cpu(), statistics
 
     def _is_exact_from(
         self, early: Cut, early_rows: CachedPrefix, images: Images, item_of: dict[bytes, Item]
@@ -468,20 +500,25 @@ class Frozen:
         if early.index not in self._bridges:
             missing = set(early_rows.missing(list(item_of)))
             keys = [key for key in item_of if key not in missing][: self.config.batch]
-            z = self._from_rows(early, early_rows, keys)
+            later = self._from_rows(early, early_rows, keys)
             direct = self._compute(images, [item_of[key] for key in keys])
-            self._bridges[early.index] = z is not None and same(z, direct)
+            self._bridges[early.index] = later is not None and same(later[0], direct)
         return self._bridges[early.index]
 
     def _cache_computed(
-        self, cached: CachedPrefix | None, keys: list[bytes], z: Tensor, count: Callable[[int], None]
+        self,
+        cached: CachedPrefix | None,
+        keys: list[bytes],
+        z: Tensor,
+        statistics: dict[int, Tensor],
+        count: Callable[[int], None],
     ) -> None:
         """Cache features, and the statistics that were collected with them; without `cached` these alone."""
         self.counts.rows_computed += len(keys)
         if cached is not None:
             self._cache_rows(cached, keys, z)
-        if self._collected and self.statistics is not None:
-            self.statistics.put(keys, self._collected)
+        if statistics and self.statistics is not None:
+            self.statistics.put(keys, statistics)
         count(len(keys))
 
 
@@ -490,6 +527,15 @@ def _own_share_first(keys: list[bytes]) -> list[list[bytes]]:
     if process_group.size() == 1:
         return [keys]
     return [[key for key in keys if key[0] % process_group.size() == process_group.rank()], keys]
+
+
+def _items_of(
+    lists: Iterable[Sequence[bytes]], item_of: Mapping[bytes, Item], decoding: deque[list[bytes]]
+) -> Iterator[list[Item]]:
+    """Yield the items of each list of keys, noting the keys as it goes."""
+    for keys in lists:
+        decoding.append(list(keys))
+        yield [item_of[key] for key in keys]
 
 
 def _plain(images: Images, item_of: Mapping[bytes, Item]) -> frozenset[bytes]:

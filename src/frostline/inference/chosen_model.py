@@ -41,21 +41,7 @@ def chosen_model(
 ) -> ChosenModel:
     """Return the model of a study's best run, of `run`, or of a delta; the rest as in `predict`."""
     if delta.is_delta(study):
-        loaded = delta.load(study, base if base is not None else module)
-        delta_predictor = Predictor(
-            loaded.model,
-            loaded.classes,
-            loaded.preprocessing,
-            rendering=loaded.rendering,
-            decision=exported_decision(study, loaded.classes),
-        )
-        return ChosenModel(
-            delta_predictor,
-            loaded.run,
-            "the run this delta was exported from",
-            loaded.strategy,
-            Path(study),
-        )
+        return of_delta(study, base if base is not None else module)
     best = best_of(Study.existing(study), run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
@@ -63,6 +49,20 @@ def chosen_model(
     return ChosenModel(
         predictor, best.folder.name, best.why, strategy, best.folder.path, best.passed_over, flip
     )
+
+
+def of_delta(folder: str | Path, base: str | nn.Module | Backbone | None) -> ChosenModel:
+    """Return the model of a delta. Raises `StudyError`, or `ModelError`: the base weights are others."""
+    loaded = delta.load(folder, base)
+    predictor = Predictor(
+        loaded.model,
+        loaded.classes,
+        loaded.preprocessing,
+        rendering=loaded.rendering,
+        decision=exported_decision(folder, loaded.classes),
+    )
+    why = "the run this delta was exported from"
+    return ChosenModel(predictor, loaded.run, why, loaded.strategy, Path(folder))
 
 
 def exported_decision(folder: str | Path, classes: Sequence[str]) -> Decision | None:

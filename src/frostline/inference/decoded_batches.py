@@ -12,12 +12,13 @@ from frostline.data import (
     PredictionInput,
     PredictionInputs,
     RenderedImage,
-    in_threads,
     notes_on,
     rendered_from_picture,
 )
+from frostline.data.pixels import decode_limit
 from frostline.errors import DamagedImage
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH
+from frostline.feature_extraction.image_batches import AUTO, EVALUATION_BATCH, decoding_threads
+from frostline.feature_extraction.ordered_threads import mapped
 from frostline.inference import test_time_augmentation
 from frostline.inference.predictor import Predictor
 from frostline.progress import Activity, Progress
@@ -49,12 +50,16 @@ def decoded_batches(
 ) -> Iterator[tuple[list[str], list[Tensor]]]:
     """Yield names and, for each model, pixels (n, views, 3, size, size) of images that can be decoded."""
     items = inputs.inputs
-    for start in range(0, len(items), EVALUATION_BATCH):
+    batches = [items[start : start + EVALUATION_BATCH] for start in range(0, len(items), EVALUATION_BATCH)]
+    threads = max(decoding_threads(AUTO), FETCHERS * any(item.is_remote for item in items))
+
+    def decode(item: PredictionInput) -> list[_DecodedInput] | DamagedImage:
+        with decode_limit.used_up():
+            return _decode(predictors, item, tta)
+
+    done = 0
+    for batch, decoded_batch in zip(batches, mapped(decode, batches, threads), strict=True):
         names, pixels = [], []
-        batch = items[start : start + EVALUATION_BATCH]
-        decoded_batch = in_threads(
-            lambda item: _decode(predictors, item, tta), batch, FETCHERS * any(q.is_remote for q in batch)
-        )
         for item, decoded in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded, DamagedImage):
                 noted.unreadable.append((item.name, str(decoded)))
@@ -64,7 +69,8 @@ def decoded_batches(
                 names.append(item.name)
         if pixels:
             yield names, [torch.stack(seen) for seen in zip(*pixels, strict=True)]
-        progress(Activity.PREDICT, min(start + EVALUATION_BATCH, len(items)), len(items))
+        done += len(batch)
+        progress(Activity.PREDICT, done, len(items))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from frostline.data import Manifest, Sample
 from frostline.errors import FrostlineError
-from frostline.feature_extraction.image_batches import Images
+from frostline.feature_extraction.image_batches import AUTO, Images, each_decoded
 from frostline.models import Backbone, multi_stage_head_in
 from frostline.reports.prediction_table import LABEL_ISSUE_RATIO, mistakes
 from frostline.reports.study_reader import load_predictions
@@ -75,9 +75,18 @@ def write_gallery(
         mistakes_shown = _worst(predictions, images)
         (folder / "looks").mkdir(exist_ok=True)
         rows, mapped, reason = [], True, NO_MAPS
-        for mistake in mistakes_shown:
+
+        def pixels_of(mistake: Mistake) -> Tensor | None:
             with contextlib.suppress(FrostlineError, OSError):
-                pixels, path = images[(mistake.position, 0)], images.samples[mistake.position].path
+                return images[(mistake.position, 0)]
+            return None
+
+        decoded = each_decoded(pixels_of, mistakes_shown, images.workers(AUTO))
+        for mistake, pixels in zip(mistakes_shown, decoded, strict=True):
+            if pixels is None:
+                continue
+            with contextlib.suppress(FrostlineError, OSError):
+                path = images.samples[mistake.position].path
                 heat = maps.get((path, mistake.predicted))
                 if heat is None and mapped and (model := model_of(path)) is not None:
                     found = class_maps(backbone, model, pixels[None], [mistake.predicted])

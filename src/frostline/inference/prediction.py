@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from frostline.data import PredictionInputs, prediction_inputs
 from frostline.errors import UsageError, option
 from frostline.inference import selective_prediction, test_time_augmentation
-from frostline.inference.chosen_model import chosen_model, decided_by
+from frostline.inference.chosen_model import ChosenModel, chosen_model, decided_by
 from frostline.inference.decoded_batches import DecodedImages, decoded_batches
 from frostline.inference.prediction_rows import Prediction, Predictions
 from frostline.inference.predictor import Predictor
@@ -101,6 +101,32 @@ def predict(
     check_views(tta, target_accuracy)
     doubts = None if target_accuracy is None else _doubts(study, run, target_accuracy)
     chosen = chosen_model(study, run, module, base)
+    return predictions_of(
+        chosen,
+        images,
+        path_column,
+        doubts,
+        top=top,
+        min_confidence=min_confidence,
+        all_probabilities=all_probabilities,
+        tta=tta,
+        progress=progress,
+    )
+
+
+def predictions_of(
+    chosen: ChosenModel,
+    images: Any,
+    path_column: str | None,
+    doubts: selective_prediction.Doubts | None,
+    *,
+    top: int,
+    min_confidence: float | None,
+    all_probabilities: bool,
+    tta: str,
+    progress: OnProgress | None,
+) -> Predictions:
+    """Return what a model predicts; the rest is as in `predict`, and checked."""
     predicted = predict_rows(
         chosen.predictor,
         prediction_inputs(images, path_column),
@@ -111,7 +137,6 @@ def predict(
         tta=tta,
         progress=Progress.of(progress),
     )
-    classes = tuple(chosen.predictor.classes)
     return Predictions(
         predicted.rows,
         predicted.unreadable,
@@ -119,7 +144,7 @@ def predict(
         chosen.why,
         chosen.strategy,
         doubts,
-        classes,
+        tuple(chosen.predictor.classes),
         chosen.passed_over,
         (*predicted.notes, *test_time_augmentation.note(tta, chosen.flip)),
         min_confidence,

@@ -14,6 +14,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone, zoo
 from frostline.progress import Progress
 from frostline.selection import Limits, screen
+from frostline.strategies import Strategy
 from frostline.studies.study_folder import Study, digest_of, plain
 from frostline.training.request import metric_identity
 
@@ -121,13 +122,15 @@ def select_backbones(
     study: Study,
     *,
     config: Config,
+    strategies: Sequence[Strategy],
     left_s: float | None,
     cache: FeatureCache,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Return the screening results as plain data, selected backbones first; read back if the study has them.
 
-    A latency measured again would differ, and could turn a resumed study into another comparison.
+    `strategies` are those that the selected backbones may be adapted by: limits hold for their heads. A
+    latency measured again would differ, and could turn a resumed study into another comparison.
     """
     metric = metrics.resolved(config.metric, data.classes, config.positive)
     identity = {
@@ -137,6 +140,7 @@ def select_backbones(
         **metric_identity(config, metric),
         "deterministic": config.deterministic,
         "precision": config.precision,
+        **({} if limits == Limits() else {"heads": sorted(map(str, strategies))}),
     }
     saved = study.read(FILE)
     if saved is not None and saved.get("asked") == digest_of(identity):
@@ -155,6 +159,7 @@ def select_backbones(
             threads=config.threads,
             workers=config.workers,
             fast=config.fast_pixels,
+            strategies=strategies,
             left_s=left_s,
             feature_cache=cache,
             progress=progress,

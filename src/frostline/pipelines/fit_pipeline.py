@@ -49,9 +49,11 @@ from frostline.strategies import (
     Strategy,
     at_defaults,
     epochs_for,
+    linear_probe,
     overridden,
     parse,
     parse_list,
+    timm_loadable,
 )
 from frostline.studies.study_folder import Study
 from frostline.system import deadline, devices, timing
@@ -158,7 +160,10 @@ def fit(
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     named = [parse(name) if isinstance(name, str) else name for name in strategies or ()]
     values = chosen.of_strategy
-    overridden(named or [parse(name) for name in NAMED], values)  # raises before anything is loaded
+    # raises before anything is loaded
+    possible = overridden(named or [parse(name) for name in NAMED], values).strategies
+    if chosen.plain_timm:
+        possible = tuple(map(timm_loadable, possible))
     pinned = list(map(str, named))
     limits = Limits(max_latency_ms, max_size_mb)
     request = (
@@ -197,7 +202,7 @@ def fit(
     data.keep_in(opened_study.path)
     steps = _Steps(data, opened_study, chosen, loggers, watch, cache, progress)
 
-    screening = steps.screening(request, backbones, plain)
+    screening = steps.screening(request, backbones, plain, possible)
     if screening is not None:
         backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
     demand_time(backbones[0], data, chosen.minutes, chosen.threads, watch)
@@ -279,12 +284,21 @@ class _Steps:
     progress: Progress
 
     def screening(
-        self, request: BackboneRequest, backbones: Sequence[Backbone], config: Config
+        self,
+        request: BackboneRequest,
+        backbones: Sequence[Backbone],
+        config: Config,
+        possible: Sequence[Strategy],
     ) -> list[dict[str, Any]] | None:
-        """Return a row for each backbone with whether it is selected; `None` if there is one to take."""
+        """Return a row for each backbone with whether it is selected; `None` if there is one to take.
+
+        Limits hold for every head that the model may get: a probe's, which comes first, and those of the
+        strategies that are `possible`.
+        """
         if not request.screens:
             return None
         minutes, what = self.config.minutes, "loading and screening the networks"
+        probe = linear_probe(layers="last") if config.plain_timm else linear_probe()
         with deadline.within(minutes, self.watch), deadline.purpose(what):
             return select_backbones(
                 backbones,
@@ -292,6 +306,7 @@ class _Steps:
                 request.limits,
                 self.study,
                 config=config,
+                strategies=[probe, *possible],
                 left_s=None if minutes is None else 60.0 * minutes - self.watch.seconds - ENDING_S,
                 cache=self.cache,
                 progress=deadline.telling(self.progress, what),

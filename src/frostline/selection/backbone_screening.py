@@ -28,6 +28,7 @@ from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import resampling
 from frostline.selection.resampling import Cell
 from frostline.selection.significance import Difference, HeldOutPredictions, difference
+from frostline.strategies import Strategy, hyperparameters
 from frostline.system import devices, numerics
 from frostline.training import pass_s
 
@@ -83,7 +84,7 @@ class ScreeningResult:
     model
         Name of the network.
     latency_ms
-        Milliseconds for one image, batch 1, plain model on this device.
+        Milliseconds for one image, batch 1, in float32 on this device, with the largest head that it may get.
     size_mb
         Megabytes (10⁶ bytes) of the adapted model's weights as saved.
     probe_accuracy, low, high
@@ -128,6 +129,7 @@ def screen(
     threads: int | None = None,
     workers: Workers = AUTO,
     fast: bool = False,
+    strategies: Sequence[Strategy] = (),
     left_s: float | None = None,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
@@ -153,6 +155,9 @@ def screen(
         As in `train`.
     fast
         Whether large JPEGs are decoded at a fraction of their size, as `Config.fast_pixels` says.
+    strategies
+        What the selected networks may be adapted by. Latency and size are those of the largest head that one
+        of them ends with; without any, of a linear one on the last stage.
     left_s
         Seconds until the time limit. Networks are then screened in the order given as long as a share of
         that allows; if it allows none, the one with the shortest pass is selected without a probe.
@@ -178,7 +183,9 @@ def screen(
     classes = len(data.classes)
     results, within = {}, []
     for backbone in backbones:
-        latency_ms, size_mb, processor_share = measure_costs(backbone, classes, threads)
+        latency_ms, size_mb, processor_share = measure_costs(
+            backbone, classes, threads, stages_read(backbone, strategies)
+        )
         over = limits.over(latency_ms, size_mb)
         results[backbone.name] = ScreeningResult(backbone.name, latency_ms, size_mb, reason=over or "")
         if over is None:
@@ -263,13 +270,27 @@ def _subset(data: Manifest, seed: int) -> Manifest:
     )
 
 
-def measure_costs(backbone: Backbone, classes: int, threads: int | None = None) -> tuple[float, float, float]:
+def stages_read(backbone: Backbone, strategies: Sequence[Strategy]) -> int | None:
+    """Return the most stages that the head of one of the strategies reads; `None`: the last one's output."""
+    n_stages = len(backbone.stages)
+    counts = {"last": 0, "all": n_stages, "auto": n_stages}  # auto chooses: by data, up to all of them
+    read = [0]
+    for strategy in strategies:
+        known = hyperparameters(strategy)
+        read += [known.refit_layers, known.layers if isinstance(known.layers, int) else counts[known.layers]]
+    return min(max(read), n_stages) or None
+
+
+def measure_costs(
+    backbone: Backbone, classes: int, threads: int | None = None, layers: int | None = None
+) -> tuple[float, float, float]:
     """Return the median milliseconds of one image, the megabytes of the weights, and the processor share.
 
-    The model is the plain one in float32 with its new head, on this machine's device. The processor share is
+    The model is in float32 with its new head, which reads so many `layers` as `adapt` takes, on this
+    machine's device. The processor share is
     that of one core which this process had while timing, at most 1; 1 on another device.
     """
-    model = backbone.adapt(classes).to(numerics.device())
+    model = backbone.adapt(classes, layers=layers).to(numerics.device())
     size = backbone.preprocessing.size
     image = torch.zeros((1, 3, size, size), device=numerics.device())
     seconds: list[float] = []

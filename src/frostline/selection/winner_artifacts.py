@@ -78,7 +78,7 @@ def write_selective_prediction(
         folder = Study(request.study.path).run_at(runner.outcomes[task].get("run"))
         with request.cache as cache:
             cut = folder.read("result.json")["cut"]
-            features = forward_pass_of(backbone, model, folder, cut, cache).features
+            features = forward_pass_of(backbone, model, folder, cut, cache, request.config.workers).features
             of_fold = FamiliarFeatures.of(
                 features(train.evenly(image_limit)), features(held_out.evenly(image_limit))
             )

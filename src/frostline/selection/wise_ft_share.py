@@ -269,7 +269,14 @@ class _Fold:
         numbers = Plan.from_dict(self.folder.read("plan.json")).numbers
 
         def settle(model: nn.Module) -> None:
-            recalibrate(self.backbone, model.to(numbers.device), self.cut, self.train, numbers)
+            recalibrate(
+                self.backbone,
+                model.to(numbers.device),
+                self.cut,
+                self.train,
+                numbers,
+                self.request.config.workers,
+            )
 
         return point(self.pretrained, adapted, share, settle)
 
@@ -280,6 +287,12 @@ class _Fold:
         way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
         with self.request.cache as cache:
             model = self.at(share, self.adapted)
-            return ForwardPass(self.backbone, model, self.cut, way, cache if keep else None).logits(
-                self.held_out
+            forward = ForwardPass(
+                self.backbone,
+                model,
+                self.cut,
+                way,
+                cache if keep else None,
+                workers=self.request.config.workers,
             )
+            return forward.logits(self.held_out)

@@ -14,6 +14,7 @@ from torch import nn
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardPass
+from frostline.feature_extraction.image_batches import Workers
 from frostline.inference import error_gallery, selective_prediction
 from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.models import Backbone
@@ -49,7 +50,7 @@ def leave(
                 RunWarning,
                 stacklevel=2,
             )
-        forward = forward_pass_of(request.backbone, model, folder, cut, store)
+        forward = forward_pass_of(request.backbone, model, folder, cut, store, request.config.workers)
         drifting = request.strategy.trains and held_out.drift is None
         with numerics.threads(forward.config.plan.threads):
             _, of_train = evaluation.pass_once(forward, parts.train.evenly(most), drifting)
@@ -66,7 +67,12 @@ def leave(
 
 
 def forward_pass_of(
-    backbone: Backbone, model: nn.Module, folder: RunFolder, cut: str, store: FeatureCache | None
+    backbone: Backbone,
+    model: nn.Module,
+    folder: RunFolder,
+    cut: str,
+    store: FeatureCache | None,
+    workers: Workers,
 ) -> ForwardPass:
     """Return a pass as the run computed what lies below `cut`, which reads the rows that it left, if any.
 
@@ -74,7 +80,7 @@ def forward_pass_of(
     """
     plan, chosen = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
     is_cached = chosen is backbone.cuts[-1] or plan.keeps(chosen, 0)
-    return ForwardPass(backbone, model, chosen, plan.way, store if is_cached else None)
+    return ForwardPass(backbone, model, chosen, plan.way, store if is_cached else None, workers=workers)
 
 
 def _plan(folder: RunFolder) -> Plan:

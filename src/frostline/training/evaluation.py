@@ -20,7 +20,7 @@ from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, ForwardConfig, ForwardPass
 from frostline.feature_extraction.forward_pass import EvenlyTaken
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Workers
 from frostline.inference import selective_prediction
 from frostline.inference.error_gallery import ClassMaps
 from frostline.studies.study_folder import RunFolder
@@ -170,7 +170,7 @@ def _of_test(
     raw, maps = _logits_and_maps(forward, test)
     probabilities = metrics.softmax(raw, temperature)
     _write_predictions(request, folder, "test", test.samples, probabilities)
-    _write_thumbnails(folder, test)
+    _write_thumbnails(folder, test, request.config.workers)
     guesses = probabilities.argmax(axis=1)
     units = request.data.units(test.samples)
     low, high = metrics.interval(test.targets, guesses, units)
@@ -198,17 +198,21 @@ def _write_predictions(
     folder.write_table(f"predictions-{part}.csv", header, rows)
 
 
-def _write_thumbnails(folder: RunFolder, test: Images) -> None:
+def _write_thumbnails(folder: RunFolder, test: Images, workers: Workers) -> None:
     """Keep a few small test pictures, as the network sees them: a report can show them without the images."""
     if not folder.writes:
         return
     place = folder.path.parent.parent / "thumbnails"
     place.mkdir(exist_ok=True)
-    for position in sorted(range(len(test)), key=lambda at: test.samples[at].digest)[:THUMBNAILS]:
-        target = place / f"{test.samples[position].digest[:16]}.jpg"
-        if not target.exists():
-            picture = Image.fromarray(test[(position, 0)].permute(1, 2, 0).contiguous().numpy())
-            picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            temporary = target.with_suffix(f".{os.getpid()}.tmp")
-            picture.save(temporary, format="JPEG", quality=80)
-            temporary.replace(target)
+    targets = {
+        position: place / f"{test.samples[position].digest[:16]}.jpg"
+        for position in sorted(range(len(test)), key=lambda at: test.samples[at].digest)[:THUMBNAILS]
+    }
+    missing = [position for position, target in targets.items() if not target.exists()]
+    batches = test.batches([[(position, 0)] for position in missing], workers)
+    for position, (pixels,) in zip(missing, batches, strict=True):
+        picture = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        temporary = targets[position].with_suffix(f".{os.getpid()}.tmp")
+        picture.save(temporary, format="JPEG", quality=80)
+        temporary.replace(targets[position])

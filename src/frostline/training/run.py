@@ -7,14 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from frostline import sentences
-from frostline.data import prediction_inputs
-from frostline.inference import selective_prediction, test_time_augmentation
-from frostline.inference.chosen_model import decided_by
-from frostline.inference.prediction import check_confidence, check_views, predict_rows
+from frostline.inference import selective_prediction
+from frostline.inference.chosen_model import ChosenModel
+from frostline.inference.prediction import check_confidence, check_views, predictions_of
 from frostline.inference.prediction_rows import Predictions
 from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
-from frostline.progress import OnProgress, Progress
+from frostline.progress import OnProgress
 from frostline.reports import notebook
 from frostline.reports.classification import Confusion, KeptPredictions, classification_report
 from frostline.studies.result_fields import AccuracyFigures, Figure, ProbabilityFigures
@@ -127,28 +126,20 @@ class Run(AccuracyFigures, ProbabilityFigures):
             if target_accuracy is None
             else selective_prediction.doubts(self.folder.path, target_accuracy)
         )
-        predicted = predict_rows(
-            self.predictor,
-            prediction_inputs(images, path_column),
+        place = self.folder.path
+        chosen = ChosenModel(
+            self.predictor, self.folder.name, "as asked for", self.strategy, place, flip=self.flip
+        )
+        return predictions_of(
+            chosen,
+            images,
+            path_column,
+            doubts,
             top=top,
-            doubts=doubts,
             min_confidence=min_confidence,
             all_probabilities=all_probabilities,
             tta=tta,
-            progress=Progress.of(progress),
-        )
-        return Predictions(
-            predicted.rows,
-            predicted.unreadable,
-            self.folder.name,
-            "as asked for",
-            self.strategy,
-            doubts,
-            tuple(self.predictor.classes),
-            notes=(*predicted.notes, *test_time_augmentation.note(tta, self.flip)),
-            min_confidence=min_confidence,
-            probabilities=predicted.probabilities,
-            decided_by=decided_by(self.folder.path, self.predictor),
+            progress=progress,
         )
 
     @property

@@ -12,7 +12,7 @@ from frostline.cli.command_context import Verb, everywhere, given
 from frostline.cli.command_inputs import demand_effect, followed, given_hyperparameters, loaded
 from frostline.cli.config_file import config_option, leave_config
 from frostline.cli.options import (
-    HYPERPARAMETERS,
+    OF_RUNS,
     augment_option,
     batch_size_option,
     data_options,
@@ -36,7 +36,7 @@ from frostline.cli.options import (
     winner_weights_option,
 )
 from frostline.cli.parameter_types import Minutes
-from frostline.config import FILE, OF_OPERATING_POINT, SEARCHED
+from frostline.config import FILE, SEARCHED
 from frostline.errors import UsageError, did_you_mean
 
 
@@ -176,35 +176,7 @@ def compare(data: str, **options: Any) -> None:
         loggers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
-        forwarded = (
-            "cuts",
-            "earlier",
-            "minutes",
-            "repeats",
-            "search",
-            "study",
-            "database",
-            "ray",
-            "seed",
-            "metric",
-            *OF_OPERATING_POINT,
-            "augment",
-            "flip",
-            "imbalance",
-            "batch_size",
-            *HYPERPARAMETERS,
-            "min_crop",
-            "rotate",
-            "device",
-            "device_memory",
-            "deterministic",
-            "plain_timm",
-            "precision",
-            "threads",
-            "workers",
-            "pixels",
-            "interpolate_weights",
-        )
+        forwarded = (*OF_RUNS, "cuts", "earlier", "repeats", "search", "database", "ray")
         arguments = {key: options[key] for key in forwarded}
         names, cache = options["names"], FeatureCache()
         if names == (ADVISED,):

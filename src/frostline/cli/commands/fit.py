@@ -12,7 +12,7 @@ from frostline.cli.command_inputs import demand_effect, followed
 from frostline.cli.commands.compare import StrategyList
 from frostline.cli.config_file import config_option, leave_config
 from frostline.cli.options import (
-    HYPERPARAMETERS,
+    OF_RUNS,
     augment_option,
     batch_size_option,
     database_option,
@@ -38,7 +38,7 @@ from frostline.cli.options import (
     winner_weights_option,
 )
 from frostline.cli.parameter_types import Minutes
-from frostline.config import FILE, OF_OPERATING_POINT
+from frostline.config import FILE
 from frostline.strategies import NAMED
 
 
@@ -131,6 +131,7 @@ def fit(data: str, **options: Any) -> None:
         from frostline.cli.output import comparison_text
 
         forwarded = (
+            *OF_RUNS,
             "models",
             "max_latency_ms",
             "max_size_mb",
@@ -138,29 +139,8 @@ def fit(data: str, **options: Any) -> None:
             "size",
             "resize",
             "download",
-            "minutes",
             "repeats",
-            "study",
             "database",
-            "seed",
-            "metric",
-            *OF_OPERATING_POINT,
-            "augment",
-            "flip",
-            "imbalance",
-            "batch_size",
-            *HYPERPARAMETERS,
-            "min_crop",
-            "rotate",
-            "device",
-            "device_memory",
-            "deterministic",
-            "plain_timm",
-            "precision",
-            "threads",
-            "workers",
-            "pixels",
-            "interpolate_weights",
             "strict",
             "split_names",
             "intensity_range",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
 
 from frostline.data.findings import Finding, first_examples, name_few
+from frostline.data.labels import WORDS_FOR_NONE
 from frostline.data.manifest_entries import PARTS, Sample, SkippedImage
 from frostline.data.splits import grouping
 from frostline.data.splits.train_val_test import (
@@ -17,6 +21,9 @@ from frostline.data.splits.train_val_test import (
 
 # From here on `train`, `compare` and the report say how balanced accuracy differs from accuracy, too.
 UNEVEN = 5
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but 1 2 is not 12
+BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[-_\s]+(?=\w)")  # a grade A- keeps its hyphen, and so does 1-2
 NAMED_CLASSES = 5
 NAMED_GROUPS = 3
 # Kinds of skipped images, and how messages name them.
@@ -136,7 +143,38 @@ def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
         )
         images = [sample.path for group in torn for sample in samples if sample.group == group]
         findings.append(Finding("leak", len(torn), message, examples=first_examples(images)))
+    return [*findings, *_about_group_names(samples, sorted(parts_of))]
+
+
+def _about_group_names(samples: Sequence[Sample], groups: Sequence[str]) -> list[Finding]:
+    """Return which groups may be one, spelt in two ways, and which are named with a word for "none"."""
+    findings = []
+    alike = defaultdict(list)
+    for group in groups:
+        alike[_plain(group)].append(group)
+    several = [names for names in alike.values() if len(names) > 1]
+    if several:
+        pairs = _names(" and ".join(map(repr, names)) for names in several)
+        message = (
+            f"{len(several)} group(s) may be spelt in several ways, which then count as groups of their own "
+            f"and may lie in different parts: {pairs}."
+        )
+        findings.append(
+            _of_groups("group_names", message, samples, {name for names in several for name in names})
+        )
+    words = [group for group in groups if group.strip().casefold() in WORDS_FOR_NONE]
+    if words:
+        message = (
+            f"The group(s) {_names(map(repr, words))} are named with a word for a missing value, and their "
+            "images stay together as those of one group do."
+        )
+        findings.append(_of_groups("group_words", message, samples, set(words)))
     return findings
+
+
+def _of_groups(kind: str, message: str, samples: Sequence[Sample], groups: set[str]) -> Finding:
+    images = [sample.path for sample in samples if sample.group in groups]
+    return Finding(kind, len(images), message, examples=first_examples(images))
 
 
 def _about_gaps(counts: dict[str, Counter[str]], classes: Sequence[str]) -> list[Finding]:
@@ -260,15 +298,28 @@ def about_losses(lost: Collection[str], classes: Sequence[str]) -> list[Finding]
     for label in classes:
         first_spelling = spelt.setdefault(_plain(label), label)
         if first_spelling != label:
-            question = (
-                f"The classes {first_spelling!r} and {label!r} differ in case or spaces only: are they one?"
+            how = (
+                "are the same number"
+                if NUMBER.fullmatch(_composed(label))
+                else "differ in case, spaces, hyphens or the form of their characters only"
             )
+            question = f"The classes {first_spelling!r} and {label!r} {how}: are they one?"
             findings.append(Finding("class_names", 2, question))
     return findings
 
 
 def _plain(label: str) -> str:
-    return "".join(label.casefold().split())
+    """Return what is left of a class name without what a typist varies: equal for '1' and '1.0', too."""
+    text = _composed(label)
+    if NUMBER.fullmatch(text):
+        return f"{Decimal(text).normalize():f}"
+    return SPACES.sub("", BETWEEN_WORDS.sub("", text))
+
+
+def _composed(label: str) -> str:
+    """Return a name in small letters of one form (NFKC), without invisible characters."""
+    text = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(letter for letter in text if unicodedata.category(letter) not in ("Cc", "Cf")).strip()
 
 
 def about_skipped(set_aside: Sequence[SkippedImage]) -> list[Finding]:

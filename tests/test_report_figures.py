@@ -1,0 +1,163 @@
+"""The report's figures are what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import studies
+from frostline.reports import prediction_table, tried_strategies
+from frostline.reports.conclusions import DISTANCES, EXPECTATIONS
+from frostline.reports.network_chart import flow
+from frostline.reports.study_reader import read
+from frostline.sentences import Closeness
+from frostline.strategies import hyperparameters, lr_schedule, parse, schedule
+from frostline.unfreezing import groups
+from tiny import tiny_backbone
+
+# --- figures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("similarity", "closeness"),
+    [(1.0, "NEAR"), (0.55, "NEAR"), (0.54, "BETWEEN"), (0.25, "BETWEEN"), (0.24, "FAR"), (0.0, "FAR")],
+)
+def test_a_similarity_has_one_word_everywhere(similarity: float, closeness: str) -> None:
+    assert Closeness.of(similarity) is Closeness[closeness]
+    assert set(DISTANCES) == set(EXPECTATIONS) == set(Closeness)
+
+
+def test_a_candidates_runs_are_found_by_the_paths_that_the_comparison_wrote(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study")
+    (file,) = study.glob("comparisons/*/comparison.json")
+    result = json.loads(file.read_text())
+    for row in result["standings"]:
+        row["strategy"] = "head"  # no run has this strategy
+    result["standings"][0]["trials"].pop()
+    file.write_text(json.dumps(result))
+    rows = tried_strategies.strategy_rows(read(study))
+    assert [[run.path for run in row.runs] for row in rows] == [
+        sorted(row["trials"]) for row in result["standings"]
+    ]
+    assert [len(row.runs) for row in rows] == [1, 2, 2, 2]
+    assert [row.winner for row in rows] == [row["winner"] for row in result["standings"]]
+
+
+def test_trials_of_an_unfinished_comparison_are_found_by_the_paths_that_were_written(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study", finished=False)
+    data = read(study).data
+    assert data is not None
+    # A run on a fold that looks like a trial, and is none: made by another comparison, or by the classifier.
+    fold, held = study / "splits" / "fold0", data.samples[:9]
+    stranger = studies.write_run(fold, "top_k(1)", data, keep="last", val=held, seed=7)
+    files = sorted(study.glob("comparisons/*/trials/*.json"))
+    named = [file for file in files if json.loads(file.read_text())["strategy"] == "top_k(1)"]
+    rows = {row.strategy: row for row in tried_strategies.strategy_rows(read(study))}
+    assert set(rows) == set(studies.TRIED)
+    assert len(files) == sum(row.count for row in rows.values()) == 2 * len(studies.TRIED)
+    assert rows["full"].epoch_share == 0.25
+    paths = [run.path for run in rows["top_k(1)"].runs]
+    assert paths == sorted(json.loads(file.read_text())["run"] for file in named)
+    assert stranger.relative_to(study).as_posix() not in paths
+    named[0].write_text("{}")
+    named[1].write_text(named[1].read_text().replace("splits/", "../splits/"))
+    contents = read(study)
+    assert "top_k(1)" not in {row.strategy for row in tried_strategies.strategy_rows(contents)}
+    assert [str(file) in problem for file, problem in zip(named, contents.problems, strict=True)] == [
+        True,
+        True,
+    ]
+
+
+def test_figures_are_what_they_say(tmp_path: Path) -> None:
+    contents = read(studies.compared(tmp_path / "study"))
+    predictions = prediction_table.evaluation_predictions(contents)
+    assert predictions is not None
+    assert predictions.basis == "out of fold"
+    matrix = prediction_table.confusion(predictions)
+    assert matrix.sum() == len(predictions.paths)
+    accuracy, low, high = prediction_table.interval(contents, predictions)
+    assert accuracy == pytest.approx(np.trace(matrix) / matrix.sum())
+    assert low < accuracy < high
+    rows = prediction_table.classes(predictions)
+    assert [row.recall for row in rows] == sorted(row.recall for row in rows)
+    calibration = prediction_table.calibration(predictions)
+    assert sum(b.n_images for b in calibration.bins) == len(predictions.paths)
+    assert calibration.accuracy == pytest.approx(accuracy)
+    wrong = prediction_table.mistakes(predictions)
+    assert len(wrong) == (predictions.predicted != predictions.targets).sum()
+    margin = (
+        predictions.probabilities[wrong, predictions.predicted[wrong]]
+        - predictions.probabilities[wrong, predictions.targets[wrong]]
+    )
+    assert (np.diff(margin) <= 0).all()
+
+
+def test_labels_that_are_wrong_are_doubted(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study")
+    data = read(study).data
+    assert data is not None
+    table = study / "comparisons" / "abc" / "out-of-fold.csv"
+    studies.write_answers(table, data.classes, data.samples, 1.0)
+    assert (
+        prediction_table.label_issues(read(study), prediction_table.label_predictions(read(study))).tolist()
+        == []
+    )  # type: ignore[arg-type]
+    lines = table.read_text().splitlines()
+    lines[4] = re.sub(",cat,", ",newt,", lines[4], count=1)  # said to be a newt, and looks like a cat
+    table.write_text("\n".join(lines) + "\n")
+    contents = read(study)
+    predictions = prediction_table.label_predictions(contents)
+    assert predictions is not None
+    assert prediction_table.label_issues(contents, predictions).tolist() == [3]
+
+
+def test_what_was_tried_and_the_front_of_it(tmp_path: Path) -> None:
+    contents = read(studies.compared(tmp_path / "study"))
+    rows = {row.strategy: row for row in tried_strategies.strategy_rows(contents)}
+    assert set(rows) == set(studies.TRIED)
+    assert rows["gradual_unfreeze"].winner
+    assert not rows["full"].complete
+    assert all(len(row.runs) == 2 for row in rows.values())
+    assert rows["full"].low is not None  # from its runs' own tables
+    assert [row.cut for row in rows.values()] == [0, 0, 2, 3]
+    front = tried_strategies.pareto_front(rows.values())
+    assert [row.strategy for row in front] == ["linear_probe", "top_k(1)", "gradual_unfreeze"]
+
+
+@pytest.mark.parametrize("strategy", ["top_k(2, epochs=3)", "gradual_unfreeze", "phases(0@2, all@3*0.0005)"])
+def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -> None:
+    """The rates of the flow against the optimizer's own groups and shares, on a tiny network."""
+    data = studies.begin(tmp_path / "study")
+    studies.write_run(tmp_path / "study", strategy, data)
+    contents = read(tmp_path / "study")
+    drawn = flow(contents, contents.runs[0])
+    assert drawn is not None
+    parsed, below = hyperparameters(parse(strategy)), len(studies.STAGES) - 1
+    phases = schedule(parse(strategy), stages=below + 1, images=len(data.part("train")), batch=32)
+    column = 0
+    for phase in phases:
+        for epoch in range(phase.epochs):
+            steps = range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch)
+            share = np.mean([lr_schedule.scale(step, phase.steps, parsed.warmup) for step in steps])
+            for place, stage in enumerate(drawn.stages):
+                rate = stage.rates[column]
+                if place < phase.cut:
+                    assert rate is None
+                else:
+                    assert rate == pytest.approx(share * phase.lr * parsed.layer_decay ** (below - place))
+            column += 1
+    assert column == len(drawn.columns)
+
+
+def test_peaks_are_the_optimizers() -> None:
+    backbone = tiny_backbone()
+    parsed = hyperparameters(parse("full"))
+    parameter_groups = groups(backbone, backbone.adapt(3), 0.01, parsed.layer_decay, parsed.weight_decay)
+    for group in parameter_groups:
+        below = len(backbone.stages) - 1 - group["stage"]
+        assert group["peak"] == lr_schedule.peak(0.01, parsed.layer_decay, below)
