@@ -10,8 +10,8 @@ not), a size, and for about half of the tasks a corruption: grey, blurred, label
 the training part. Groups are kept apart; the test part is what remains, at most 400 images. A finished task
 is appended to `tasks.jsonl` in `--out`: its recipe, what `measure` says of its training images, and
 [accuracy, val accuracy, seconds] of each configuration. `seconds` are the processor's, of one thread,
-`measure` first, so that all configurations find its features cached. The first twenty are in
-`benchmarks/tasks.jsonl`: `--out benchmarks` goes on with them, and `advice.py --tasks` reads them.
+`measure` first, so that all configurations find its features cached. Without `--out` it goes on with the
+tasks that the package has as experience.
 """
 
 from __future__ import annotations

@@ -108,11 +108,13 @@ since its advice is about pretrained features.
   worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
   1.5:1). What can't be measured is null or empty.
 - `plan`: `recommended`, `runner_up`, `options: [{{strategy, expected_accuracy, low, high, seconds,
-  peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason, hyperparameters}}]` (80 %
-  intervals; null if nothing can be forecast), `hyperparameters: {{lr, layer_decay, cut, epochs, bn,
-  augment, size, batch}}` (of the recommended one), `why`, `would_change`, `basis` (`measured` or
-  `extrapolated`), `notes`, `signals` (as of `measure`, without random weights). Limits are compared
-  with `peak_memory_upper_bytes` and 1.35 × `seconds`.
+  seconds_low, seconds_high, peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason,
+  expected_regret, hyperparameters}}]` (80 % intervals; null if nothing can be forecast; `expected_regret`
+  is what it is expected to lose to whichever turns out best), `expected_regret` and `worst_regret` (of the
+  recommended one, over the earlier image sets and on the worst of them), `hyperparameters: {{lr,
+  layer_decay, cut, epochs, bn, augment, size, batch}}` (of the recommended one), `why`, `would_change`,
+  `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights).
+  Limits are compared with `peak_memory_upper_bytes` and 1.35 × `seconds`.
 - `check`: `data`, `n_images`, `classes: {{name: {{train, val, test}}}}`, `parts: {{train, val, test}}`,
   `given` (parts that DATA names itself), `set_aside: [{{path, label, kind, reason}}]`, `findings: [{{kind,
   n, message, what_to_do, examples}}]` (`n` counts images, or what the message names; `examples` are paths),
@@ -135,7 +137,9 @@ since its advice is about pretrained features.
 - `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`,
   `cross-validation`), `accuracy_of: {{strategy, model, runs, images, folds}}` (which models the accuracy
   belongs to, and on how many images: with `out of fold` the folds' models of the same strategy), `optimism`,
-  `separated`, `recommended`, `images`, `budget_seconds`, `tried` (as `standings`), `verdict`, `headline`,
+  `separated`, `recommended`, `forecast: {{strategy, expected, expected_low, expected_high, measured,
+  measured_low, measured_high}}` (null if it could not be forecast or measured), `images`,
+  `budget_seconds`, `tried` (as `standings`), `verdict`, `headline`,
   `study`, `run`, `report` (null where no time was left for the page), `again`. With `--models` or a limit
   also `models: [{{model, latency_ms, size_mb,
   probe_accuracy, low, high, logme, separated, kept, reason}}]`, selected ones first (`probe_accuracy` is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from frostline.advice import Budget, Case, advise, recommendation, text
-from frostline.advice.forecast import choose_strategy, fit
+from frostline.advice.forecast import OWN_CHANCE, average_leads, bases_of, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, read_experience, read_tasks
 from frostline.advice.text import TIME_MARGIN
 from frostline.cost import Cost
@@ -83,7 +84,8 @@ def test_errors_come_from_sets_that_were_left_out() -> None:
     ]
     model = fit(odd)
     place = model.strategies.index("full")
-    errors = {name: model.errors[place][[t.set == name for t in odd]] for name in SETS}
+    assert model.errors is not None
+    errors = {name: model.errors.values[place][[t.set == name for t in odd]] for name in SETS}
     assert errors["c"].mean() > 0.15
     assert abs(errors["a"].mean()) < 0.1
     assert model.half_width(place, facts(0.3)) > model.half_width(model.strategies.index("lp_ft"), facts(0.3))
@@ -153,10 +155,51 @@ def test_a_strategy_of_few_trials_is_compared_within_them() -> None:
 
 def test_regret_is_what_the_best_in_hindsight_had_more() -> None:
     model = fit(trials_of(constantly, noise=0.02))
-    regrets = model.expected_regret(facts(0.3), model.strategies)
+    regrets = {
+        name: np.mean(list(model.regret_by_set(facts(0.3), name, model.strategies).values()))
+        for name in model.strategies
+    }
     assert min(regrets, key=regrets.__getitem__) == "lp_ft"
     assert regrets["linear_probe"] == pytest.approx(0.11, abs=0.02)
     assert 0 < regrets["lp_ft"] < 0.02
+
+
+def test_the_luck_of_few_test_images_is_no_regret() -> None:
+    """All strategies are equally good: who leads on 50 test images was lucky."""
+    noise = (0.25 * OWN_CHANCE / 50) ** 0.5
+    lucky = trials_of(lambda strategy, similarity, images: 0.0, seeds=20, noise=noise)
+    believed, known = (
+        np.mean(list(model.regret_by_set(facts(0.3), "lp_ft", model.strategies).values()))
+        for model in (fit(lucky), fit([replace(t, tested=50) for t in lucky]))
+    )
+    assert believed > 0.03
+    assert known < believed / 2
+
+
+def test_a_trial_with_few_test_images_weighs_less_within_its_set() -> None:
+    trials = trials_of(constantly)
+    loud = [
+        replace(t, accuracy={**t.accuracy, "lp_ft": 0.0}, tested=20)
+        if t.seed == 0
+        else replace(t, tested=2000)
+        for t in trials
+    ]
+    even = [replace(t, tested=0) for t in loud]
+    leads = [average_leads(some)["lp_ft"] for some in (trials, loud, even)]
+    assert leads[0] > leads[1] > leads[2] + 0.02
+
+
+def test_a_variant_is_compared_with_its_strategy_without_it() -> None:
+    """It was tried on small tasks alone, where the strategy itself gains less than elsewhere."""
+    trials = trials_of(constantly)
+    small = []
+    for trial in trials:
+        less = {name: 0.5 + (accuracy - 0.5) / 4 for name, accuracy in trial.accuracy.items()}
+        small.append(replace(trial, accuracy={**less, "lp_ft(refit_layers=4)": less["lp_ft"] + 0.02}))
+    model = fit([*trials, *small])
+    assert model.mean_lead("lp_ft(refit_layers=4)", "lp_ft", facts(0.3)) == pytest.approx(0.02, abs=0.005)
+    assert model.default == "lp_ft(refit_layers=4)"
+    assert bases_of(model.strategies, [*trials, *small])["lp_ft"] is None
 
 
 def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
@@ -170,19 +213,42 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
         "log_me": [0.1, 0.3, 0.2],
         "h_score": [1.0, 2.0, 3.0],
     }
-    row = {"task": 7, "set": "a", "model": "net", "size": 48, "n_train": 30, "signals": known}
+    row = {"task": 7, "set": "a", "model": "net", "size": 48, "n_train": 30, "n_test": 90}
     lines = [
-        {**row, "runs": {"lp_ft": [0.9, None, 2.5]}},
+        {**row, "signals": known, "runs": {"lp_ft": [0.9, None, 2.5]}},
         {**row, "signals": {**known, "curve": []}, "runs": {}},
     ]
     file = tmp_path / "tasks.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (trial,) = read_tasks(file)  # nothing could be measured in the second
     assert (trial.set, trial.per_class, trial.seed) == ("a", 10, 7)
+    assert (trial.tested, trial.test_variance) == (90, pytest.approx(0.9 * 0.1 / 90))
     assert trial.facts.together == 0.8
-    assert trial.facts.frozen == pytest.approx(0.6)  # the mean of the best three
+    assert trial.facts.frozen == 0.8  # of the linear_probe; else
+    assert replace(trial.facts, together=None).frozen == pytest.approx(0.6)  # the mean of the best three
     assert trial.facts.depth_gain == pytest.approx(0.0)
     assert (trial.accuracy, trial.seconds) == ({"lp_ft": 0.9}, {"lp_ft": 2.5})
+
+
+def test_forecasts_after_a_linear_probe_start_from_it() -> None:
+    """Its accuracy says what the probes of single stages don't, and only some trials have it."""
+    rng = np.random.default_rng(2)
+    trials = []
+    for trial in trials_of(constantly):
+        easier = float(rng.choice([-0.2, 0.2]))
+        reached = {name: accuracy + easier for name, accuracy in trial.accuracy.items()}
+        together = 0.55 + easier if trial.seed % 2 else None
+        trials.append(replace(trial, accuracy=reached, facts=replace(trial.facts, together=together)))
+    before, after = fit(trials), fit(trials, together=True)
+    asked = replace(facts(0.3), together=0.7)
+    row = after.strategies.index("lp_ft")
+    assert after.forecasts(asked)[row].accuracy == pytest.approx(0.75, abs=0.02)
+    assert after.half_width(row, asked) < before.half_width(row, facts(0.3)) / 2
+    told = [
+        advise(case(probe_accuracy=probe), DEAR, Budget(), trials).option("lp_ft") for probe in (None, 0.7)
+    ]
+    assert told[1].expected_accuracy == pytest.approx(0.75, abs=0.03)
+    assert told[0].expected_accuracy == pytest.approx(0.6, abs=0.05)
 
 
 def test_nothing_is_promised_above_the_top() -> None:
@@ -193,7 +259,7 @@ def test_nothing_is_promised_above_the_top() -> None:
 
 def test_the_packaged_experience_can_be_read_and_names_real_strategies() -> None:
     trials = read_experience()
-    assert len({trial.set for trial in trials}) == 6
+    assert len({trial.set for trial in trials}) == 8
     for trial in trials:
         for name, accuracy in trial.accuracy.items():
             assert str(parse(name)) == name
@@ -241,14 +307,25 @@ def test_advice_names_everything_that_was_decided() -> None:
         assert option["low"] <= option["expected_accuracy"] <= option["high"]
         assert option["seconds"] > 0
     assert plain["options"][0]["strategy"] == "lp_ft"
+    best = plain["options"][0]
+    assert best["seconds_low"] < best["seconds"] < best["seconds_high"]
+    assert best["expected_regret"] == advice.expected_regret
+    assert advice.expected_regret is not None
+    assert advice.worst_regret is not None
+    assert 0 <= advice.expected_regret <= advice.worst_regret < 0.05
+    assert f"to lose {text.points(advice.expected_regret)} to" in advice.why[1]
 
 
 def test_a_departure_names_what_decided() -> None:
     advice = advise(case(signals=signals(0.62)), DEAR, Budget(), trials_of(by_similarity, sets=TWICE))
     assert advice.recommended == "top_k(1)"
     assert advice.why[1].startswith("On average lp_ft was best (")
-    assert "but similarity is 0.62, 0.35 in earlier trials." in advice.why[1]
-    assert advice.why[1].endswith("is next.")
+    assert "but similarity is 0.62, 0.35 in earlier trials;" in advice.why[1]
+    assert re.search(r"; next is [\w()]+ \(\d+ %, [^)]+\)\.$", advice.why[1])
+    plain = advise(case(), DEAR, Budget(), trials_of(constantly)).why[1]
+    assert re.match(
+        r"It is 0\.9 points ahead of the next, full \(59 %, [^)]+\); it is expected to lose ", plain
+    )
 
 
 def test_a_budget_is_hard_and_what_it_costs_is_said() -> None:
@@ -391,3 +468,22 @@ def test_images_that_cannot_be_parted_get_no_forecast_and_are_not_called_few() -
     advice = advise(case(signals=tied), DEAR, Budget(), trials_of(constantly))
     assert all(option.expected_accuracy is None for option in advice.options)
     assert "two independent images" in advice.why[0]
+
+
+def test_a_head_that_timm_has_not_is_said_with_what_the_other_loses() -> None:
+    both = [
+        replace(t, accuracy={**t.accuracy, "lp_ft(refit_layers=4)": t.accuracy["lp_ft"] + 0.03})
+        for t in trials_of(constantly)
+    ]
+    advice = advise(case(), DEAR, Budget(), both)
+    assert advice.recommended == "lp_ft(refit_layers=4)"
+    assert any(
+        re.match(r"For weights that timm loads alone: lp_ft, 3\.\d points less", line)
+        for line in advice.would_change
+    )
+
+
+def test_durations_are_shown_as_an_interval() -> None:
+    assert text.seconds_between(19.2, 31.0) == "19–31 s"
+    assert text.seconds_between(80.0, 130.0) == "80 s–2 min"
+    assert text.seconds_between(18.9, 19.3) == "19 s"

@@ -426,9 +426,11 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
     words = ["plan", str(table), "--size", "32", "--threads", "1", "--quiet"]
     result = one_object(frostline(*words, "--json"))
     promised = {"strategy", "expected_accuracy", "low", "high", "seconds", "disk_bytes", "reason"}
+    promised |= {"seconds_low", "seconds_high", "expected_regret"}
     assert result["recommended"] in {option["strategy"] for option in result["options"]}
     assert all(promised <= set(option) for option in result["options"])
-    assert result["basis"] == "extrapolated"  # 32 px was never tried
+    assert result["basis"] == "measured"  # small tasks had 32 px
+    assert 0 <= result["expected_regret"] <= result["worst_regret"] < 0.2
     shown = frostline(*words, "--minutes", "60", "--memory", "64GB", "--disk", "10GB")
     assert shown.exit_code == 0, shown.output
     assert "Recommended: " in shown.stdout

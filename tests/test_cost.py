@@ -254,7 +254,9 @@ def test_memory_of_a_gpu_is_weights_what_learns_and_what_a_step_keeps() -> None:
         assert bytes_ is not None
         return bytes_
 
-    assert predict("full", INVENTED, **DATA).device_peak_bytes is None  # type: ignore[arg-type]
+    for device in ("", "cpu some processor"):
+        on_processor = dataclasses.replace(INVENTED, device=device)
+        assert predict("full", on_processor, **DATA).device_peak_bytes is None  # type: ignore[arg-type]
     images = 25  # four batches an epoch
     kept_bytes = sum(stage.learning[stage.plan].kept_bytes for stage in on_gpu.stages)
     weights = on_gpu.model_bytes

@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 import frostline
-from frostline import metrics
+from frostline import metrics, sentences
 from frostline.cli.command_context import Verb
 from frostline.cli.main import cli, main
 from frostline.errors import StudyError, UsageError
 from frostline.pipelines import fit_pipeline
+from frostline.pipelines.candidates import candidates
 from frostline.pipelines.time_limits import default_minutes
 from frostline.selection import anytime, resampling, significance
 from frostline.selection.anytime import NextTrial
@@ -131,6 +132,13 @@ def test_no_time_for_a_race_leaves_the_probe(
     assert (study / fitted.result["run"] / "result.json").is_file()
     assert (study / "report.html").is_file()
     assert (fitted.advice is None) == (why == "no time to measure")
+    if fitted.advice is None:
+        assert fitted.forecast is None
+    else:
+        option = fitted.advice.option("linear_probe")
+        assert fitted.forecast["expected_low"] == option.low
+        assert fitted.forecast["measured"] == fitted.accuracy
+        assert sentences.forecast(fitted.forecast) in " ".join((study / "report.html").read_text().split())
     assert frostline.predict(study, images, module=tiny_model()).strategy == "linear_probe"
 
 
@@ -325,3 +333,11 @@ def test_without_time_for_a_page_it_says_how_to_get_it(
     )
     assert fitted.report is None
     assert any(f"frostline report {tmp_path / 'study'} writes it" in line for line in lines)
+
+
+def test_heads_that_timm_has_not_are_left_out_where_timm_must_load_them() -> None:
+    names = ("lp_ft(refit_layers=4)", "lp_ft", "top_k(3)", "top_k(1)", "linear_probe")
+    options = [SimpleNamespace(strategy=name, fits=True) for name in names]
+    advice: Any = SimpleNamespace(recommended=names[0], options=options)
+    assert candidates(advice)[:3] == ["linear_probe", "lp_ft(refit_layers=4)", "lp_ft"]
+    assert candidates(advice, plain_heads=True) == ["linear_probe", "lp_ft", "top_k(3)", "top_k(1)"]

@@ -321,3 +321,9 @@ def test_names_are_shortened_and_stay_apart() -> None:
     names = unique_names(["x" * 300 + "<b>", "x" * 300 + "<b>", "x" * 300, "", "a"])
     assert len(set(names)) == 5
     assert visible("\udc80") == "\\udc80"
+
+
+def test_what_was_forecast_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    section = usage_section.forecasts(read_context(studies.fitted(tmp_path / "study")))
+    assert section is not None
+    assert "lp_ft: forecast 70–85 %, measured 91.0 % (80.0–97.0 %), above it." in section.lead

@@ -127,6 +127,17 @@ def accuracy(headline: Mapping[str, Any]) -> str:
     )
 
 
+def forecast(figures: Mapping[str, Any]) -> str:
+    """Return what was forecast for a strategy beside what was measured, as text."""
+    low, high = figures["expected_low"], figures["expected_high"]
+    measured, ends = figures["measured"], (figures["measured_low"], figures["measured_high"])
+    verdict = "" if low <= measured <= high else f", {'above' if measured > high else 'below'} it"
+    return (
+        f"{figures['strategy']}: forecast {100 * low:.0f}–{100 * high:.0f} %, "
+        f"measured {percent(measured)} ({between(*ends)}){verdict}."
+    )
+
+
 def caveats(figures: Mapping[str, Any]) -> list[str]:
     """Return what an accuracy hides: imbalanced classes, and classes without evaluation images."""
     lines = []

@@ -1,13 +1,17 @@
 """Forecast the accuracy of strategies from earlier trials: what the frozen network gets right, plus a gain.
 
-The start is `Facts.frozen`, out of fold. What training gains over it is written as two small linear models,
-by ridge regression on what was measured: how much training gains at all (the mean of the strategies that
-every trial has), and by how much each strategy differs from that mean. The second is held back more: without
-evidence a strategy's lead is its average lead. Gains are in units of the root of what is left to gain, so
-that they shrink near 100 %. Every image set has the same weight, however many trials it has.
+The start is `Facts.frozen`, out of fold: of the probes of the best stages, or of `linear_probe` where one was
+trained, as `fit` begins with. What training gains over it is written as small linear models, by ridge
+regression on what was measured: how much training gains at all (the mean of the strategies that every trial
+has), by how much each strategy differs from that mean, and by how much a strategy with other hyperparameters
+differs from the same one without them. Each is learned where both were tried, so that a strategy that only
+some trials have is compared within them. Differences are held back more: without evidence a strategy's lead
+is its average lead. Gains are in units of the root of what is left to gain, so that they shrink near 100 %.
+Every image set has the same weight, however many trials it has; within a set, trials with few test images
+weigh less.
 
-Errors on left-out image sets give the intervals. Their width depends on the strategy and on how many images
-the frozen network was measured with.
+Errors on left-out image sets give the intervals. Their width depends on the strategy, on what is left to
+gain and on how many images the frozen network was measured with.
 
 The strategy that was best on average is the default. Forecasts may choose another one only if doing so was
 better on left-out image sets. No torch.
@@ -26,6 +30,7 @@ from numpy.typing import NDArray
 from frostline.advice.knowledge import Facts, Trial
 
 Floats = NDArray[np.float64]
+Evidence = Mapping[str, Callable[[Facts], float]]
 
 # Evidence that the linear models use, each standardised over the trials. Which of it helps on left-out sets
 # is measured by benchmarks/advice.py (docs/LOG.md 2026-11-28).
@@ -33,7 +38,6 @@ EVIDENCE: dict[str, Callable[[Facts], float]] = {
     "similarity": lambda facts: facts.similarity,
     "gain of depth": lambda facts: facts.depth_gain,
 }
-NAMES = tuple(EVIDENCE)
 # Ridge penalties of the slopes, in image sets: of what training gains at all, and of what each strategy
 # differs by (docs/LOG.md 2026-11-28).
 SHRINK_LEVEL, SHRINK = 60.0, 2.0
@@ -48,16 +52,15 @@ LEAST_SPREAD = 0.02  # of a strategy's errors between trials, accuracy 0–1: fe
 # small tasks more turned the answer (docs/LOG.md 2026-11-28).
 CLEAR_SE = 2.0
 FEWEST_SETS = 3  # with fewer, the default is always used, and strategies tried on fewer are not forecast
+# Variance of a strategy's lead between trials of one set, beside the chance of which images were tested, and
+# the share of p (1 − p) / n that this chance is of a lead: by regression on p (1 − p) / n 0.027² (0.022² to
+# 0.030²) and 1.1 (0.6 to 2.0), which can not be above 1 (24 tasks; docs/LOG.md 2026-11-29).
+LEAD_VARIANCE, OWN_CHANCE = 0.027**2, 1.0
 
 
 def headroom(facts: Facts) -> float:
     """Return the unit of gains: the root of the frozen network's error, 0–1."""
     return math.sqrt(max(LEAST_HEADROOM, 1.0 - facts.frozen))
-
-
-def feature_vector(facts: Facts) -> Floats:
-    """Return the evidence of the linear models, in the order of `NAMES`, shape (facts,)."""
-    return np.array([EVIDENCE[name](facts) for name in NAMES])
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,35 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Errors:
+    """Forecast errors on left-out image sets.
+
+    Parameters
+    ----------
+    values
+        Measured minus forecast accuracy, (strategies, trials); `nan` for strategies that a trial lacks.
+    chance
+        Variance of each trial's frozen accuracy by the chance of which images were measured, (trials,).
+    tested
+        Variance of its accuracies by the chance of which images were tested, (trials,).
+    units
+        `headroom` of each trial, (trials,).
+    sets
+        Image set of each trial.
+    """
+
+    values: Floats
+    chance: Floats
+    tested: Floats
+    units: Floats
+    sets: tuple[str, ...]
+
+    def weights(self, columns: Sequence[int]) -> Floats:
+        """Return weights of some trials by which every set weighs 1."""
+        return _weights([self.sets[column] for column in columns], self.tested[list(columns)])
+
+
+@dataclass(frozen=True)
 class ForecastModel:
     """The fitted model: `headroom · (mean[s] + slopes[s] · standardised evidence)` is strategy s's gain.
 
@@ -78,6 +110,8 @@ class ForecastModel:
     ----------
     strategies
         Notations.
+    evidence
+        What the slopes are of: a function of the facts by its name.
     centre, spread
         Mean and standard deviation of the evidence over the image sets, (facts,).
     mean
@@ -85,28 +119,26 @@ class ForecastModel:
     slopes
         Slopes of the gain, (strategies, facts).
     errors
-        Forecast errors on left-out image sets, (strategies, trials); `nan` for strategies that a trial lacks.
-    chance
-        Variance of each trial's frozen accuracy by the chance of which images were measured, (trials,).
-    sets
-        Image set of each trial.
+        Forecast errors on left-out image sets; `None` for a model that no set was left out of.
     default
         The strategy that was best on average over the sets.
+    bases
+        The strategy that each is compared with, as `bases_of` names it.
     departure_gains
         For each left-out set, the accuracy that choosing by forecast gained over the default of the other
         sets, as a fraction.
     """
 
     strategies: tuple[str, ...]
+    evidence: Evidence
     centre: Floats
     spread: Floats
     mean: Floats
     slopes: Floats
-    errors: Floats
-    chance: Floats
-    sets: tuple[str, ...]
     default: str
-    departure_gains: tuple[float, ...]
+    bases: Mapping[str, str | None]
+    errors: Errors | None = None
+    departure_gains: tuple[float, ...] = ()
 
     @property
     def departs_from_default(self) -> bool:
@@ -116,21 +148,34 @@ class ForecastModel:
         return float(np.mean(self.departure_gains)) > CLEAR_SE * _standard_error(self.departure_gains)
 
     @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the image sets."""
+        return tuple(sorted(set(self._errors.sets)))
+
+    @property
     def typical(self) -> dict[str, float]:
         """Mean of each piece of evidence over the image sets."""
-        return dict(zip(NAMES, self.centre.tolist(), strict=True))
+        return dict(zip(self.evidence, self.centre.tolist(), strict=True))
+
+    @property
+    def _errors(self) -> Errors:
+        assert self.errors is not None, "fit leaves sets out"
+        return self.errors
+
+    def standardised(self, facts: Facts) -> Floats:
+        """Return the evidence in standard deviations from its mean, shape (facts,)."""
+        values = np.array([value_of(facts) for value_of in self.evidence.values()])
+        return np.asarray((values - self.centre) / self.spread)
 
     def gains(self, facts: Facts) -> Floats:
         """Return the expected gain over the frozen network's accuracy, 0–1, shape (strategies,)."""
-        standardised = (feature_vector(facts) - self.centre) / self.spread
-        return np.asarray(headroom(facts) * (self.mean + self.slopes @ standardised))
+        return np.asarray(headroom(facts) * (self.mean + self.slopes @ self.standardised(facts)))
 
     def deciding(self, first: str, second: str, facts: Facts) -> str:
         """Return the piece of evidence that moves the lead of one strategy over another most."""
         rows = [self.strategies.index(name) for name in (first, second)]
-        standardised = (feature_vector(facts) - self.centre) / self.spread
-        moves = (self.slopes[rows[0]] - self.slopes[rows[1]]) * standardised
-        return NAMES[int(np.abs(moves).argmax())]
+        moves = (self.slopes[rows[0]] - self.slopes[rows[1]]) * self.standardised(facts)
+        return list(self.evidence)[int(np.abs(moves).argmax())]
 
     def mean_lead(self, first: str, second: str, facts: Facts) -> float:
         """Return the mean lead of one strategy over another in all trials, scaled to this headroom."""
@@ -150,53 +195,119 @@ class ForecastModel:
             )
         return forecasts
 
-    def half_width(self, row: int, facts: Facts) -> float:
+    def half_width(self, row: int, facts: Facts, tested: float = 0.0) -> float:
         """Return half the width of the interval of the strategy in a row.
 
         Its errors on left-out sets are taken apart: the chance of which images the frozen network was
-        measured with, p (1 − p) / n, known for each trial, and the rest, the same for all. The width is the
-        quantile of errors in units of the root of both, times that unit for these facts.
+        measured with and of which images were tested, p (1 − p) / n, known for each trial, and the rest,
+        which is proportional to the headroom. The width is the quantile of errors in units of the root of all
+        three, times that unit for these facts. In trials that lack a strategy, the error of the one without
+        its hyperparameters stands for its own.
+
+        Parameters
+        ----------
+        row
+            Of `strategies`.
+        facts
+            Facts about the images.
+        tested
+            Variance of the accuracy by the chance of which images will be tested; 0 for the accuracy on all
+            images that there could be.
         """
-        tried = np.flatnonzero(~np.isnan(self.errors[row]))
+        errors, values = self._errors, self._errors.values[row]
+        base = self.bases.get(self.strategies[row])
+        if base is not None:
+            values = np.where(np.isnan(values), errors.values[self.strategies.index(base)], values)
+        tried = np.flatnonzero(~np.isnan(values))
         if not len(tried):
             return 1.0
-        errors, chance = self.errors[row][tried], self.chance[tried]
-        weights = _set_weights([self.sets[column] for column in tried.tolist()])
-        rest = max(LEAST_SPREAD**2, float(np.average(errors**2 - chance, weights=weights)))
-        units = np.abs(errors) / np.sqrt(rest + chance)
-        return _quantile(units, weights, COVERED) * math.sqrt(rest + facts.probe_variance)
+        squares, chance = values[tried] ** 2, (errors.chance + errors.tested)[tried]
+        units, weights = errors.units[tried], errors.weights(tried.tolist())
+        rest = float(np.average(squares - chance, weights=weights) / np.average(units**2, weights=weights))
+        rest = max(LEAST_SPREAD**2, rest)
+        ratios = np.sqrt(squares / (rest * units**2 + chance))
+        own = rest * headroom(facts) ** 2 + facts.probe_variance + tested
+        return _quantile(ratios, weights, COVERED) * math.sqrt(own)
 
-    def expected_regret(self, facts: Facts, strategies: Sequence[str]) -> dict[str, float]:
-        """Return what choosing each strategy is expected to lose to the best of them in hindsight, 0–1.
+    def regret_by_set(self, facts: Facts, pick: str, strategies: Sequence[str]) -> dict[str, float]:
+        """Return what choosing a strategy is expected to lose to the best in hindsight, by image set, 0–1.
 
-        Forecasts plus the errors of each earlier trial, of all these strategies at once since errors go
-        together, stand for what may happen. Empty if no trial had all strategies.
+        The forecasts plus the errors of the earlier trials of a set, of all strategies at once since errors
+        go together, stand for what may happen. What a strategy's error differs by from the other strategies'
+        is in units of what is left to gain, and held back by its share of chance, since the best of many
+        would otherwise be the luckiest.
+
+        Parameters
+        ----------
+        facts
+            Facts about the images.
+        pick
+            The strategy chosen.
+        strategies
+            Strategies that could be chosen, `pick` among them.
+
+        Returns
+        -------
+        dict of str to float
+            A set for each with trials of `pick` and of another.
         """
-        rows = [self.strategies.index(name) for name in strategies]
-        errors = self.errors[rows]
-        both = np.flatnonzero(~np.isnan(errors).any(axis=0))
-        if not len(both):
+        errors, own = self._errors, self.strategies.index(pick)
+        rows = np.array([self.strategies.index(name) for name in strategies])
+        forecasts = np.clip(facts.frozen + self.gains(facts), 0.0, 1.0)
+        specific, columns = {}, []
+        for column in np.flatnonzero(~np.isnan(errors.values[own])).tolist():
+            tried = rows[~np.isnan(errors.values[rows, column])]
+            if len(tried) > 1:
+                values = errors.values[tried, column]
+                specific[column] = dict(zip(tried.tolist(), (values - values.mean()).tolist(), strict=True))
+                columns.append(column)
+        if not columns:
             return {}
-        weights = _set_weights([self.sets[column] for column in both.tolist()])
-        outcomes = self.gains(facts)[rows][:, None] + errors[:, both]
-        regrets = np.average(outcomes.max(axis=0) - outcomes, axis=1, weights=weights)
-        return dict(zip(strategies, regrets.tolist(), strict=True))
+        chance = OWN_CHANCE * errors.tested[columns]
+        squares = np.array([np.mean(np.square(list(specific[column].values()))) for column in columns])
+        weights = errors.weights(columns)
+        real = max(0.0, float(np.average(squares - chance, weights=weights)))
+        held_back = np.sqrt(real / (real + chance)) if real else np.zeros(len(columns))
+        regrets = []
+        scales = held_back * headroom(facts) / errors.units[columns]
+        for column, scale in zip(columns, scales.tolist(), strict=True):
+            outcomes = {row: forecasts[row] + scale * error for row, error in specific[column].items()}
+            regrets.append(max(outcomes.values()) - outcomes[own])
+        names = np.array([errors.sets[column] for column in columns])
+        return {
+            name: float(np.average(np.array(regrets)[names == name], weights=weights[names == name]))
+            for name in sorted(set(names.tolist()))
+        }
 
     def difference_error(self, first: str, second: str) -> float:
         """Return the standard error, over image sets, of the forecast difference of two strategies.
 
         It is 1 if both were tried on fewer than two sets.
         """
-        a, b = (self.errors[self.strategies.index(name)] for name in (first, second))
-        both_tried = ~np.isnan(a - b)
-        names = np.array(self.sets)[both_tried]
-        means = [float((a - b)[both_tried][names == name].mean()) for name in sorted(set(names.tolist()))]
+        errors = self._errors
+        a, b = (errors.values[self.strategies.index(name)] for name in (first, second))
+        both = np.flatnonzero(~np.isnan(a - b))
+        if not len(both):
+            return 1.0
+        names, weights = np.array(errors.sets)[both], errors.weights(both.tolist())
+        differences = (a - b)[both]
+        means = [
+            float(np.average(differences[names == name], weights=weights[names == name]))
+            for name in sorted(set(names.tolist()))
+        ]
         if len(means) < 2:
             return 1.0
         return math.sqrt(sum(mean**2 for mean in means)) / len(means)
 
 
-def fit(trials: Sequence[Trial], shrink: float = SHRINK, shrink_level: float = SHRINK_LEVEL) -> ForecastModel:
+def fit(
+    trials: Sequence[Trial],
+    shrink: float = SHRINK,
+    shrink_level: float = SHRINK_LEVEL,
+    evidence: Evidence | None = None,
+    *,
+    together: bool = False,
+) -> ForecastModel:
     """Fit the model, and measure its errors by leaving out one image set at a time.
 
     Parameters
@@ -207,70 +318,141 @@ def fit(trials: Sequence[Trial], shrink: float = SHRINK, shrink_level: float = S
         Ridge penalty of the slopes of what each strategy differs by, in image sets.
     shrink_level
         Ridge penalty of the slopes of what training gains at all, in image sets.
+    evidence
+        What the slopes are of; `None` for `EVIDENCE`.
+    together
+        Whether it will be asked about facts with `together`: what training gains over that is learned, and
+        measured, where it is known. Else no trial's is used, and facts must have none.
 
     Returns
     -------
     ForecastModel
         The fitted model.
     """
-    whole = _fitted(trials, shrink, shrink_level)
-    errors = np.full((len(whole.strategies), len(trials)), np.nan)
+    evidence = EVIDENCE if evidence is None else evidence
+    if not together:
+        trials = [replace(trial, facts=replace(trial.facts, together=None)) for trial in trials]
+    whole = _fitted(trials, shrink, shrink_level, evidence)
+    values = np.full((len(whole.strategies), len(trials)), np.nan)
     sets = tuple(trial.set for trial in trials)
     departure_gains = []
     for left_out in sorted(set(sets)):
         others = [trial for trial in trials if trial.set != left_out]
         if not others:
             continue
-        model, gained = _fitted(others, shrink, shrink_level), []
+        model = _fitted(others, shrink, shrink_level, evidence)
+        gained, tested = [], []
         for column, trial in enumerate(trials):
             if trial.set != left_out:
                 continue
             gains = dict(zip(model.strategies, model.gains(trial.facts), strict=True))
             for row, strategy in enumerate(whole.strategies):
+                if together and trial.facts.together is None:
+                    continue  # its start is another
                 if strategy in trial.accuracy and strategy in gains:
-                    errors[row, column] = trial.accuracy[strategy] - trial.facts.frozen - gains[strategy]
+                    values[row, column] = trial.accuracy[strategy] - trial.facts.frozen - gains[strategy]
             if model.default in trial.accuracy:
                 pick = max((s for s in gains if s in trial.accuracy), key=gains.__getitem__)
                 gained.append(trial.accuracy[pick] - trial.accuracy[model.default])
-        departure_gains += [float(np.mean(gained))] if gained else []
-    chance = np.array([trial.facts.probe_variance for trial in trials])
-    return replace(whole, errors=errors, chance=chance, sets=sets, departure_gains=tuple(departure_gains))
+                tested.append(trial.test_variance)
+        if gained:
+            weights = _weights([left_out] * len(gained), tested)
+            departure_gains.append(float(np.average(gained, weights=weights)))
+    errors = Errors(
+        values,
+        chance=np.array([trial.facts.probe_variance for trial in trials]),
+        tested=np.array([trial.test_variance for trial in trials]),
+        units=np.array([headroom(trial.facts) for trial in trials]),
+        sets=sets,
+    )
+    return replace(whole, errors=errors, departure_gains=tuple(departure_gains))
 
 
-def _fitted(trials: Sequence[Trial], shrink: float, shrink_level: float) -> ForecastModel:
+def _fitted(trials: Sequence[Trial], shrink: float, shrink_level: float, evidence: Evidence) -> ForecastModel:
     strategies = _strategies(trials)
-    facts = np.stack([feature_vector(trial.facts) for trial in trials])
-    weights = _set_weights([trial.set for trial in trials])
+    facts = np.array([[value_of(trial.facts) for value_of in evidence.values()] for trial in trials])
+    weights = _trial_weights(trials)
     centre = np.average(facts, axis=0, weights=weights)
     spread = np.maximum(np.sqrt(np.average((facts - centre) ** 2, axis=0, weights=weights)), 1e-9)
     x = (facts - centre) / spread
     unit = np.array([headroom(trial.facts) for trial in trials])
-    everywhere = [name for name in strategies if all(name in trial.accuracy for trial in trials)]
-    # Where no strategy is in every trial, a trial's level is the mean of those that it has.
-    levels = np.array(
-        [np.mean([t.accuracy[name] for name in everywhere or sorted(t.accuracy)]) for t in trials]
-    )
     frozen = np.array([trial.facts.frozen for trial in trials])
-    level, level_slopes = _ridge(x, (levels - frozen) / unit, weights * unit**2, shrink_level)
-    mean, slopes = np.zeros(len(strategies)), np.zeros((len(strategies), x.shape[1]))
-    for row, name in enumerate(strategies):
-        tried = np.array([name in trial.accuracy for trial in trials])
-        lead = np.array([t.accuracy[name] for t in trials if name in t.accuracy]) - levels[tried]
+    levels = _levels(trials, strategies)
+    alike = [row for row, trial in enumerate(trials) if trial.facts.together is not None]
+    alike = alike or list(range(len(trials)))  # a level is learned over the start that it will be added to
+    level_weights = _trial_weights([trials[row] for row in alike]) * unit[alike] ** 2
+    level, level_slopes = _ridge(x[alike], ((levels - frozen) / unit)[alike], level_weights, shrink_level)
+    bases = bases_of(strategies, trials)
+    mean, slopes = dict.fromkeys(bases, level), dict.fromkeys(bases, level_slopes)
+    for name, base in bases.items():  # a base stands before its variants
+        rows, beyond = _beyond(trials, name, base, levels)
+        own = [trials[row] for row in rows]
         # Errors count in points of accuracy, whatever the unit; every set alike.
-        own_weights = _set_weights([t.set for t in trials if name in t.accuracy]) * unit[tried] ** 2
-        mean[row], slopes[row] = _ridge(x[tried], lead / unit[tried], own_weights, shrink)
+        own_weights = _trial_weights(own) * unit[rows] ** 2
+        own_mean, own_slopes = _ridge(x[rows], beyond / unit[rows], own_weights, shrink)
+        mean[name] = own_mean + (level if base is None else mean[base])
+        slopes[name] = own_slopes + (level_slopes if base is None else slopes[base])
+    leads = average_leads(trials, strategies)
     return ForecastModel(
         strategies,
+        evidence,
         centre,
         spread,
-        level + mean,
-        level_slopes + slopes,
-        np.empty((len(strategies), 0)),
-        np.empty(0),
-        (),
-        _best_on_average(trials),
-        (),
+        np.array([mean[name] for name in strategies]),
+        np.array([slopes[name] for name in strategies]),
+        default=max(strategies, key=leads.__getitem__),
+        bases=bases,
     )
+
+
+def _levels(trials: Sequence[Trial], strategies: Sequence[str]) -> Floats:
+    """Return the level of each trial: the mean accuracy of the strategies that every trial has.
+
+    Where no strategy is in every trial, it is the mean of those that the trial has.
+    """
+    everywhere = [name for name in strategies if all(name in trial.accuracy for trial in trials)]
+    return np.array(
+        [np.mean([t.accuracy[name] for name in everywhere or sorted(t.accuracy)]) for t in trials]
+    )
+
+
+def _beyond(trials: Sequence[Trial], name: str, base: str | None, levels: Floats) -> tuple[list[int], Floats]:
+    """Return the trials that have a strategy, and what it reached there beyond its base, or the level."""
+    rows = [
+        row
+        for row, trial in enumerate(trials)
+        if name in trial.accuracy and (base is None or base in trial.accuracy)
+    ]
+    reached = np.array([trials[row].accuracy[name] for row in rows])
+    if base is None:
+        return rows, reached - levels[rows]
+    return rows, reached - np.array([trials[row].accuracy[base] for row in rows])
+
+
+def bases_of(strategies: Sequence[str], trials: Sequence[Trial]) -> dict[str, str | None]:
+    """Return the strategy that each is compared with: the same with fewer hyperparameters, tried more often.
+
+    `None` where there is none: such are compared with the level of a trial. Bases come first.
+    """
+    counts = Counter(name for trial in trials for name in trial.accuracy)
+    words = {name: _words(name) for name in strategies}
+    bases: dict[str, str | None] = {}
+    for name in sorted(strategies, key=lambda n: len(words[n])):
+        plainer = [
+            other
+            for other in strategies
+            if words[other] < words[name]
+            and counts[other] > counts[name]
+            and any(name in trial.accuracy and other in trial.accuracy for trial in trials)
+        ]
+        bases[name] = max(plainer, key=lambda n: (len(words[n]), counts[n]), default=None)
+    return bases
+
+
+def _words(name: str) -> frozenset[str]:
+    """Return the kind of a strategy and its settings: `top_k(1, epochs=1)` has three."""
+    kind, _, settings = name.rstrip(")").partition("(")
+    return frozenset([kind, *(word.strip() for word in settings.split(",") if word)])
 
 
 def _strategies(trials: Sequence[Trial]) -> tuple[str, ...]:
@@ -292,10 +474,17 @@ def _ridge(x: Floats, y: Floats, weights: Floats, shrink: float) -> tuple[float,
     return y_mean - float(slopes @ x_mean), np.asarray(slopes)
 
 
-def _set_weights(sets: Sequence[str]) -> Floats:
-    """Return weights of trials by which every set weighs 1."""
-    counts = Counter(sets)
-    return np.array([1.0 / counts[name] for name in sets])
+def _trial_weights(trials: Sequence[Trial]) -> Floats:
+    return _weights([trial.set for trial in trials], [trial.test_variance for trial in trials])
+
+
+def _weights(sets: Sequence[str], tested: Sequence[float] | Floats) -> Floats:
+    """Return weights of trials by which every set weighs 1, and in it a trial by how sure it is."""
+    sure = 1.0 / (LEAD_VARIANCE + OWN_CHANCE * np.asarray(tested, dtype=np.float64))
+    totals = dict.fromkeys(sets, 0.0)
+    for name, share in zip(sets, sure.tolist(), strict=True):
+        totals[name] += share
+    return np.asarray(sure / np.array([totals[name] for name in sets]))
 
 
 def _quantile(values: Floats, weights: Floats, share: float) -> float:
@@ -305,16 +494,27 @@ def _quantile(values: Floats, weights: Floats, share: float) -> float:
     return float(values[order][min(int(np.searchsorted(reached, share)), len(values) - 1)])
 
 
-def _best_on_average(trials: Sequence[Trial]) -> str:
-    """Return the strategy with the largest mean gain over the frozen network, every set weighted equally."""
-    gains: dict[str, dict[str, list[float]]] = {}
-    for trial in trials:
-        for name, accuracy in trial.accuracy.items():
-            gains.setdefault(name, {}).setdefault(trial.set, []).append(accuracy - trial.facts.frozen)
-    counts = {name: sum(map(len, by_set.values())) for name, by_set in gains.items()}
-    most = max(counts.values())  # only such as were tried as often: others had other tasks
-    means = {n: np.mean([np.mean(v) for v in by.values()]) for n, by in gains.items() if counts[n] == most}
-    return max(means, key=lambda name: means[name])
+def average_leads(trials: Sequence[Trial], strategies: Sequence[str] | None = None) -> dict[str, float]:
+    """Return how far each strategy lies above the level of a trial, 0–1, every set weighted equally.
+
+    A strategy that fewer trials have than its base has the lead of its base, and what it differs by from it
+    where both were tried.
+
+    Parameters
+    ----------
+    trials
+        Accuracy of strategies on image sets.
+    strategies
+        Notations; `None` for all that were tried on enough sets.
+    """
+    strategies = _strategies(trials) if strategies is None else strategies
+    levels = _levels(trials, strategies)
+    leads: dict[str, float] = {}
+    for name, base in bases_of(strategies, trials).items():
+        rows, beyond = _beyond(trials, name, base, levels)
+        weights = _trial_weights([trials[row] for row in rows])
+        leads[name] = float(np.average(beyond, weights=weights)) + (0.0 if base is None else leads[base])
+    return leads
 
 
 def _standard_error(values: Sequence[float]) -> float:

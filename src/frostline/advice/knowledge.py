@@ -40,8 +40,8 @@ class Facts:
     stages
         Out-of-fold accuracy of a probe after each stage.
     together
-        Out-of-fold accuracy of a probe of several stages at once; `None` if it was not measured. Not used:
-        it foretells less than `frozen` does (docs/LOG.md 2026-11-28).
+        Out-of-fold accuracy of `linear_probe`, which reads several stages at once; `None` if none was
+        trained.
     measured
         Images that the probes of the stages were evaluated on; `None` for all training images.
     """
@@ -58,7 +58,12 @@ class Facts:
 
     @property
     def frozen(self) -> float:
-        """What the frozen network gets right, out of fold, 0–1: mean accuracy of its best three stages."""
+        """What the frozen network gets right, out of fold, 0–1: `together`, else `best_stages`."""
+        return self.best_stages if self.together is None else self.together
+
+    @property
+    def best_stages(self) -> float:
+        """Mean accuracy of the probes of the best three stages, 0–1."""
         if not self.stages:
             return self.probe
         best = sorted(self.stages)[-BEST_STAGES:]
@@ -66,13 +71,13 @@ class Facts:
 
     @property
     def depth_gain(self) -> float:
-        """How far `frozen` lies above the last stage alone."""
-        return self.frozen - (self.stages[-1] if self.stages else self.probe)
+        """How far `best_stages` lies above the last stage alone."""
+        return self.best_stages - (self.stages[-1] if self.stages else self.probe)
 
     @property
     def probe_variance(self) -> float:
         """Variance of `frozen` by the chance of which images were measured: p (1 − p) / n."""
-        count = max(1, self.measured or self.images)
+        count = max(1, (self.measured if self.together is None else None) or self.images)
         share = min(max(self.frozen, 1 / (count + 2)), 1 - 1 / (count + 2))  # never 0: so few prove nothing
         return share * (1 - share) / count
 
@@ -81,7 +86,8 @@ class Facts:
 class Trial:
     """One sample of training images: its facts, and accuracy (0–1) and seconds of each strategy.
 
-    `scores` holds transferability scores, "log_me" and "h_score", a value per stage.
+    `tested` is the number of test images, 0 for so many that their chance need not count; `scores` holds
+    transferability scores, "log_me" and "h_score", a value per stage.
     """
 
     model: str
@@ -93,7 +99,17 @@ class Trial:
     accuracy: Mapping[str, float]
     val_accuracy: Mapping[str, float | None]
     seconds: Mapping[str, float]
+    tested: int = 0
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def test_variance(self) -> float:
+        """Variance of the accuracies by the chance of which images were tested: p (1 − p) / n."""
+        if not self.tested:
+            return 0.0
+        share = sum(self.accuracy.values()) / len(self.accuracy)
+        share = min(max(share, 1 / (self.tested + 2)), 1 - 1 / (self.tested + 2))
+        return share * (1 - share) / self.tested
 
 
 def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
@@ -115,8 +131,16 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
     )
 
 
-def read_experience(folder: Path = HOME) -> list[Trial]:
-    """Return every trial that has both signals and outcomes."""
+def read_experience(folder: Path = HOME, tasks: Path | None = None) -> list[Trial]:
+    """Return every trial that has both signals and outcomes, and the small tasks.
+
+    Parameters
+    ----------
+    folder
+        Holds the trials, and `tasks.jsonl` if there is one.
+    tasks
+        Another file of tasks to read in its place.
+    """
     runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in _rows(folder / "outcomes.jsonl"):
         runs.setdefault(tuple(row[key] for key in TASK), []).append(row)
@@ -133,10 +157,11 @@ def read_experience(folder: Path = HOME) -> list[Trial]:
                 accuracy={r["strategy"]: r["accuracy"] for r in outcomes},
                 val_accuracy={r["strategy"]: r["val_accuracy"] for r in outcomes},
                 seconds={r["strategy"]: r["seconds"] for r in outcomes},
+                tested=outcomes[0]["n_test"],
                 scores={key: tuple(p[key] for p in row["probe_by_stage"]) for key in ("log_me", "h_score")},
             )
         )
-    tasks = folder / "tasks.jsonl"
+    tasks = folder / "tasks.jsonl" if tasks is None else tasks
     return trials + (read_tasks(tasks) if tasks.exists() else [])
 
 
@@ -171,6 +196,7 @@ def _of_task(row: Mapping[str, Any]) -> Trial | None:
         accuracy={name: accuracy for name, (accuracy, _, _) in runs.items()},
         val_accuracy={name: val for name, (_, val, _) in runs.items()},
         seconds={name: seconds for name, (_, _, seconds) in runs.items()},
+        tested=row["n_test"],
         scores={key: tuple(known[key]) for key in ("log_me", "h_score")},
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from frostline.advice.recommendation import Advice, Budget, Case, advise
 from frostline.data import Manifest
 from frostline.diagnostics import Signals, measure
+from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
@@ -52,6 +53,7 @@ def plan(
     memory_bytes: int | None = None,
     disk_bytes: int | None = None,
     device_memory_bytes: int | None = None,
+    probe_accuracy: float | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -76,6 +78,9 @@ def plan(
         Disk that cached features may use; `None` for no limit.
     device_memory_bytes
         Memory of the GPU that a run's tensors may use; `None` for what the GPU has.
+    probe_accuracy
+        Out-of-fold accuracy of a `linear_probe` that was trained on these images (`cv_score` of the run, with
+        the metric accuracy), 0–1: forecasts that start from it are nearer. `None` if there is none.
     seed
         Seed of folds and sampling.
     device
@@ -100,6 +105,8 @@ def plan(
     limit = numerics.device_memory_limit(device_memory_bytes)
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes, limit)
     budget.check()
+    if probe_accuracy is not None and not 0 <= probe_accuracy <= 1:
+        raise UsageError(f"probe_accuracy must be a fraction from 0 to 1, found {probe_accuracy:g}.")
     progress = Progress.of(progress)
     data = data.checked(progress)
     signals = measure(
@@ -123,5 +130,6 @@ def plan(
         kind=devices.current().type,
         random=bool(backbone.source.get("random")),
         commonest=signals.size.per_class[-1] / signals.size.train,
+        probe_accuracy=probe_accuracy,
     )
     return Planned(advise(case, signals.rates, budget), signals)

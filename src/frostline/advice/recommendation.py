@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from frostline.advice import text
-from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, fit
+from frostline.advice.forecast import FEWEST_SETS, Forecast, ForecastModel, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
 from frostline.advice.text import PLAINEST, TIME_MARGIN, Inputs, enough, room
 from frostline.config import AUTO_BATCH, BATCH
@@ -108,6 +109,9 @@ class Option:
         Whether it fits the budget.
     reason
         How it compares with the recommended one, or why it does not fit.
+    expected_regret
+        Accuracy, 0–1, that choosing it is expected to lose to the best in hindsight of those that fit, by
+        earlier image sets; `None` if there is no forecast, or it does not fit.
     hyperparameters
         Learning rate, decay, cut, epochs, augmentation, BatchNorm, size, batch and why.
     """
@@ -120,7 +124,14 @@ class Option:
     rows: str
     fits: bool
     reason: str
+    expected_regret: float | None
     hyperparameters: dict[str, Any]
+
+    @property
+    def seconds_span(self) -> tuple[float, float]:
+        """Lower and upper end of the 80 % interval of the seconds."""
+        low, high = text.SECONDS_SPAN
+        return low * self.cost.seconds, high * self.cost.seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Return the option as plain data."""
@@ -130,6 +141,7 @@ class Option:
         return {
             **values,
             **cost,
+            **dict(zip(("seconds_low", "seconds_high"), self.seconds_span, strict=True)),
             "decides": self.cost.decides,
             "peak_memory_upper_bytes": self.cost.peak_memory_upper_bytes,
             **({} if device is None else {"device_peak_bytes": device}),
@@ -148,6 +160,11 @@ class Advice:
         Notation of the recommended strategy.
     runner_up
         Notation of the next best that fits; `None` if there is none.
+    expected_regret
+        Accuracy, 0–1, that the recommended one is expected to lose to the best in hindsight; `None` if
+        nothing can be forecast.
+    worst_regret
+        The same on the earlier image set where it would be most.
     why
         Sentences that explain the recommendation.
     would_change
@@ -163,6 +180,8 @@ class Advice:
     options: tuple[Option, ...]
     recommended: str
     runner_up: str | None
+    expected_regret: float | None
+    worst_regret: float | None
     why: tuple[str, ...]
     would_change: tuple[str, ...]
     hyperparameters: dict[str, Any]
@@ -223,6 +242,8 @@ class Case:
         Whether the network has random weights.
     commonest
         Share of the training images in the largest class, 0–1.
+    probe_accuracy
+        Out-of-fold accuracy of `linear_probe` on these images, 0–1; `None` if none was trained.
     """
 
     signals: Mapping[str, Any]
@@ -237,6 +258,7 @@ class Case:
     kind: str | None = None
     random: bool = False
     commonest: float = 0.0
+    probe_accuracy: float | None = None
 
     def batch_size(self, strategy: Strategy) -> BatchSize:
         """Return the batch size of a strategy, and how its learning rate follows."""
@@ -252,7 +274,8 @@ class Case:
         signals = dict(self.signals)
         if signals["similarity"] is None and self.train >= FEWEST:
             signals["similarity"] = {"value": math.nan}
-        return facts_of(signals, self.train)
+        facts = facts_of(signals, self.train)
+        return None if facts is None else replace(facts, together=self.probe_accuracy)
 
     @property
     def similarity_proven(self) -> bool:
@@ -285,9 +308,12 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         If no strategy fits the budget.
     """
     trials = read_experience() if trials is None else trials
-    model = fit(trials)
-    basis, notes = _basis(case, trials)
     facts = case.facts
+    known = {trial.set for trial in trials if trial.facts.together is not None}
+    if facts is not None and len(known) < FEWEST_SETS:
+        facts = replace(facts, together=None)
+    model = fit(trials, together=facts is not None and facts.together is not None)
+    basis, notes = _basis(case, trials)
     if facts is not None:
         notes += _doubts(case, facts)
         if not case.similarity_proven:
@@ -309,7 +335,12 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         candidates, key=lambda n: (n not in feasible, -expected[n].accuracy if expected else 0, seconds[n])
     )
     runner_up = next((name for name in order if name in feasible and name != pick), None)
-    inputs = Inputs(facts, model, expected, seconds, over_budget, pick, runner_up)
+    regrets = {
+        name: model.regret_by_set(facts, name, [n for n in expected if n in feasible])
+        for name in feasible
+        if facts is not None and name in expected
+    }
+    inputs = Inputs(facts, model, expected, seconds, over_budget, pick, runner_up, regrets.get(pick, {}))
     options = tuple(
         Option(
             name,
@@ -319,6 +350,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
             *costs[name][:2],
             fits=not over_budget[name],
             reason=text.reason(inputs, name),
+            expected_regret=_mean(regrets.get(name, {})),
             hyperparameters=described_hyperparameters(name, case, costs[name][2]),
         )
         for name in order
@@ -332,12 +364,18 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         options=options,
         recommended=pick,
         runner_up=runner_up,
+        expected_regret=_mean(inputs.regrets),
+        worst_regret=max(inputs.regrets.values(), default=None),
         why=text.why(inputs, similarity_text) if facts else text.unknown(case.train, FEWEST, pick),
         would_change=text.changes(inputs, _with_more(case, facts, model, rates, list(seconds))),
         hyperparameters=next(option.hyperparameters for option in options if option.strategy == pick),
         basis=basis,
         notes=tuple(notes),
     )
+
+
+def _mean(regrets: Mapping[str, float]) -> float | None:
+    return statistics.fmean(regrets.values()) if regrets else None
 
 
 def _with_more(
@@ -353,6 +391,7 @@ def _with_more(
         facts,
         images=facts.images * MORE_IMAGES,
         probe=probe,
+        together=None if facts.together is None else min(1.0, facts.together + more),
         stages=tuple(min(1.0, accuracy + more) for accuracy in facts.stages),
         measured=None if facts.measured is None else facts.measured * MORE_IMAGES,
     )

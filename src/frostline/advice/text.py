@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from frostline.advice.forecast import EVIDENCE, Forecast, ForecastModel, choose_strategy, clearly_better
+from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, clearly_better
 from frostline.advice.knowledge import Facts, Trial
+from frostline.strategies import parse
 
 # 1 of 104 runs took longer than this times the prediction on an idle machine, more on a busy one
 # (docs/LOG.md 2026-11-25); a budget is a hard limit.
 TIME_MARGIN = 1.35
+# 80 % interval of what a run takes, in predicted seconds, on a machine that others use: 744 runs, of which it
+# holds 79 % on sets left out (docs/LOG.md 2026-11-29). On a quiet machine runs are nearer.
+SECONDS_SPAN = (0.75, 1.45)
 PLAINEST = "linear_probe"  # closed-form, nothing to tune: the start if nothing is known
 LEAST_GAIN = 0.005  # of accuracy: smaller gains are not mentioned
 SAME_TIME = 1.05  # times as long: smaller differences are not mentioned
@@ -28,6 +32,7 @@ class Inputs:
     over_budget: Mapping[str, str]  # why it does not fit the budget; empty if it does
     pick: str
     runner_up: str | None
+    regrets: Mapping[str, float] = field(default_factory=dict)  # of the pick, 0–1, by earlier image set
 
 
 def minutes(seconds: float) -> str:
@@ -35,6 +40,15 @@ def minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else f"{max(0.1, seconds):.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def seconds_between(low: float, high: float) -> str:
+    """Return an interval of durations as text; the unit once if it is the same."""
+    ends = minutes(low).split(), minutes(high).split()
+    if ends[0] == ends[1]:
+        return minutes(high)
+    first = ends[0][0] if ends[0][1] == ends[1][1] else minutes(low)
+    return f"{first}–{minutes(high)}"
 
 
 def enough(seconds: float) -> str:
@@ -93,8 +107,7 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
     facts = inputs.facts
     expectation = (
         f"With {facts.images:,} training images of {facts.classes} classes, {similarity_text} "
-        f"and probes of the frozen network's best stages at {100 * facts.frozen:.0f} % "
-        f"({100 * facts.probe:.0f} % of the last), {inputs.pick} is expected to reach "
+        f"and {_frozen_text(facts)}, {inputs.pick} is expected to reach "
         f"{100 * forecast.accuracy:.0f} % ({span}) on new images, in about "
         f"{minutes(inputs.seconds[inputs.pick])}."
     )
@@ -102,32 +115,50 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
         return (expectation,)
     next_forecast = inputs.expected[inputs.runner_up]
     takes = minutes(inputs.seconds[inputs.runner_up])
+    runner_up = f"{inputs.runner_up} ({100 * next_forecast.accuracy:.0f} %, {takes})"
+    following = f"next is {runner_up}"
     default = inputs.expected.get(inputs.model.default)
     if inputs.model.departs_from_default and default is not None and default.strategy != inputs.pick:
         name = inputs.model.deciding(inputs.pick, default.strategy, facts)
-        comparison = (
+        reason = (
             f"On average {default.strategy} was best ({100 * default.accuracy:.0f} % here), but {name} is "
-            f"{EVIDENCE[name](facts):.2f}, {inputs.model.typical[name]:.2f} in earlier trials. "
-            f"{inputs.runner_up} ({100 * next_forecast.accuracy:.0f} %, {takes}) is next."
+            f"{inputs.model.evidence[name](facts):.2f}, {inputs.model.typical[name]:.2f} in earlier trials"
         )
     elif _by_default(inputs) and forecast.accuracy < next_forecast.accuracy:
-        comparison = (
-            f"It was best on average on the {len(set(inputs.model.sets))} image sets of earlier trials; "
-            "choosing another by forecast gained nothing there. "
-            f"{inputs.runner_up} ({100 * next_forecast.accuracy:.0f} %, {takes}) is next."
+        reason = (
+            f"It was best on average on the {len(inputs.model.sets)} image sets of earlier trials, where "
+            "choosing another by forecast gained nothing that is proven"
         )
     elif forecast.accuracy > next_forecast.accuracy and clearly_better(inputs.model, forecast, next_forecast):
         gap = points(forecast.accuracy - next_forecast.accuracy)
-        comparison = f"Next comes {inputs.runner_up}, {gap} lower, in {takes}."
+        reason, following = f"It is {gap} ahead of the next, {runner_up}", ""
     else:
-        comparison = (
-            f"In earlier trials it is not significantly different from {inputs.runner_up} "
-            f"({100 * next_forecast.accuracy:.0f} %), which takes {takes}"
-        )
+        reason, following = f"In earlier trials it is not significantly different from {runner_up}", ""
         lead = inputs.model.mean_lead(inputs.pick, inputs.runner_up, inputs.facts)
         cheaper = inputs.seconds[inputs.runner_up] < inputs.seconds[inputs.pick]
-        comparison += f", but was {points(lead)} worse on average." if cheaper and lead > 0 else "."
-    return expectation, comparison
+        reason += f", which was {points(lead)} worse on average" if cheaper and lead > 0 else ""
+    return expectation, "; ".join(filter(None, (reason, expected_loss(inputs), following))) + "."
+
+
+def _frozen_text(facts: Facts) -> str:
+    if facts.together is not None:
+        return f"a frozen probe at {100 * facts.together:.0f} %"
+    return (
+        f"probes of the frozen network's best stages at {100 * facts.frozen:.0f} % "
+        f"({100 * facts.probe:.0f} % of the last)"
+    )
+
+
+def expected_loss(inputs: Inputs) -> str:
+    """Return what the choice is expected to lose, as text; empty if nothing is known of it."""
+    if not inputs.regrets:
+        return ""
+    worst = max(inputs.regrets, key=inputs.regrets.__getitem__)
+    mean = sum(inputs.regrets.values()) / len(inputs.regrets)
+    return (
+        f"it is expected to lose {points(mean)} to whichever turns out best (at most "
+        f"{points(inputs.regrets[worst])}, on the worst of {len(inputs.regrets)} image sets)"
+    )
 
 
 def _by_default(inputs: Inputs) -> bool:
@@ -174,6 +205,11 @@ def changes(inputs: Inputs, with_more: Forecast | None) -> tuple[str, ...]:
             f"With only {enough(TIME_MARGIN * inputs.seconds[quickest.strategy])}: {quickest.strategy}, "
             f"{points(loss)} less."
         )
+    if parse(inputs.pick).refit_layers:
+        plain = str(replace(parse(inputs.pick), refit_layers=None))
+        if plain in inputs.expected:
+            loss = inputs.expected[inputs.pick].accuracy - inputs.expected[plain].accuracy
+            lines.append(f"For weights that timm loads alone: {plain}, {points(max(0.0, loss))} less.")
     if with_more.strategy != inputs.pick:
         lines.append(f"With 4 × the images: {with_more.strategy}.")
     elif with_more.accuracy - inputs.expected[inputs.pick].accuracy > LEAST_GAIN:

@@ -171,7 +171,7 @@ def train(data: str, **options: Any) -> None:
             manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
         known = strategies.hyperparameters(strategy)
-        if known.layers != "last" and not options["plain_timm"]:
+        if (known.layers != "last" or known.refit_layers) and not options["plain_timm"]:
             verb.progress.log(
                 "The head reads several stages: timm alone cannot load the model, so an export brings a "
                 "loader. --plain-timm keeps to the last stage."

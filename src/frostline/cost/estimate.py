@@ -119,5 +119,5 @@ def predict(
         parts=parts,
         rows=0 if rows == "compute" else walk.rows,
         decides=rates.pipeline.decides(steps.decode_s, steps.beside_s) if steps.decode_s else "",
-        device_peak_bytes=device_peak(rates, job) if rates.device else None,
+        device_peak_bytes=device_peak(rates, job) if rates.on_gpu else None,
     )

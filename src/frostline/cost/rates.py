@@ -109,10 +109,15 @@ class Rates:
     peaks: Peaks
     statistics: tuple[int, ...] = ()  # numbers an image of each stage's statistics, the last stage first
     notes: tuple[str, ...] = ()  # what is doubtful about them
-    device: str = ""  # what they were measured on, by name
+    device: str = ""  # what they were measured on: its kind ("cpu", "cuda", "mps"), then names
     others: float = 0.0  # cores' worth of work that others did when they were measured, or checked last
     pipeline: Pipeline = IN_BETWEEN  # how pictures are decoded beside computing
     factor: float = 1.0  # what whole runs took beside what these rates say; every prediction is times this
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether they were measured on a GPU, which has memory of its own."""
+        return self.device.partition(" ")[0] not in ("", "cpu")
 
     @property
     def parameters(self) -> int:

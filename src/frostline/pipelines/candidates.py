@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from frostline.advice import Advice
 from frostline.strategies import parse
@@ -12,7 +13,7 @@ COMPARED = 4  # strategies of the advice to compare, in addition to the probe an
 SMALLEST = "top_k(1)"  # of the strategies with trials, the one that trains fewest stages
 
 
-def candidates(advice: Advice, networks: int = 1) -> list[str]:
+def candidates(advice: Advice, networks: int = 1, *, plain_heads: bool = False) -> list[str]:
     """Return the strategies to compare: the probe, the recommended one, and the next best that fit.
 
     Parameters
@@ -22,9 +23,15 @@ def candidates(advice: Advice, networks: int = 1) -> list[str]:
     networks
         Number of compared networks. They share the number of strategies, so that the comparison takes as long
         as with one.
+    plain_heads
+        Whether strategies end with the head that they train, as weights that timm loads alone and
+        interpolation need.
     """
     fitting = [option.strategy for option in advice.options if option.fits]
-    ordered = [advice.recommended, *(name for name in fitting if name != advice.recommended)]
+    ordered = [advice.recommended, *fitting]
+    if plain_heads:
+        ordered = [str(replace(parse(name), refit_layers=None)) for name in ordered]
+    ordered = list(dict.fromkeys(ordered))
     trained = [name for name in ordered if parse(name).trains][: math.ceil(COMPARED / networks)]
     if SMALLEST in fitting and SMALLEST not in trained:
         trained.append(SMALLEST)  # in case the larger ones don't fit the time

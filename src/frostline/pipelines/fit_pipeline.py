@@ -27,6 +27,7 @@ from frostline.pipelines.candidates import candidates, names_of
 from frostline.pipelines.data_parts import data_lines, fold_count, load_parts
 from frostline.pipelines.first_model import FirstModel, deciding_config, first_line, probe_config
 from frostline.pipelines.fit_result import Fitted
+from frostline.pipelines.forecast_beside_measured import forecast_beside_measured
 from frostline.pipelines.headline_figures import comparison_figures, probe_figures
 from frostline.pipelines.time_limits import default_minutes, demand_time, measuring_s, page_fits
 from frostline.progress import OnLine, OnProgress, Progress
@@ -212,7 +213,8 @@ def fit(
     with deadline.within(chosen.minutes, watch, ENDING_S):
         first = steps.first_model(backbones[0], plain).cross_validated()
     progress.log(first_line(first, metric_name, watch.seconds))
-    plans = steps.plans(backbones)
+    probe_accuracy = first.cv_score if metric_name == "accuracy" and not chosen.plain_timm else None
+    plans = steps.plans(backbones, {first.model: probe_accuracy})
     steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner
     strategies_by_network = steps.strategies(plans, pinned)
     allowed = steps.minutes(plans, strategies_by_network)
@@ -238,14 +240,16 @@ def fit(
     steps.write_backbone(answering, plans)
     again = comparison.again if comparison else first.again
     point = (comparison.result if comparison else first.result).get("operating_point")
+    figures = (
+        comparison_figures(comparison)
+        if comparison
+        else probe_figures(first, opened_study, metric_name, data)
+    )
     result = {
-        **(
-            comparison_figures(comparison)
-            if comparison
-            else probe_figures(first, opened_study, metric_name, data)
-        ),
+        **figures,
         **({} if point is None else {"operating_point": point}),
         "recommended": planned.advice.recommended if planned else None,
+        "forecast": forecast_beside_measured(planned.advice if planned else None, figures),
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
         "images": len(data.samples),
@@ -326,8 +330,13 @@ class _Steps:
             deadline.telling(self.progress, "loading, one linear probe and its figures"),
         )
 
-    def plans(self, backbones: Sequence[Backbone]) -> dict[str, Planned]:
-        """Return what was measured and recommended by network; empty if there is no time to measure."""
+    def plans(
+        self, backbones: Sequence[Backbone], probe_accuracies: Mapping[str, float | None]
+    ) -> dict[str, Planned]:
+        """Return what was measured and recommended by network; empty if there is no time to measure.
+
+        `probe_accuracies` are out of fold, of the first model, by network.
+        """
         minutes, threads = self.config.minutes, self.config.threads
         measuring = sum(measuring_s(backbone, self.data, threads) for backbone in backbones)
         if minutes is not None and self.watch.seconds + measuring + ENDING_S >= 60.0 * minutes:
@@ -343,6 +352,7 @@ class _Steps:
                     backbone.name: plan(
                         backbone,
                         self.data,
+                        probe_accuracy=probe_accuracies.get(backbone.name),
                         seed=self.config.seed,
                         threads=threads,
                         feature_cache=self.cache,
@@ -361,8 +371,11 @@ class _Steps:
                 self.progress.log(planned.signals.groups.sentence)
             for line in planned.advice.why:
                 self.progress.log(line if len(plans) == 1 else f"{name}: {line}")
+        config = self.config
+        plain_heads = config.plain_timm or config.interpolate_weights is not None
         return {
-            name: list(pinned) or candidates(planned.advice, len(plans)) for name, planned in plans.items()
+            name: list(pinned) or candidates(planned.advice, len(plans), plain_heads=plain_heads)
+            for name, planned in plans.items()
         }
 
     def minutes(self, plans: Mapping[str, Planned], strategies: Mapping[str, Sequence[str]]) -> float:

@@ -52,6 +52,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
     runs = Figure[int]("Runs of all of them.")
     verdict = Figure[list[str]]("The outcome in sentences.")
     recommended = Figure[str | None]("The strategy that the advice named.")
+    forecast = Figure[dict[str, Any] | None]("What was forecast for the strategy, beside what was measured.")
     model = Figure[str]("The backbone's name.")
     models = Figure[Rows | None]("Every backbone that was considered, with reasons.")
     images = Figure[int]("Usable images.")

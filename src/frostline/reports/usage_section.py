@@ -6,6 +6,7 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
+from frostline import sentences
 from frostline.config import AUTO_BATCH, BATCH, OF_OPERATING_POINT
 from frostline.data import as_options
 from frostline.data.splits.grouping import GroupBy
@@ -66,8 +67,8 @@ FIT_OPTIONS = (
 COMPARE_OPTIONS = (
     "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
     "seed", "metric", *OF_OPERATING_POINT, "augment", "min_crop", "rotate", "interpolate_weights",
-    "patience", "precision", "compile", "test_size", "val_size", *READING_OPTIONS, "intensity_range", "alpha_background",
-    "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
+    "patience", "precision", "compile", "test_size", "val_size", *READING_OPTIONS, "intensity_range",
+    "alpha_background", "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
 )  # fmt: skip
 TRAIN_OPTIONS = (
     "strategy",
@@ -104,6 +105,8 @@ def forecasts(context: ReportContext) -> Section | None:
     section = Section("foresight", "Forecasts and results", "Forecast")
     if contents.advice is not None:
         section.lead += [str(line) for line in contents.advice["why"]]
+        if contents.fit is not None and contents.fit.get("forecast"):
+            section.lead.append(sentences.forecast(contents.fit["forecast"]))
         section.lead += _forecast_quality(context, contents.advice)
         section.more = {
             "would_change": [str(line) for line in contents.advice["would_change"]],

@@ -196,8 +196,10 @@ def compare(data: str, **options: Any) -> None:
                 progress=verb.progress,
             )
             values = given_hyperparameters(options)  # which go before what the advice names
+            plain_heads = options["plain_timm"] or options["interpolate_weights"] is not None
             advised = [
-                strategies.at_defaults(strategies.parse(name), values) for name in candidates(planned.advice)
+                strategies.at_defaults(strategies.parse(name), values)
+                for name in candidates(planned.advice, plain_heads=plain_heads)
             ]
             names = tuple(dict.fromkeys(map(str, advised)))
             verb.progress.log(f"Comparing {', '.join(names)}.")

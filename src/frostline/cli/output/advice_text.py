@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from frostline.advice import Option, Planned
-from frostline.advice.text import minutes
+from frostline.advice.text import seconds_between
 from frostline.cli.output.formatting import console_out, size
 from frostline.cost import Rates
 from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
@@ -231,14 +231,21 @@ def hyperparameters_line(settings: dict[str, Any]) -> str:
     )
 
 
+def shortly(option: Option) -> str:
+    """Return the reason without what the column of times says."""
+    if not option.fits:
+        return option.reason
+    return option.reason.partition(", ")[0].replace("not significantly different", "not separated")
+
+
 def _options(options: tuple[Option, ...], recommended: str) -> Table:
-    title = "Expected accuracy on new images (80 % interval) and cost of each strategy"
+    title = "Expected accuracy on new images, time (80 % intervals) and cost of each strategy"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     on_gpu = any(option.cost.device_peak_bytes is not None for option in options)
     memories = ("memory", "GPU memory") if on_gpu else ("memory",)
     for name in ("strategy", "expected", "80 %", "time", *memories, "disk", ""):
         left = name in ("strategy", "")
-        narrowest = 18 if name == "strategy" else None
+        narrowest = 21 if name == "strategy" else None
         table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
     for option in options:
         accuracy, low, high = option.expected_accuracy, option.low, option.high
@@ -247,11 +254,11 @@ def _options(options: tuple[Option, ...], recommended: str) -> Table:
             option.strategy,
             "?" if accuracy is None else f"{100 * accuracy:.0f} %",  # errors are points, not tenths of them
             "" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f} %",
-            minutes(option.cost.seconds),
+            seconds_between(*option.seconds_span),
             size(option.cost.peak_memory_bytes),
             *([size(option.cost.device_peak_bytes or 0)] if on_gpu else []),
             size(option.cost.disk_bytes),
-            option.reason,
+            shortly(option),
             style=style,
         )
     return table

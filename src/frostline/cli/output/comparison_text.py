@@ -138,6 +138,8 @@ def fitted(outcome: Fitted) -> None:
     out.print(sentences.accuracy(outcome.result["headline"]), style="bold", highlight=False)
     for line in decided_lines(outcome.result):
         out.print(line, highlight=False)
+    if outcome.result.get("forecast"):
+        out.print(sentences.forecast(outcome.result["forecast"]), highlight=False)
     if outcome.recommended not in (None, outcome.strategy):
         out.print(f"The advice had recommended {outcome.recommended}.", highlight=False)
     spent, budget = minutes(outcome.seconds), minutes(outcome.budget_seconds)
