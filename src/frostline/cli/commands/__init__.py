@@ -1,1 +1,1 @@
-"""A file per command, or per pair: its options, the call of the library, and what it prints."""
+"""A file per command: its options, the call of the library, and what it prints."""
