@@ -22,7 +22,7 @@ from frostline import feature_extraction as freezing
 from frostline.cost import RowRates, read_or_recompute
 from frostline.data import Manifest
 from frostline.errors import CacheWarning, UsageError
-from frostline.feature_cache import FeatureCache
+from frostline.feature_cache import CachedPrefix, FeatureCache
 from frostline.feature_extraction import Frozen, ahead
 from frostline.feature_extraction.image_batches import Images
 from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
@@ -294,3 +294,27 @@ def test_one_cut_is_filled_with_the_views_that_were_asked_for(tmp_path: Path) ->
     assert filled.wanted == filled.computed == 3 * len(data.part("train")) + rest
     with pytest.raises(UsageError, match="Nothing is frozen before cut 0"):
         frostline.fill_cache(tiny_backbone(), data, cut=0, deterministic=True)
+
+
+def test_what_another_process_waits_for_is_put_before_more_is_claimed(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Images(data, data.part("train"), PREPROCESSING)
+    put: list[bytes] = []
+    real = CachedPrefix.put
+    monkeypatch.setattr(
+        CachedPrefix, "put", lambda self, keys, *rows: (put.extend(keys), real(self, keys, *rows))[1]
+    )
+
+    def todo(_: CachedPrefix, keys: list[bytes], batch: int) -> Iterator[list[bytes]]:
+        first = keys[: 3 * batch]
+        for start in range(0, len(first), batch):
+            yield first[start : start + batch]
+        yield []
+        assert put == first
+        for start in range(len(first), len(keys), batch):
+            yield keys[start : start + batch]
+
+    monkeypatch.setattr(CachedPrefix, "todo", todo)
+    frozen_at(2, way(batch=8)).reading(0).fill(images, [(at, 0) for at in range(len(images))], workers=2)
+    assert len(put) == len(images)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
-from frostline.feature_extraction import replicas
 from frostline.feature_extraction.image_batches import Images, Item, Workers, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.feature_extraction.ordered_threads import between_pauses
@@ -190,40 +189,21 @@ class Frozen:
 
     # --- computing -------------------------------------------------------------------------------------
 
-    def _replica(self) -> Frozen:
-        """Return the same on a copy of the model that shares its weights."""
-        replica = copy.copy(self)
-        if self._folded is None:
-            replica._model = replicas.sharing_weights(self._model)
-        else:
-            replica._folded = self._folded.replica(replicas.sharing_weights)
-            replica._model = replica._folded.model
-        return replica
-
     def several(
         self, batches: Iterable[tuple[Tensor, Sequence[Tap]]]
     ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
         """Yield what `compute` returns for each batch of pixels and taps, in order.
 
-        On a processor several batches are computed at a time (`replicas`). A card is given the next batch
-        before what it made of the last is fetched, so that it never waits.
+        A card is given the next batch before what it made of the last is fetched, so that it never waits.
         """
-        if on_card(self.config.plan.device):
-            last: Launched | None = None
-            for pixels, taps in batches:
-                launched = self.launch(pixels, taps)
-                if last is not None:
-                    yield last.values()
-                last = launched
-            if last is not None:
-                yield last.values()
-            return
-        most = replicas.fitting(self.config.plan.device, torch.get_num_threads())
-        if self.config.compiled or replicas.exchanged(self._model):
-            most = 1
-        yield from replicas.mapped(
-            lambda replica, batch: replica.compute(*batch), batches, self, self._replica, most
-        )
+        begun_before = int(on_card(self.config.plan.device))
+        begun: deque[Launched] = deque()
+        for pixels, taps in batches:
+            begun.append(self.launch(pixels, taps))
+            if len(begun) > begun_before:
+                yield begun.popleft().values()
+        while begun:
+            yield begun.popleft().values()
 
     @contextmanager
     def _inference(self) -> Iterator[nn.Module]:

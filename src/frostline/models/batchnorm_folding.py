@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -90,12 +90,6 @@ class Folded:
             if neutral:
                 _neutralise(norm)
             self._layers.append(norm)
-
-    def replica(self, copied: Callable[[nn.Module], nn.Module]) -> Folded:
-        """Return the same on a copy of the model that shares its tensors."""
-        replica = copy.copy(self)
-        replica.model = copied(self.model)
-        return replica
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:

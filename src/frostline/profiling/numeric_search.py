@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import models as bb
-from frostline.feature_extraction import ForwardConfig, Frozen, replicas
+from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.image_batches import CARD_BATCH
 from frostline.models import Backbone, Cut
 from frostline.system import deadline, devices, numerics
@@ -25,9 +25,8 @@ PASSES = 2  # through the frozen stages one by one; the shortest of each stage c
 REPEATED = 15  # passes, where they are short
 GLIMPSE = 4  # images with which it is found how slow a network is, before anything else is timed
 # What deciding by timings passes forward, in images: three precisions of the frozen layers four times, three
-# training steps as often at three times a forward pass, one cut's prefix, and two
-# batches of frozen layers at a time.
-TIMED_IMAGES = 1000
+# training steps as often at three times a forward pass, one cut's prefix.
+TIMED_IMAGES = 800
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
 
 
@@ -75,29 +74,20 @@ def forward_config(
     if precision != "auto":
         return ForwardConfig(numerics.pinned_plan(precision, threads), frozen_batch(), compiled=compiled)
     pairs, last = tuple(bb.foldable(backbone)), backbone.cuts[-1]
-    batches = batches_at_once(numerics.thread_count(threads))
-    run_of = functools.cache(
-        lambda plan: forward(backbone, ForwardConfig(plan, TRIAL, pairs), last, batches=batches)
-    )
-    name = f"forward {network_name(backbone)} images {batches} x {TRIAL} folded {len(pairs)}"
+    run_of = functools.cache(lambda plan: forward(backbone, ForwardConfig(plan, TRIAL, pairs), last))
+    name = f"forward {network_name(backbone)} images {TRIAL} folded {len(pairs)}"
     plan = numerics.timed_plan(name, lambda plan: run_of(plan)(), threads, learning=False)
     return ForwardConfig(plan, frozen_batch(), pairs, compiled)
 
 
-def batches_at_once(threads: int) -> int:
-    """Return how many batches of frozen layers are computed at a time with so many threads."""
-    return replicas.fitting(numerics.device(), threads)
-
-
-def forward(backbone: Backbone, config: ForwardConfig, cut: Cut, *, batches: int = 1) -> Callable[[], None]:
-    """Return a function that runs the frozen part on batches of black images; the first call prepares it.
+def forward(backbone: Backbone, config: ForwardConfig, cut: Cut) -> Callable[[], None]:
+    """Return a function that runs the frozen part once on black images; the first call prepares it.
 
     Parameters
     ----------
     backbone : Backbone
     config : ForwardConfig
     cut : Cut
-    batches : int
 
     Returns
     -------
@@ -107,9 +97,7 @@ def forward(backbone: Backbone, config: ForwardConfig, cut: Cut, *, batches: int
     size = backbone.preprocessing.size
 
     def run() -> None:
-        pixels = torch.zeros((config.batch, 3, size, size), dtype=torch.uint8)
-        for _ in frozen.several([(pixels, ())] * batches):
-            pass
+        frozen.compute(torch.zeros((config.batch, 3, size, size), dtype=torch.uint8))
 
     return run
 
@@ -128,10 +116,8 @@ def prefix_s(backbone: Backbone, config: ForwardConfig, cut: Cut) -> float:
     float
     """
     name = f"cut {cut.index}"
-    batches = batches_at_once(config.plan.threads)
-    run = {name: forward(backbone, config, cut, batches=batches)}
-    seconds = numerics.seconds_of(_prefix(backbone, config), run, config.plan.threads)[name]
-    return seconds / (batches * config.batch)
+    run = {name: forward(backbone, config, cut)}
+    return numerics.seconds_of(_prefix(backbone, config), run, config.plan.threads)[name] / config.batch
 
 
 def rough_image_s(backbone: Backbone, threads: int | None = None) -> float:
@@ -182,8 +168,7 @@ def _prefix(backbone: Backbone, config: ForwardConfig) -> str:
     plan = config.plan
     computed = f"{plan.precision} {plan.channels_last} folded {len(config.folded)}"
     computed += " compiled" * config.compiled
-    batches = batches_at_once(config.plan.threads)
-    return f"prefix {network_name(backbone)} batch {batches} x {config.batch} {computed}"
+    return f"prefix {network_name(backbone)} batch {config.batch} {computed}"
 
 
 def stages_s(backbone: Backbone, config: ForwardConfig) -> list[float]:
@@ -201,7 +186,7 @@ def stages_s(backbone: Backbone, config: ForwardConfig) -> list[float]:
     shortest = [min(stage_seconds) for stage_seconds in zip(*passes, strict=True)]
     seconds = [whole_s * stage_seconds / sum(shortest) for stage_seconds in shortest]
     for cut, total_s in zip(backbone.cuts[1:], itertools.accumulate(seconds), strict=True):
-        measured = {f"cut {cut.index}": total_s * config.batch * batches_at_once(config.plan.threads)}
+        measured = {f"cut {cut.index}": total_s * config.batch}
         numerics.note_seconds(_prefix(backbone, config), measured, config.plan.threads)
     return seconds
 

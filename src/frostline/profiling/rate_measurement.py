@@ -176,7 +176,7 @@ def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, cl
 
 def _rates_name(backbone: Backbone, batch: int, classes: int) -> str:
     """Name what is timed of a network, for it to be remembered by."""
-    return f"network {numeric_search.network_name(backbone)} batch {batch} classes {_as_wide(classes)}"
+    return f"stages {numeric_search.network_name(backbone)} batch {batch} classes {_as_wide(classes)}"
 
 
 def _as_wide(classes: int) -> int:
@@ -261,11 +261,8 @@ def _network(
         "copy_s": numerics.seconds(lambda: backbone.adapt(classes)),
         "frozen_copy_s": numerics.seconds(lambda: Frozen(backbone, backbone.model, last_cut, config).place()),
     }
-    frozen_pass = numeric_search.forward(
-        backbone, config, last_cut, batches=numeric_search.batches_at_once(threads)
-    )
     peaks = {
-        "frozen": training_rates.peak(frozen_pass).peak_bytes,
+        "frozen": training_rates.peak(numeric_search.forward(backbone, config, last_cut)).peak_bytes,
         "evaluation": evaluation_pass.peak_bytes,
         "step": steps.peak_bytes,
     }

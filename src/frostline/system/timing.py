@@ -23,7 +23,7 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # names of mallopt's parameters (malloc.h)
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of mallopt's parameters (malloc.h)
 _imported: list[int] = []  # set once
 
 
@@ -127,21 +127,14 @@ def reuse_freed_memory() -> None:
 
     Each step and each frozen batch asks for the same large blocks again, and fresh ones must be filled with
     zeros by the kernel first: without this a head took 1.5 times the processor time, at 30 % less memory
-    (docs/LOG.md 2026-11-24). Threads share one heap, since those of their own give large blocks back (frozen
-    batches in two threads: 14 ms of the kernel's time an image without this, 1 with it; docs/LOG.md
-    2026-11-29). glibc only; `PeakMemory` still gives back what is free between runs.
+    (docs/LOG.md 2026-11-24). glibc only; `PeakMemory` still gives back what is free between runs.
     """
     if sys.platform == "linux":
         try:
             mallopt = ctypes.CDLL("libc.so.6").mallopt
         except (OSError, AttributeError):  # another C library: it has its own ways
             return
-        for parameter, value in (
-            (_MMAP_MAX, 0),
-            (_TRIM_THRESHOLD, 2**31 - 1),
-            (_TOP_PAD, 64 * 2**20),
-            (_ARENA_MAX, 1),
-        ):
+        for parameter, value in (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * 2**20):
             mallopt(parameter, value)
 
 
