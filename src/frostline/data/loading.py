@@ -281,7 +281,7 @@ def load_labelled(
         classes=tuple(sorted({sample.label for sample in samples})),
         set_aside=tuple(listed.skipped),
         near_copies=_path_pairs(samples, likeness.near),
-        said=tuple(listed.findings),
+        data_findings=tuple(listed.findings),
         items=listed.items,
     )
     return LabelledImages(manifest, _by_values(manifest, source, by, path_column))
@@ -338,7 +338,9 @@ def _with_rendering(
     images = [(sample.path, traits[sample.digest]) for sample in manifest.samples]
     kinds = rendering_choice.kinds_of({sample.digest: traits[sample.digest] for sample in manifest.samples})
     findings = rendering_choice.findings(images, rendering)
-    return replace(manifest, rendering=rendering, kinds=kinds, said=(*manifest.said, *findings))
+    return replace(
+        manifest, rendering=rendering, kinds=kinds, data_findings=(*manifest.data_findings, *findings)
+    )
 
 
 def _demand_shares(**shares: float) -> None:
@@ -523,7 +525,7 @@ def _manifest(
         conflicts=tuple(split_result.conflicts),
         near_copies=near,
         suspects=suspects,
-        said=tuple(findings),
+        data_findings=tuple(findings),
         given=given_parts,
         shares=(split_options.test, split_options.val),
         seed=split_options.seed,

@@ -63,7 +63,7 @@ class Manifest:
         Identical images with different labels.
     near_copies, suspects : tuple of pairs of str
         Paths of near copies that stay in one part; all pairs that look alike.
-    said : tuple of Finding
+    data_findings : tuple of Finding
         Findings about the images besides `set_aside`.
     given : tuple of str
         Parts that the source named; the others were drawn.
@@ -84,7 +84,7 @@ class Manifest:
     conflicts: tuple[Conflict, ...] = ()
     near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
-    said: tuple[Finding, ...] = ()  # what there is to say besides `set_aside`
+    data_findings: tuple[Finding, ...] = ()  # besides skipped images
     given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as requested
     reading: Mapping[str, str] = field(default_factory=dict)  # option → its value, of how the source was read
@@ -107,13 +107,13 @@ class Manifest:
     @property
     def notes(self) -> tuple[str, ...]:
         """The findings as sentences; unusable files are in `set_aside`."""
-        return tuple(finding.note for finding in self.said)
+        return tuple(finding.note for finding in self.data_findings)
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """All findings, in the order of `KINDS`: `said`, and skipped images, by kind."""
+        """All findings, in the order of `KINDS`: `data_findings`, and skipped images, by kind."""
         findings = [
-            finding for finding in self.said if finding.kind != "unreadable"
+            finding for finding in self.data_findings if finding.kind != "unreadable"
         ]  # those are in `set_aside`
         order = {kind: place for place, kind in enumerate(KINDS)}
         all_findings = [*findings, *split_notes.about_skipped(self.set_aside)]
@@ -348,9 +348,9 @@ class Manifest:
         """Return the manifest with the note on what is cut away where its images are made square so."""
         if not self.sizes:
             return self
-        other_findings = tuple(finding for finding in self.said if finding.kind != "cut_away")
+        other_findings = tuple(finding for finding in self.data_findings if finding.kind != "cut_away")
         finding = self.cut_away(resize, crop_pct).finding
-        return replace(self, said=(*other_findings, finding) if finding else other_findings)
+        return replace(self, data_findings=(*other_findings, finding) if finding else other_findings)
 
     @cached_property
     def digest(self) -> str:
@@ -385,7 +385,7 @@ class Manifest:
             "set_aside": [astuple(gone) for gone in self.set_aside],
             "conflicts": [astuple(conflict) for conflict in self.conflicts],
             **{name: getattr(self, name) for name in plain_fields},
-            "said": [astuple(finding) for finding in self.said],
+            "said": [astuple(finding) for finding in self.data_findings],
             **({"reading": dict(self.reading)} if self.reading else {}),
             **({} if self.rendering.plain else {"rendering": self.rendering.as_dict()}),
             **({"kinds": dict(sorted(self.kinds.items()))} if self.kinds else {}),
@@ -526,7 +526,7 @@ def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         ),
         near_copies=tuple((path_a, path_b) for path_a, path_b in header["near_copies"]),
         suspects=tuple((path_a, path_b) for path_a, path_b in header["suspects"]),
-        said=tuple(Finding.from_row(row) for row in header["said"]),
+        data_findings=tuple(Finding.from_row(row) for row in header["said"]),
         given=tuple(header.get("given", ())),
         reading=dict(header.get("reading", {})),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,

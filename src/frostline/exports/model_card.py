@@ -149,8 +149,8 @@ def _metrics(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
     if contents.best_run is not None and contents.best_run.name == exported.folder.name:
         yield from conclusions.conclusions(context)[:-1]
         return
-    result, kept = exported.result, operating_point.read(exported.folder.path)
-    yield from (escaped(line) for line in (kept or {}).get("sentences", ()))
+    result, decision = exported.result, operating_point.read(exported.folder.path)
+    yield from (escaped(line) for line in (decision or {}).get("sentences", ()))
     if result.get("accuracy") is not None:
         span = between(result["low"], result["high"])
         yield (

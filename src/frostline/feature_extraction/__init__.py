@@ -4,7 +4,7 @@ A row holds the features of one view of one image, in the dtype they were comput
 rounded, so a later cut's row may be computed from an earlier one.
 
 random_transforms → augmentation · ordered_threads → image_batches · numeric_key · tensor_bytes →
-stage_statistics → cached_features → extraction · forward_pass
+statistics_cache → cached_features → extraction · forward_pass
 """
 
 from frostline.feature_extraction.cached_features import Counts, Frozen

@@ -24,7 +24,7 @@ from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
 from frostline.feature_extraction.image_batches import Images, Item, Workers, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.feature_extraction.ordered_threads import between_pauses
-from frostline.feature_extraction.stage_statistics import StatisticsCache
+from frostline.feature_extraction.statistics_cache import StatisticsCache
 from frostline.feature_extraction.tensor_bytes import from_bytes, same, to_bytes
 from frostline.models import Backbone, Cut
 from frostline.models.stage_statistics import Tap, collecting, stage_taps

@@ -51,8 +51,8 @@ def keep_learned_in_train(
         *_findings(result, seen_images),
         *(found for model in backbones for found in _on_resize(model)),
     ]
-    new_findings = [finding for finding in dict.fromkeys(findings) if finding not in data.said]
-    return replace(result, said=(*result.said, *new_findings)) if new_findings else result
+    new_findings = [finding for finding in dict.fromkeys(findings) if finding not in data.data_findings]
+    return replace(result, data_findings=(*result.data_findings, *new_findings)) if new_findings else result
 
 
 def mark_learned(backbone: Backbone, data: Manifest) -> Manifest:

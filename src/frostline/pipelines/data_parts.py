@@ -32,7 +32,7 @@ def fold_count(data: Manifest, seed: int) -> int:
 
 def data_lines(data: Manifest, folds: int) -> list[str]:
     """Return lines about the data; `folds` is the number of folds of a repeat."""
-    lines = [finding.note for finding in data.said if finding.kind not in ("no_val", "no_test")]
+    lines = [finding.note for finding in data.data_findings if finding.kind not in ("no_val", "no_test")]
     if data.set_aside:
         lines.append(f"{len(data.set_aside)} file(s) cannot be used and are skipped:")
         lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]

@@ -187,9 +187,9 @@ def compare(
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
         check_options(candidate.augment, chosen.min_crop, chosen.rotate)
-    earlier_findings = data.said
+    earlier_findings = data.data_findings
     data = leakage.keep_learned_in_train(list(backbones.values()), data, Study(study))
-    for finding in data.said:
+    for finding in data.data_findings:
         if finding not in earlier_findings:
             progress.log(finding.note)
     opened_study = Study.open(study, data=data.digest, split=data.split_digest, test=data.test_digest)

@@ -32,7 +32,7 @@ MOST_WAITING = 8.0  # largest slow-down by others that the end is reckoned with:
 LOADING = "loading the libraries, the images and the network"
 LEAST_S = 0.01  # a timer of 0 never rings
 READING = "loading and reading the images"
-GOES_ON = "What is finished is saved: the same command goes on from there."
+GOES_ON = "What is finished is saved: the same command resumes from there."
 
 
 @dataclass(frozen=True)

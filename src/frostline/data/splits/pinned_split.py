@@ -42,7 +42,7 @@ def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
         if part
     )
     demand_training_images(samples, data.classes, moved)
-    findings = [finding for finding in split_result.findings if finding not in data.said and moved]
+    findings = [finding for finding in split_result.findings if finding not in data.data_findings and moved]
     return with_samples(data, samples, moved, findings)
 
 
@@ -69,9 +69,9 @@ def with_samples(
     replaced = set(split_findings(data))
     return replace(
         result,
-        said=(
+        data_findings=(
             *split_findings(result),
-            *(finding for finding in data.said if finding not in replaced),
+            *(finding for finding in data.data_findings if finding not in replaced),
             *findings,
         ),
     )

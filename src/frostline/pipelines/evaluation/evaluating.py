@@ -251,7 +251,7 @@ def _sorted_out(loaded: Sequence[LoadedModel], data: Manifest, predicted: _Predi
     met = _learned_digests(loaded, data)
     has_learned = np.array([sample.digest in met.learned for sample in samples])
     units = data.units(samples)
-    notes = [*(finding.message for finding in data.said), *predicted.notes, *met.notes]
+    notes = [*(finding.message for finding in data.data_findings), *predicted.notes, *met.notes]
     notes += [
         f"{model.name}: {model.predictor.decision.sentence}"
         for model in loaded

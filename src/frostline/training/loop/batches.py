@@ -159,8 +159,8 @@ class PhaseBatches:
         """Return whether these are all images in one view, whose rows are kept."""
         if _place(images, items) is None:
             return False
-        kept = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
-        return kept and sorted(p for batch in items for p, _ in batch) == list(range(len(images)))
+        all_cached = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
+        return all_cached and sorted(p for batch in items for p, _ in batch) == list(range(len(images)))
 
     def _forget(self, place: tuple[int, int]) -> None:
         """Let the host's memory go of rows that lie on the card."""

@@ -132,8 +132,8 @@ def _early_stopping(setup: Setup, trainer: Trainer, best_epoch: int | None) -> d
         "seconds_saved": saved * each_s,
     }
     if saved:
-        kept = best_epoch if setup.keep == "best" else None
-        setup.progress.log("  " + sentences.stopped_early(early, kept))
+        returned_epoch = best_epoch if setup.keep == "best" else None
+        setup.progress.log("  " + sentences.stopped_early(early, returned_epoch))
     return early
 
 

@@ -39,7 +39,7 @@ class Leave:
             keep()
             raise TrainingError(
                 "Another process of this job was asked to stop. What is finished is kept; the same command "
-                "goes on."
+                "resumes."
             )
 
 

@@ -57,7 +57,7 @@ def told_plainly() -> Iterator[None]:
         if "DataLoader worker" in str(error):  # torch raises it wherever the process is just then
             raise TrainingError(
                 "A process that decodes images ended before its time: something stopped it, often a lack of "
-                "memory. The same command goes on; try fewer --workers."
+                "memory. The same command resumes; try fewer --workers."
             ) from None
         if not is_out_of_memory(error):
             raise
