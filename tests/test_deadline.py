@@ -33,7 +33,7 @@ from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder, write_t
 PIECE_S = 9.0  # pretended seconds of each slow piece
 LIMIT_S = 60.0
 OPTIONS = {"flip": "none", "threads": 1}
-REFUSED = r"--minutes 1 is less than the (\d+) s that .* need here; give at least ([\d.]+)\. .*goes on"
+REFUSED = r"--minutes 1 is less than the (\d+) s that .* need here; give at least ([\d.]+)\. .*resumes"
 
 
 class Clock:

@@ -89,8 +89,8 @@ def write_gallery(
                 path = images.samples[mistake.position].path
                 heat = maps.get((path, mistake.predicted))
                 if heat is None and mapped and (model := model_of(path)) is not None:
-                    maps = class_maps(backbone, model, pixels[None], [mistake.predicted])
-                    heat, mapped = (None, False) if maps is None else (maps[0], True)
+                    heat_maps = class_maps(backbone, model, pixels[None], [mistake.predicted])
+                    heat, mapped = (None, False) if heat_maps is None else (heat_maps[0], True)
                     reason = NO_MAPS if multi_stage_head_in(model) is None else NO_MAPS_OF_STAGES
                 row = _write_example(folder / "looks", images.samples[mistake.position], pixels, heat)
                 rows.append(row)
