@@ -1,1 +1,1 @@
-"""A file per command: its options, the call of the library, and what it prints."""
+"""A file per command (`measure` stands with `plan`): its options, the call of the library, what it prints."""
