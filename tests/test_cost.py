@@ -7,7 +7,6 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import rate_correction, rate_measurement, training_rates
 from frostline.strategies import parse, schedule
-from frostline.system import numerics
+from frostline.system import cpu_threads, numerics
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
 FREE = Line(0.0, 0.0)
@@ -422,14 +421,13 @@ def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
 
 def test_rates_measured_beside_other_work_say_so(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
-    monkeypatch.setattr(time, "process_time", lambda: 0.5 * time.perf_counter())
-    assert rate_measurement._cpu_share(1) == pytest.approx(0.5, abs=0.05)
+    monkeypatch.setattr(cpu_threads, "_look", lambda since=None: cpu_threads.cores() - 0.5)
     rates = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert "50%" in rates.notes[0]
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1e9)
     (note,) = profiling.measure(backbone, images, cache=FeatureCache(), threads=1).notes  # held against now
     assert "were out of date" in note
-    monkeypatch.setattr(time, "process_time", time.perf_counter)
+    monkeypatch.setattr(cpu_threads, "_look", lambda since=None: 0.0)
     assert profiling.measure(backbone, images, cache=FeatureCache(), threads=1, batch=16).notes == ()
     assert Rates.from_dict(json.loads(json.dumps(rates.as_dict()))) == rates
 
@@ -439,7 +437,7 @@ def test_a_run_after_measuring_times_nothing(
 ) -> None:
     backbone = tiny_backbone()
     rates = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
-    monkeypatch.setattr(numerics, "seconds", lambda run: pytest.fail("timed again"))
+    monkeypatch.setattr(numerics, "seconds", lambda run, **_: pytest.fail("timed again"))
     for text in ("head(epochs=2)", "top_k(2, epochs=2)", "full(epochs=1)"):
         run = frostline.train(backbone, data, text, study=tmp_path / "study", threads=1)
         cut = schedule(parse(text), stages=5, images=36, batch=32)[0].cut

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info
 import frostline
 from frostline import profiling
 from frostline.config import Config
-from frostline.cost import predict
+from frostline.cost import Rates, predict
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
@@ -310,6 +310,64 @@ def test_remembered_rates_are_checked_by_one_timing(
     monkeypatch.setattr(rate_correction.numeric_search, "pass_s", lambda *_: 1.0)
     third = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert third.stages == then.stages  # what is remembered stays
+
+
+def another_process(monkeypatch: pytest.MonkeyPatch, *, others: float) -> None:
+    """Go on as a process that finds so many of two cores busy, now and while it times."""
+    monkeypatch.setattr(numerics, "_measured_here", set())
+    monkeypatch.setattr(cpu_threads, "cores", lambda: 2)
+    monkeypatch.setattr(cpu_threads, "free", lambda: Free(2, others, PASSIVE))
+    monkeypatch.setattr(cpu_threads, "_look", lambda since=None: others)
+
+
+def test_rates_of_a_busy_machine_are_timed_again_on_a_quiet_one(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timed beside six other processes, they refused on a quiet machine what there was time for."""
+    backbone = tiny_backbone()
+    slower = [6.0]
+    real = numerics.seconds
+    monkeypatch.setattr(numerics, "seconds", lambda *args, **options: slower[0] * real(*args, **options))
+
+    def measured() -> Rates:
+        return profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
+
+    another_process(monkeypatch, others=1.7)
+    busy = measured()
+    learned(backbone, 2.5)
+    another_process(monkeypatch, others=1.7)
+    assert measured().stages == busy.stages  # nothing better is to be had
+    another_process(monkeypatch, others=0.1)
+    slower[0] = 1.0
+    quiet = measured()
+    assert quiet.at(1).frozen_s < 0.5 * busy.at(1).frozen_s
+    assert quiet.factor == 1.0  # what runs took was held against other rates
+    assert [stage.plan for stage in quiet.stages] == [stage.plan for stage in busy.stages]  # choices last
+    another_process(monkeypatch, others=1.7)
+    monkeypatch.setattr(rate_correction, "checked", lambda rates, *_: rates)
+    assert measured().stages == quiet.stages
+
+
+def test_a_process_times_a_network_once(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was quiet as the process began, and busy from then on."""
+    another_process(monkeypatch, others=1.7)
+    monkeypatch.setattr(cpu_threads, "free", lambda: Free(2, 0.0, PASSIVE))
+    monkeypatch.setattr(rate_correction, "checked", lambda rates, *_: rates)
+    first, second = (
+        profiling.measure(tiny_backbone(), images, cache=FeatureCache(), threads=1) for _ in range(2)
+    )
+    assert first.stages == second.stages
+
+
+@pytest.mark.parametrize(
+    ("threads", "others", "share"),
+    [(1, 1.0, 1.0), (1, 1.7, 0.3), (2, 0.3, 0.85), (2, 1.0, 0.5), (4, 0.0, 1.0)],
+)
+def test_other_work_takes_time_only_from_threads_that_share_its_cores(
+    threads: int, others: float, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_threads, "cores", lambda: 2)
+    assert cpu_threads.share_left(threads, others) == pytest.approx(share)
 
 
 def test_remembered_rates_carry_device_threads_and_load(

@@ -52,6 +52,11 @@ def factor(backbone: Backbone, threads: int) -> float:
     return float(stored.get("factor", 1.0))
 
 
+def forget(backbone: Backbone, threads: int) -> None:
+    """Begin anew with what runs took: the rates that it was held against were measured again."""
+    directories.remember("rates", _key(backbone, threads), {"factor": 1.0})
+
+
 @dataclass(frozen=True)
 class Expected:
     """The predicted seconds of a run with an empty cache and with a full one, and its number of features."""

@@ -37,10 +37,6 @@ PROBE_IMAGES = (40, 200)  # heads that are solved for to measure how long that t
 APART, FALLS = 0.1, 0.6
 L2 = 1e-3  # of a head that is solved for alone (training/tuning/flip_safety.py)
 FIGURES = 100  # images whose metrics are computed: a fraction of a second
-BUSY_S = 0.1  # how long the free share of the processor is measured
-GIVEN = (
-    0.8  # of the threads' time; idle machines gave 0.9 and more, one neighbour on two cores took it to 0.5
-)
 
 
 def measure(
@@ -80,13 +76,19 @@ def measure(
     classes = classes or len(images.manifest.classes)
     timed = _as_wide(classes)
     config = numeric_search.forward_config(backbone, threads=threads)
-    newly_timed: list[bool] = []
+    rates_name = _rates_name(backbone, batch, classes)
+    newly_timed: list[float] = []  # the share of the processor that was left
 
     def network() -> dict[str, Any]:
-        newly_timed.append(True)
-        return _network(backbone, config, batch, timed, count)
+        began = cpu_threads.Reading.now()
+        network_rates = _network(backbone, config, batch, timed, count)
+        newly_timed.append(cpu_threads.share_since(began, count))
+        return network_rates
 
-    network_rates = numerics.measured(_rates_name(backbone, batch, classes), network, count)
+    timed_before = numerics.is_remembered(rates_name, count)
+    network_rates = numerics.measured(rates_name, network, count)
+    if timed_before and newly_timed:  # what runs took was held against rates that are gone
+        rate_correction.forget(backbone, count)
     network_rates["stages"][-1]["parameters"] -= (timed - classes) * (backbone.feature_width + 1)
     with numerics.threads(count), cache, deadline.work(numerics.TIMING):
         other_rates = {
@@ -114,7 +116,7 @@ def measure(
         **other_rates,
         peaks=Peaks(base=_base_bytes(), **network_rates["peaks"]),
         statistics=tuple(tap.width for tap in bb.stage_taps(backbone)),
-        notes=_notes(network_rates["given"]) if newly_timed else (),
+        notes=_notes(newly_timed[0]) if newly_timed else (),
         device=numerics.device_name(),
         others=cpu_threads.free().others,
         pipeline=pipeline_of(images, workers, count),
@@ -185,23 +187,13 @@ def _as_wide(classes: int) -> int:
 
 
 def _notes(share: float) -> tuple[str, ...]:
-    if share >= GIVEN:
+    if share >= cpu_threads.QUIET:
         return ()
     doubt = (
         f"Something else used the processor while rates were measured ({share:.0%} of its time was left): "
         "predicted times are uncertain until another timing or the first runs correct them."
     )
     return (doubt,)
-
-
-def _cpu_share(threads: int) -> float:
-    """Return the share of the threads' time that this process gets when it asks for all of it."""
-    square = torch.ones((512, 512))
-    square @ square
-    begun, used = time.perf_counter(), time.process_time()
-    while time.perf_counter() - begun < BUSY_S:
-        square @ square
-    return (time.process_time() - used) / (time.perf_counter() - begun) / threads
 
 
 def _base_bytes() -> int:
@@ -238,7 +230,7 @@ def _network(
 ) -> dict[str, Any]:
     """Measure what depends on the network alone, as plain data."""
     last_cut, exact = backbone.cuts[-1], numerics.exact_plan(threads)
-    steps, cpu_share = _training_steps(backbone, batch, classes, threads)
+    steps = _training_steps(backbone, batch, classes, threads)
     evaluation_pass = training_rates.measure_warm(
         numeric_search.forward(backbone, ForwardConfig(exact, evaluation_batch()), last_cut)
     )
@@ -266,34 +258,22 @@ def _network(
         "evaluation": evaluation_pass.peak_bytes,
         "step": steps.peak_bytes,
     }
-    cpu_share = min(cpu_share, _cpu_share(threads))
     check = rate_correction.check_of(backbone, sum(evaluation_s), threads)
-    network_rates = {
-        "stages": stages,
-        "learning": steps.rates,
-        "around": around,
-        "peaks": peaks,
-        "given": cpu_share,
-    }
-    return {**network_rates, "check": check}
+    return {"stages": stages, "learning": steps.rates, "around": around, "peaks": peaks, "check": check}
 
 
-def _training_steps(
-    backbone: Backbone, batch: int, classes: int, threads: int
-) -> tuple[training_rates.Steps, float]:
-    """Return what training steps cost and the share of the processor that was left for timing them.
+def _training_steps(backbone: Backbone, batch: int, classes: int, threads: int) -> training_rates.Steps:
+    """Return what training steps cost.
 
     They are the longest part of all timings, so they are remembered also where a time limit ends the rest.
     """
 
     def timed() -> dict[str, Any]:
-        share = _cpu_share(threads)
         with torch.random.fork_rng(devices=devices.random_states()):  # dropout draws
-            steps = training_rates.steps(backbone, batch, classes, threads)
-        return {"steps": asdict(steps), "given": min(share, _cpu_share(threads))}
+            return asdict(training_rates.steps(backbone, batch, classes, threads))
 
-    measured = numerics.measured(f"steps of {_rates_name(backbone, batch, classes)}", timed, threads)
-    return training_rates.Steps.from_dict(measured["steps"]), measured["given"]
+    name = f"steps of {_rates_name(backbone, batch, classes)}"
+    return training_rates.Steps.from_dict(numerics.measured(name, timed, threads))
 
 
 def _touch_s(works: list[training_rates.Measured]) -> float:

@@ -111,7 +111,7 @@ def chosen_plans(backbone: Backbone, rates: Rates, step_s: float, batch: int, th
             name: step_s + _step_s(rows[place:], min(batch, MANY)) for name, rows in rates.items()
         }
         remembered = numerics.note_seconds(
-            numeric_search.trial_name(backbone, cut, batch), step_seconds, threads
+            numeric_search.trial_name(backbone, cut, batch), step_seconds, threads, lasting=True
         )
         names.append(numerics.fastest(remembered))
     return names

@@ -32,6 +32,9 @@ RECENT_S = 10.0  # a look back over more tells of another time: a choice
 # Cores' worth of other work from which on threads share theirs. Half a core is more than a desktop's own
 # stirring, and less than one busy thread: a choice.
 BUSY = 0.5
+# Of the threads' time: with less of it left, a timing is of a busy machine. Idle machines gave 0.9 and more,
+# one neighbour on two cores took it to 0.5.
+QUIET = 0.8
 _GROUP = Path("/sys/fs/cgroup/cpu.stat")  # as a container sees it
 # With so large a share of the cores left, threads keep off the others: one that must share its core makes all
 # wait for it at each step. With less they share. A choice; on two cores it makes no difference.
@@ -168,6 +171,17 @@ def free() -> Free:
     if others >= BUSY:
         others = min(others, _look())
     return Free(cores(), others, wait)
+
+
+def share_left(threads: int, others: float) -> float:
+    """Return the share of the time of so many threads that others' work, in cores, leaves them."""
+    most = min(threads, cores())
+    return 1.0 - min(1.0, max(0.0, most + others - cores()) / most)
+
+
+def share_since(began: Reading, threads: int) -> float:
+    """Return the share of their time that so many threads had since that reading."""
+    return share_left(threads, _look(began))
 
 
 def cores() -> int:

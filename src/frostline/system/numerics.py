@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import platform
 import statistics
 import time
@@ -268,38 +269,80 @@ def timed_plan(
     plans = candidates(threads_, learning=learning)
     count = plans["float32"].threads
     step_seconds = seconds_of(
-        step_name, {name: functools.partial(step, plan) for name, plan in plans.items()}, count
+        step_name, {name: functools.partial(step, plan) for name, plan in plans.items()}, count, lasting=True
     )
     shares = ", ".join(f"{name} {step_seconds[name] / step_seconds['float32']:.2f}" for name in plans)
     return replace(plans[fastest(step_seconds)], reason=f"a step's time beside plain float32's: {shares}")
 
 
-def seconds_of(run_name: str, runs: dict[str, Callable[[], None]], threads_: int) -> dict[str, float]:
+def seconds_of(
+    run_name: str, runs: dict[str, Callable[[], None]], threads_: int, *, lasting: bool = False
+) -> dict[str, float]:
     """Return the seconds that each of `runs` takes; measured, or read from an earlier time on this machine.
 
-    `run_name` names what is run: model, size, number of images.
+    `run_name` names what is run: model, size, number of images. They are run in turn, so that other work that
+    comes and goes meets all of them. `lasting` is as in `measured`.
     """
-    return measured(
-        f"{run_name} {' '.join(runs)}", lambda: {name: seconds(run) for name, run in runs.items()}, threads_
-    )
+
+    def time_each() -> dict[str, float]:
+        timings: dict[str, list[float]] = {name: [] for name in runs}
+        for turn, (name, run) in itertools.product(range(REPEATS), runs.items()):
+            if sum(timings[name]) < ENOUGH_S:
+                timings[name].append(seconds(run, warm=turn > 0, repeats=1))
+        return {name: statistics.median(each) for name, each in timings.items()}
+
+    return measured(f"{run_name} {' '.join(runs)}", time_each, threads_, lasting=lasting)
 
 
-def note_seconds(name: str, known_seconds: dict[str, float], threads_: int) -> dict[str, float]:
+def note_seconds(
+    name: str, known_seconds: dict[str, float], threads_: int, *, lasting: bool = False
+) -> dict[str, float]:
     """Store seconds for `seconds_of`, unless there are others already; return the stored ones."""
-    return measured(f"{name} {' '.join(known_seconds)}", lambda: known_seconds, threads_)
+    return measured(f"{name} {' '.join(known_seconds)}", lambda: known_seconds, threads_, lasting=lasting)
 
 
-def measured(name: str, find: Callable[[], dict[str, Any]], threads_: int) -> dict[str, Any]:
-    """Return what `find` measures with that many threads, plain data; remembered on this machine.
+def measured(
+    name: str, measure: Callable[[], dict[str, Any]], threads_: int, *, lasting: bool = False
+) -> dict[str, Any]:
+    """Return what `measure` finds with that many threads, plain data; remembered on this machine.
 
     What is remembered carries the names of the processor and the GPU, the threads, and the load at the time.
+    What a busy machine gave is measured again on a quiet one, unless it is `lasting`: a choice among ways to
+    compute, which results must go on agreeing with.
     """
-
-    def measure() -> dict[str, Any]:
+    key = rates_key(name, threads_)
+    stored = directories.recalled("rates", key)
+    if stored is not None and (lasting or key in _measured_here or not _of_a_busy_machine(stored, threads_)):
+        return dict(stored["measured"])
+    began = _timing_began.get() or cpu_threads.Reading.now()
+    token = _timing_began.set(began)
+    try:
         with threads(threads_), deadline.work(TIMING):
-            return find()
+            value = measure()
+    finally:
+        _timing_began.reset(token)
+    record = {"measured": value, "cpu_share": cpu_threads.share_since(began, threads_)}
+    directories.remember("rates", key, record, about=world(threads_))
+    _measured_here.add(key)
+    return value
 
-    return directories.remembered("rates", rates_key(name, threads_), measure, about=world(threads_))
+
+_measured_here: set[str] = (
+    set()
+)  # by this process: a machine that was quiet as it began may be busy all along
+# When the outermost timing around began: what it derives and stores is of the same time.
+_timing_began = ContextVar[cpu_threads.Reading | None]("the timing around began", default=None)
+
+
+def _of_a_busy_machine(stored: dict[str, Any], threads_: int) -> bool:
+    """Tell if others took processor time from what was measured, and would not now."""
+    now = cpu_threads.share_left(threads_, cpu_threads.free().others)
+    return float(stored["cpu_share"]) < cpu_threads.QUIET <= now
+
+
+def is_remembered(name: str, threads_: int) -> bool:
+    """Tell if `measured` was called for this on this machine, now or earlier."""
+    return directories.recalled("rates", rates_key(name, threads_)) is not None
 
 
 def rates_key(name: str, threads_: int) -> str:
