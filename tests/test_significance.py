@@ -107,13 +107,15 @@ def test_the_verdict_says_how_much_was_seen() -> None:
         lines = verdict_lines({**result, "metric": metric})
         assert first in lines[0]
         assert second in lines[1]
-    alone = {**result, "differences": []}
+    alone = {**result, "differences": [], "folds": 1, "standings": [{"winner": True, "cells": 1}, {}]}
     assert (
         verdict_lines(alone)[0]
         == "full was evaluated on 1 repeat, and no other was: not enough to name a winner."
     )
     held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
     assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
+    probed = {**held, "differences": [], "standings": [{"winner": True, "cells": 5}, {}]}
+    assert verdict_lines(probed)[0].startswith("full was evaluated on all 5 folds, and no other was")
 
 
 def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
@@ -121,7 +123,7 @@ def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
         "winner": "head",
         "repeats": 1,
         "folds": 5,
-        "standings": [{}, {}],
+        "standings": [{"winner": True, "cells": 5}, {}],
         "differences": [],
         "separated": False,
         "finished": False,
