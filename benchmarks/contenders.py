@@ -231,9 +231,10 @@ def fastai(task: Task, clock: Clock) -> float:
         loaders = block.dataloaders(frame, bs=task.settings["batch"], num_workers=0, path=task.folder)
         learn = vision_learner(loaders, ARCHITECTURE, **task.local)
         with learn.no_bar(), learn.no_logging():
-            if task.settings.get("find"):
-                clock.found["found_lr"] = learn.lr_find(show_plot=False).valley
-            learn.fine_tune(task.settings["epochs"], task.settings["lr"])
+            rate = task.settings.get("lr")
+            if rate is None:  # as its documentation has it: the finder's valley
+                rate = clock.found["found_lr"] = float(learn.lr_find(show_plot=False).valley)
+            learn.fine_tune(task.settings["epochs"], rate)
     loader = learn.dls.test_dl([Path(path) for path in task.paths], num_workers=0)
     with learn.no_bar():
         predictions = learn.get_preds(dl=loader)[0].argmax(1).tolist()

@@ -72,10 +72,10 @@ def one(data: Path, verb: str, run: int, minutes: float, store: str | None) -> d
         began = time.perf_counter()
         done = subprocess.run(words, capture_output=True, text=True)
         wall_s = time.perf_counter() - began
-    refused = re.search(r"--minutes [\d.]+ is less than the (\d+) s", done.stderr)
+    refused = re.search(r"--minutes [\d.]+ is less than the \d+ s.*", done.stderr)
     if done.returncode and not refused:
         raise SystemExit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
-    return {"wall_s": wall_s, "limit_s": 60 * minutes, "refused": bool(refused)}
+    return {"wall_s": wall_s, "limit_s": 60 * minutes, "refused": refused[0] if refused else ""}
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def summarise(path: Path) -> str:
         late = [row["wall_s"] - row["limit_s"] for row in mine]
         over = sum(row["wall_s"] - row["limit_s"] > allowed_s(row["limit_s"]) for row in mine)
         spread = f"{statistics.median(used):.2f} ({min(used):.2f}–{max(used):.2f})"
-        refused = sum(row["refused"] for row in mine)
+        refused = sum(bool(row["refused"]) for row in mine)
         lines.append(f"| {verb} | {len(mine)} | {refused} | {spread} | {max(late):+.1f} | {over} |")
     return "\n".join(lines)
 

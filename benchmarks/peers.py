@@ -52,6 +52,7 @@ PEERS: Named = {
     "the same, C by folds": ("sklearn", {"chooses_c": True}),
     "vyntri": ("vyntri", {}),
     "fastai fine_tune": ("fastai", {"epochs": 10, "lr": 1e-2, "batch": 16}),
+    "fastai fine_tune, its finder's rate": ("fastai", {"epochs": 10, "batch": 16}),
     "Lightning, finetuning-scheduler": ("lightning", {"epochs": 20, "lr": 1e-2}),
     "the loop people write": ("plain", {"epochs": 20, "lr": 3e-4}),
 }
