@@ -186,7 +186,17 @@ def killed(process: int) -> None:
 # --- what must be equal ----------------------------------------------------------------------------------
 
 TIMED = (
-    *("ended", "seconds", "memory", "peak", "store", "study", "numeric_plan", "test_looks", "device"),
+    *(
+        "ended",
+        "seconds",
+        "memory",
+        "peak",
+        "features",
+        "study",
+        "numeric_plan",
+        "test_evaluations",
+        "device",
+    ),
     *("decoding", "pace"),
 )
 

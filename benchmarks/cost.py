@@ -123,7 +123,7 @@ def work(arguments: argparse.Namespace) -> None:
                     "told_memory": predicted.peak_memory_bytes,
                     "told_upper": predicted.peak_memory_upper_bytes,
                     "parts": predicted.parts,
-                    "store": run.store,
+                    "features": run.features,
                 }
                 with open(arguments.out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")

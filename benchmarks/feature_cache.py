@@ -147,7 +147,7 @@ def head(bench: Bench) -> None:
         bare = bare_pass(backbone, data)
         cold, _ = timed(lambda: bench.train(backbone, data, strategy, augment="none"))
         warm, again = timed(lambda: bench.train(backbone, data, strategy, augment="none"))
-        assert again.store["rows_computed"] == 0
+        assert again.features["computed"] == 0
         bench.note("head, empty store / one bare pass", cold, bare, "<= 1.3", repeat=repeat)
         bench.note("head, filled store / empty store", warm, cold, "<= 0.15", repeat=repeat)
         plain = _plain(bench, "head", size=224, images=1000, epochs=EPOCHS_HEAD, augment=False)
@@ -188,7 +188,7 @@ def suffix(bench: Bench) -> None:
         bench.train(backbone, data, strategy, cache="keep")
         limit = suffix_alone(bench, backbone, data, strategy)
         ours, run = timed(lambda s=strategy: bench.train(backbone, data, s, cache="keep"))
-        assert run.store["rows_computed"] == 0
+        assert run.features["computed"] == 0
         bench.note(f"top_k({k}), filled store / suffix alone", ours, limit, "<= 1.25", steps=run.steps)
 
 
@@ -317,7 +317,7 @@ def ten_more(bench: Bench) -> None:
     bench.fresh_store()
     bench.train(backbone, bench.data(1000), "linear_probe")
     run = bench.train(backbone, bench.data(1010), "linear_probe")
-    bench.note("10 images more: rows computed", run.store["rows_computed"], 10, "= 10")
+    bench.note("10 images more: rows computed", run.features["computed"], 10, "= 10")
 
 
 def memory(bench: Bench) -> None:
@@ -364,7 +364,7 @@ def choice(bench: Bench) -> None:
         for rows in ("keep", "compute", "auto"):
             bench.fresh_store()
             taken[rows], run = timed(lambda s=strategy, r=rows: bench.train(backbone, data, s, cache=r))
-        why = run.numeric_plan["frozen"]["rows"]
+        why = run.numeric_plan["frozen"]["cached"]
         best = min(taken["keep"], taken["compute"])
         bench.note(
             f"top_k({k}), 200 images, 96 px: auto / the better", taken["auto"], best, "", **taken, why=why

@@ -197,7 +197,7 @@ def _parquets() -> Iterator[bytes]:
 
 def _manifests() -> Iterator[bytes]:
     yield (example() / "manifest.jsonl").read_bytes()[:LARGEST_BYTES]
-    head = {"frostline_manifest": 1, "root": None, "digest": "", "split_digest": "", "set_aside": []}
+    head = {"frostline_manifest": 2, "root": None, "digest": "", "split_digest": "", "skipped": []}
     head |= {"conflicts": [], "classes": ["a", "b"], "near_copies": [], "suspects": [], "notes": []}
     lines = [head, ["a.png", "a", "0" * 64, "", "train"], ["b.png", "b", "1" * 64, "", "test"]]
     yield "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -180,7 +180,7 @@ PARTS = (
     "RUN/backbone.json",
     "comparisons/abc/plan.json",
     "comparisons/abc/comparison.json",
-    "comparisons/abc/looks.json",
+    "comparisons/abc/error-gallery.json",
     "comparisons/abc/out-of-fold.csv",
 )
 

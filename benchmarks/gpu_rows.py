@@ -322,7 +322,7 @@ def kept_rows(table: Table) -> dict[str, Any]:
     strategy = f"head(epochs={table.sizes.head_epochs})"
     first_s, _ = _train_s(table, backbone, strategy, cache)
     second_s, run = _train_s(table, backbone, strategy, cache)
-    return {"measured": second_s, "first_s": first_s, "store": run.result["store"]}
+    return {"measured": second_s, "first_s": first_s, "features": run.result["features"]}
 
 
 def linear_probe(table: Table) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def linear_probe(table: Table) -> dict[str, Any]:
     backbone = table.backbone("lite0")
     _known(table, backbone)
     seconds, run = _train_s(table, backbone, "linear_probe", _empty(table))
-    return {"measured": seconds, "store": run.result["store"], "accuracy": run.accuracy}
+    return {"measured": seconds, "features": run.result["features"], "accuracy": run.accuracy}
 
 
 def prediction(table: Table) -> dict[str, Any]:

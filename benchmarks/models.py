@@ -179,7 +179,9 @@ def _still_there(strategy: str, out: Path) -> str:
             lacks.append(max(reached[case].values()) - max(reached[case][model] for model in racing))
     two: list[float] = []
     for case, mine in rows.items():
-        two.append(max(reached[case].values()) - max(reached[case][r["model"]] for r in mine if r["kept"]))
+        two.append(
+            max(reached[case].values()) - max(reached[case][r["model"]] for r in mine if r["selected"])
+        )
     summary = (
         f"{sum(lack == 0 for lack in two)} ({statistics.mean(two):.1f} points short, {max(two):.1f} at worst)"
     )

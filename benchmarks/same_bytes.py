@@ -82,6 +82,11 @@ def called(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any
     return function(*arguments, **named)
 
 
+def rows_computed(result: Mapping[str, Any]) -> int:
+    """Return how many features a run computed, by either name."""
+    return int(result["features"]["computed"] if "features" in result else result["store"]["rows_computed"])
+
+
 def figures(result: Any) -> dict[str, Any]:
     """Return the figures that a result has."""
     figures_read = {name: getattr(result, name, None) for name in FIGURES}
@@ -100,7 +105,7 @@ def one(folder: Path) -> dict[str, Any]:
     for number, strategy in enumerate(STRATEGIES):
         study = folder / f"study {number}"
         run = called(frostline.train, backbone, data, strategy, study=study, rows="keep", **settings)
-        computed += run.store["rows_computed"]
+        computed += rows_computed(run.result)
         answers = [(answer.label, answer.probability) for answer in run.predict(folder / "pictures")]
         digests[f"{strategy}: weights"] = digest(frostline.load_model(study).state_dict())
         digests[f"{strategy}: predictions"] = digest({"answers": answers})

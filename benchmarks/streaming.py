@@ -64,7 +64,7 @@ def measure(shards: str) -> dict[str, Any]:
         filled = frostline.fill_cache(backbone, data, "linear_probe", flip="none")
     return {
         "images": len(data.samples),
-        "set_aside": len(data.set_aside),
+        "skipped": len(data.skipped),
         "rows": filled.computed,
         "listing_s": listed_s,
         "listing_peak_bytes": listing.bytes,

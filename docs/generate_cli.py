@@ -70,8 +70,8 @@ since its advice is about pretrained features.
   `numeric_plan`, `decoding: {{workers, pixels,
   images_per_s, network_images_per_s, waited_s}}` (threads that decoded ahead; `fast` or `reference` pixels;
   images a second that the threads decode and that the network takes; seconds it waited for pixels),
-  `store: {{rows_computed, rows_read}}`, `set_aside`, `run`,
-  `study`, `test_looks`, `again` (finished before, and read back);
+  `features: {{computed, from_cache}}`, `skipped`, `run`,
+  `study`, `test_evaluations`, `reused` (finished before, and read back);
   for a probe also `l2`, `cv_score`; with `--min-recall`, `--min-precision` or `--costs` (also in `compare`,
   `fit`) `operating_point: {{threshold: {{label, probability}} or costs, aim, minimum, promised, needed,
   basis, figures: {{NAME: {{value, low, high, images}}}}, test, sentences}}` (`needed`: images that a promise
@@ -80,7 +80,7 @@ since its advice is about pretrained features.
   kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
   `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy` or
   `--min-confidence`, `probabilities: {{class: probability}}` with `--all-probabilities`), `unreadable`;
-  with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, there}}], inside, failed}}`.
+  with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, existing}}], inside, failed}}`.
 - `extract`: `output`, `images`, `width`, `layers`, `stages` (names, the last one first), `model`.
 - `evaluate`: `model`, `run`, `strategy`, `why`, `metric`, `images`, `units` (independent of each other),
   `accuracy`, `low`, `high`, and `balanced_accuracy`, `macro_f1`, `average_precision`, `auroc`, `log_loss`,
@@ -90,8 +90,8 @@ since its advice is about pretrained features.
   predicted}}]`, `absent_classes`, `by`, `by_value: [{{value, …}}]` (the same figures), `others` (each as the
   first), `differences: [{{first, other, images, only_first, only_other, mcnemar_p, metrics: {{NAME:
   {{difference, low, high}}}}}}]` (first less other), `mistakes: [{{path, label, predicted, probability,
-  true_probability}}]`, `unreadable`, `notes`, `test_looks` (null where no image is of a study's test part),
-  `confusion_file`, `plot`.
+  true_probability}}]`, `unreadable`, `notes`, `test_evaluations` (null where no image is of a study's
+  test part), `confusion_file`, `plot`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `strategies`: `strategies: [{{strategy, usage, meaning, hyperparameters: [{{name, default, meaning,
@@ -108,7 +108,7 @@ since its advice is about pretrained features.
   worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
   1.5:1). What can't be measured is null or empty.
 - `plan`: `recommended`, `runner_up`, `options: [{{strategy, expected_accuracy, low, high, seconds,
-  seconds_low, seconds_high, peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, rows, fits, reason,
+  seconds_low, seconds_high, peak_memory_bytes, peak_memory_upper_bytes, disk_bytes, cache, fits, reason,
   expected_regret, hyperparameters}}]` (80 % intervals; null if nothing can be forecast; `expected_regret`
   is what it is expected to lose to whichever turns out best), `expected_regret` and `worst_regret` (of the
   recommended one, over the earlier image sets and on the worst of them), `hyperparameters: {{lr,
@@ -116,23 +116,23 @@ since its advice is about pretrained features.
   `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights).
   Limits are compared with `peak_memory_upper_bytes` and 1.35 × `seconds`.
 - `check`: `data`, `n_images`, `classes: {{name: {{train, val, test}}}}`, `parts: {{train, val, test}}`,
-  `given` (parts that DATA names itself), `set_aside: [{{path, label, kind, reason}}]`, `findings: [{{kind,
+  `given` (parts that DATA names itself), `skipped: [{{path, label, kind, reason}}]`, `findings: [{{kind,
   n, message, what_to_do, examples}}]` (`n` counts images, or what the message names; `examples` are paths),
   `failed` (kinds that `--fail-on` names and that were found), `page`.
 - `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (no runs
   were left), `early_stopping` (with `--patience`: `{{patience, epochs, planned, epochs_saved,
   seconds_saved}}`: the winner's epochs of those planned, and what its runs saved), `ended_because` (why no
   more runs were made, with minutes; else empty), `standings:
-  [{{strategy, augment, candidate, winner, runs, trials, share, repeats, cells, score, accuracy, low,
+  [{{strategy, augment, candidate, winner, runs, trials, share, repeats, folds, score, accuracy, low,
   high, run_seconds, predicted_seconds, joined}}]` (`low` to `high` of those with predictions; `trials`
   are the folders of the runs that the figures are of), `promising: [{{strategy, folds, ahead,
   beside}}]` (ahead of the winner on fewer folds), `folds`, `judged_on_folds` (1: a hold-out), `joined`
-  (strategies that were trained in the study before), `apart: [{{run, strategy, figure, kind, reason}}]`
-  (those that could not join), `answering: {{run, why, winner}}` (the run that `predict` uses), `judged`
-  (by which other runs of the study are compared with the winner), `again`, `ended`, `differences:
-  [{{leader, other, candidates, mean, low, high, separated}}]` (`candidates` as in `standings`),
+  (strategies that were trained in the study before), `not_compared: [{{run, strategy, figure, kind,
+  reason}}]` (those that could not join), `predicting: {{run, why, winner}}` (the run that `predict` uses),
+  `evaluation` (by which other runs of the study are compared with the winner), `reused`, `ended`,
+  `differences: [{{leader, other, candidates, mean, low, high, separated}}]` (`candidates` as in `standings`),
   `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`,
-  `low`, `high` (of the test part; null without one), `test_looks`, `verdict` (sentences), `headline`,
+  `low`, `high` (of the test part; null without one), `test_evaluations`, `verdict` (sentences), `headline`,
   `budget_seconds`, `study`, `run`.
 - `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`,
   `cross-validation`), `accuracy_of: {{strategy, model, runs, images, folds}}` (which models the accuracy
@@ -140,9 +140,9 @@ since its advice is about pretrained features.
   `separated`, `recommended`, `forecast: {{strategy, expected, expected_low, expected_high, measured,
   measured_low, measured_high}}` (null if it could not be forecast or measured), `images`,
   `budget_seconds`, `tried` (as `standings`), `verdict`, `headline`,
-  `study`, `run`, `report` (null where no time was left for the page), `again`. With `--models` or a limit
+  `study`, `run`, `report` (null where no time was left for the page), `reused`. With `--models` or a limit
   also `models: [{{model, latency_ms, size_mb,
-  probe_accuracy, low, high, logme, separated, kept, reason}}]`, selected ones first (`probe_accuracy` is
+  probe_accuracy, low, high, logme, separated, selected, reason}}]`, selected ones first (`probe_accuracy` is
   out of fold, null if a limit excluded the network); `model` is the winner's, and with several networks
   each of `tried` names its own.
 - `export`: `export` (the folder), `format`, `run`, `strategy`, `model`, `why`, `passed_over`, `classes`
@@ -150,8 +150,8 @@ since its advice is about pretrained features.
   largest_difference, answers_changed}}` (probabilities compared with those of `predict`), `usage` (Python),
   `notes`.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
-- `cache`: `path`, `bytes`, `shelves: [{{about, form, rows, bytes, hits, misses, used}}]`; `cache prune` and
-  `cache clear`: `freed_bytes`, `bytes`; `cache verify`: `right`, `damaged`, `lost`, `adopted`.
+- `cache`: `path`, `bytes`, `entries: [{{about, form, rows, bytes, hits, misses, used}}]`; `cache prune` and
+  `cache clear`: `freed_bytes`, `bytes`; `cache verify`: `intact`, `damaged`, `lost`, `adopted`.
 
 ## Kinds of findings
 

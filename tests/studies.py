@@ -162,7 +162,7 @@ def begin(place: Path, classes: Sequence[str] = PLAIN, *, per_class: int = 20, t
     """Write a study's card and manifest; returns the manifest."""
     names = tuple(sorted(classes))
     gone = SkippedImage("0/broken<b>.png", names[0], "is empty (0 bytes)")
-    data = Manifest(Path("/somewhere/photos"), samples(names, per_class, test=test), names, set_aside=(gone,))
+    data = Manifest(Path("/somewhere/photos"), samples(names, per_class, test=test), names, skipped=(gone,))
     card = {"format": FORMAT, "data": data.digest, "split": data.split_digest, "test": data.test_digest}
     write(place / "study.json", card)
     data.write(place / "manifest.jsonl")
@@ -184,7 +184,7 @@ def compared(
     data = begin(place, classes, test=0)
     write(place / "backbone.json", backbone())
     folder = place / "comparisons" / "abc"
-    write(folder / "plan.json", {"race": {"candidates": len(TRIED), "folds": 2}})
+    write(folder / "plan.json", {"schedule": {"candidates": len(TRIED), "folds": 2}})
     held = [data.samples[0::2], data.samples[1::2]]
     standings = []
     for strategy in TRIED:
@@ -250,7 +250,7 @@ def compared(
             "pool": len(data.samples),
             "folds": 2,
             "optimism": 0.01,
-            "test_looks": None,
+            "test_evaluations": None,
         },
         "accuracy": None,
         "low": None,
@@ -267,14 +267,14 @@ def compared(
 
 def write_looks(folder: Path, data: Manifest) -> None:
     """Leave a picture and a map for each image."""
-    (folder / "looks").mkdir(parents=True)
+    (folder / "error-gallery").mkdir(parents=True)
     rows = []
     for sample in data.samples:
         name = sample.digest[:16]
         for suffix, colour in (("", (40, 90, 140)), ("-map", (220, 120, 40))):
-            Image.new("RGB", (32, 32), colour).save(folder / "looks" / f"{name}{suffix}.jpg")
+            Image.new("RGB", (32, 32), colour).save(folder / "error-gallery" / f"{name}{suffix}.jpg")
         rows.append({"path": sample.path, "picture": f"{name}.jpg", "map": f"{name}-map.jpg"})
-    write(folder / "looks.json", {"note": "", "rows": rows})
+    write(folder / "error-gallery.json", {"note": "", "rows": rows})
 
 
 def fitted(place: Path, classes: Sequence[str] = PLAIN) -> Path:
@@ -339,7 +339,7 @@ def fitted(place: Path, classes: Sequence[str] = PLAIN) -> Path:
     headline = json.loads(next(place.glob("comparisons/*/comparison.json")).read_text())["headline"]
     forecast = {"strategy": "lp_ft", "expected": 0.8, "expected_low": 0.7, "expected_high": 0.85}
     forecast |= {"measured": 0.91, "measured_low": 0.8, "measured_high": 0.97}
-    made = {"run": run, "seconds": 250.0, "accuracy": 0.91, "headline": headline, "asked": call_options}
+    made = {"run": run, "seconds": 250.0, "accuracy": 0.91, "headline": headline, "options": call_options}
     write(place / "fit.json", {**made, "forecast": forecast})
     return place
 

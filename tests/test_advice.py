@@ -346,7 +346,7 @@ def test_rows_that_do_not_fit_the_disk_are_computed_each_time() -> None:
     free = advise(case(), DEAR, Budget(), trials_of(constantly))
     assert free.option("top_k(1)").cost.disk_bytes > 0
     none = advise(case(), DEAR, Budget(disk_bytes=0), trials_of(constantly))
-    assert none.option("top_k(1)").rows == "compute"
+    assert none.option("top_k(1)").cache == "compute"
     assert none.option("top_k(1)").cost.disk_bytes == 0
     assert none.option("top_k(1)").fits
 

@@ -301,13 +301,13 @@ def thumbnails(pictures: np.ndarray) -> np.ndarray:
 
 
 def told(pictures: np.ndarray) -> float:
-    return flip_safety.told_from_mirror(thumbnails(pictures), list(KFold(5).split(pictures)))
+    return flip_safety.distinguished_from_mirror(thumbnails(pictures), list(KFold(5).split(pictures)))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_digits_are_told_from_their_mirror_images(seed: int) -> None:
     chosen = np.random.default_rng(seed).permutation(1797)[:100]
-    assert told(load_digits().images[chosen]) > flip_safety.MOST_TOLD
+    assert told(load_digits().images[chosen]) > flip_safety.MOST_DISTINGUISHED
 
 
 def test_a_spectrogram_like_onset_is_told_at_once() -> None:
@@ -318,7 +318,7 @@ def test_a_spectrogram_like_onset_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_pictures_without_a_side_are_not_told(seed: int) -> None:
-    assert told(np.random.default_rng(seed).random((80, 8, 8))) <= flip_safety.MOST_TOLD
+    assert told(np.random.default_rng(seed).random((80, 8, 8))) <= flip_safety.MOST_DISTINGUISHED
 
 
 def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path) -> None:

@@ -157,10 +157,10 @@ def test_a_run_keeps_to_what_was_chosen(
     assert any(
         f"Batches of {chosen['images']} images, learning rate × " in line for line in _notes(run.result)
     )
-    assert not train(batch_size=chosen["images"]).again  # its rate is not scaled
+    assert not train(batch_size=chosen["images"]).reused  # its rate is not scaled
     monkeypatch.undo()  # no GPU any more
     assert train().folder.path == run.folder.path
-    assert train().again
+    assert train().reused
     assert train(batch_size=32).folder.path != run.folder.path
 
 

@@ -98,7 +98,7 @@ def compared(
         {"strategy": name, "augment": "standard", "runs": 5, "accuracy": accuracy - 0.1 * place}
         for place, name in enumerate(names)
     ]
-    judged = {
+    evaluation = {
         "settings": {"": SETTINGS},
         "folds": folds,
         "score": accuracy,
@@ -108,7 +108,7 @@ def compared(
     file = study.path / "comparisons" / str(next(clock)) / "comparison.json"
     file.parent.mkdir(parents=True)
     run = str(winner.path.relative_to(study.path))
-    record = {"run": run, "winner": names[0], "metric": metric, "standings": rows, "judged": judged}
+    record = {"run": run, "winner": names[0], "metric": metric, "standings": rows, "evaluation": evaluation}
     file.write_text(json.dumps(record))
     write_answers(file.with_name("out-of-fold.csv"), accuracy if val is None else val)
     return winner

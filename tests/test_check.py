@@ -92,10 +92,10 @@ def test_everything_that_is_wrong_has_a_kind_a_number_and_what_to_do(photos: Pat
 
 def test_notes_and_findings_cannot_say_different_things(photos: Path) -> None:
     data = load_data(photos)
-    aside = {"unreadable", "missing", "left_out"}  # which `set_aside` lists, file by file
+    aside = {"unreadable", "missing", "left_out"}  # which `skipped` lists, file by file
     assert sorted(data.notes) == sorted(one.note for one in data.findings if one.kind not in aside)
     assert Manifest.from_json(data.to_json()) == data
-    assert {gone.kind for gone in data.set_aside} == aside
+    assert {gone.kind for gone in data.skipped} == aside
     with pytest.raises(ValueError, match="Unknown kind of finding"):
         Finding("odd", 1, "Something.")
 
@@ -118,9 +118,9 @@ def test_a_manifest_with_a_finding_that_is_none_is_damaged(photos: Path, cut: st
     header, *rows = load_data(photos).to_json().splitlines()
     made = json.loads(header)
     if cut == "aside":
-        made["set_aside"][0][3] = "odd"
+        made["skipped"][0][3] = "odd"
     else:
-        made["said"][0] = {"kind": ["odd", 1, "x", "", []], "n": ["few", "1", "x", "", []]}.get(
+        made["findings"][0] = {"kind": ["odd", 1, "x", "", []], "n": ["few", "1", "x", "", []]}.get(
             cut, ["few", 1, "x", "", [7]]
         )
     with pytest.raises(DataError, match="damaged"):
@@ -135,7 +135,7 @@ def test_json_says_what_load_data_says(photos: Path) -> None:
     assert document["findings"] == [finding.as_dict() for finding in data.findings]
     assert document["classes"] == data.counts
     assert document["parts"] == {part: len(data.part(part)) for part in ("train", "val", "test")}
-    assert {gone["kind"] for gone in document["set_aside"]} == {"unreadable", "missing", "left_out"}
+    assert {gone["kind"] for gone in document["skipped"]} == {"unreadable", "missing", "left_out"}
     assert (document["failed"], document["page"], document["schema"]) == ([], None, 2)
 
 

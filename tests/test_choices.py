@@ -105,7 +105,7 @@ def test_temperature_is_fitted_on_val_and_used_in_prediction(data: Manifest, tmp
 def test_a_finished_run_says_that_it_is_shown_again(data: Manifest, tmp_path: Path) -> None:
     first = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
     second = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
-    assert (first.again, second.again) == (False, True)
+    assert (first.reused, second.reused) == (False, True)
     answers = frostline.predict(tmp_path / "s", tmp_path / "images", module=tiny_model())
     assert answers.strategy == "linear_probe"
     assert list(answers) == list(answers.rows)

@@ -149,13 +149,13 @@ def test_evaluate_shows_kappa_and_sensitivity_and_counts_a_look(tmp_path: Path) 
         metric="sensitivity@specificity=0.8",
     )
     assert run.folder.read("config.json")["positive"] == "kind 1"
-    assert run.test_looks == 1
+    assert run.test_evaluations == 1
     kappa = frostline.evaluate(tmp_path / "study", photos, metric="quadratic_kappa", module=tiny_model())
     assert kappa.figures is not None
     assert kappa.figures.estimate("quadratic_kappa").value == pytest.approx(
         sk.cohen_kappa_score(kappa.targets, kappa.predicted, weights="quadratic")
     )
-    assert kappa.test_looks == 1  # the same configuration
+    assert kappa.test_evaluations == 1  # the same configuration
     assert any("of the test part of" in note and "1 configuration has" in note for note in kappa.notes)
     frostline.train(
         tiny_backbone(),
@@ -173,11 +173,11 @@ def test_evaluate_shows_kappa_and_sensitivity_and_counts_a_look(tmp_path: Path) 
         positive="kind 1",
         module=tiny_model(),
     )
-    assert again.test_looks == 2  # another threshold is another configuration
+    assert again.test_evaluations == 2  # another threshold is another configuration
     assert again.figures is not None
     assert again.figures.estimate("sensitivity@specificity=0.8").value is not None
     write_folder(tmp_path / "new", per_class=4, seed=9)
     new = frostline.evaluate(tmp_path / "study", tmp_path / "new", module=tiny_model())
-    assert new.test_looks is None
+    assert new.test_evaluations is None
     with pytest.raises(UsageError, match="has no effect here"):
         frostline.evaluate(tmp_path / "study", photos, positive="kind 1", module=tiny_model())

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("warm_store")
 
 PROMISED = set(
     "strategy accuracy val_accuracy balanced_accuracy low high n_train n_val n_test seconds "  # noqa: SIM905
-    "peak_memory_bytes trainable_parameters run study test_looks store".split()
+    "peak_memory_bytes trainable_parameters run study test_evaluations store".split()
 )
 SMALL = ["--size", "32", "--deterministic", "--threads", "1"]
 
@@ -90,7 +90,7 @@ def test_train_then_predict(table: Path, tmp_path: Path) -> None:
     )
     assert (again["run"], again["accuracy"]) == (result["run"], result["accuracy"])
     assert again["seconds"] < result["seconds"]
-    assert (result["again"], again["again"]) == (False, True)
+    assert (result["reused"], again["reused"]) == (False, True)
 
     pictures = sorted(table.parent.glob("*.png"))
     answers = one_object(frostline("predict", study, str(table.parent), "--json"))["predictions"]
@@ -120,10 +120,10 @@ def test_a_comparison_that_is_finished_says_so_and_predict_names_who_it_passed_o
     again = frostline(*race)
     assert again.stdout.startswith("Already finished, shown again, with the figures from then.")
     result = one_object(frostline(*race, "--json"))
-    assert (result["again"], result["joined"], result["apart"]) == (True, ["head(epochs=1)"], [])
+    assert (result["reused"], result["joined"], result["not_compared"]) == (True, ["head(epochs=1)"], [])
     late = one_object(frostline(*train[:-1], "head(epochs=3)", "--json"))["run"]
     answers = one_object(frostline("predict", study, str(table.parent), "--json"))
-    assert answers["run"] == result["answering"]["run"]
+    assert answers["run"] == result["predicting"]["run"]
     assert [(row["run"], row["reason"]) for row in answers["passed_over"]] == [
         (late, "not evaluated on a val part")
     ]
@@ -277,7 +277,7 @@ def test_more_epochs_need_no_more_than_the_run(table: Path, tmp_path: Path) -> N
     child = one_object(
         frostline("train", "--continue", place, "--extra-epochs", "2", "--lr", "2e-3", "--json")
     )
-    assert (child["again"], child["parent"]["run"], child["augment"]) == (True, parent["run"], "light")
+    assert (child["reused"], child["parent"]["run"], child["augment"]) == (True, parent["run"], "light")
     assert child["parent"]["lr"] == 0.002  # before the rate in the parent's brackets
     assert child["weights_digest"] != parent["weights_digest"]
     for more, message in (
@@ -336,7 +336,7 @@ def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
     )
     assert result["n_test"] > 0
     assert result["n_train"] + result["n_val"] + result["n_test"] == 45
-    assert result["set_aside"] == 1
+    assert result["skipped"] == 1
     refused = frostline("train", str(folder), "--strict", "--study", str(tmp_path / "other"), *SMALL)
     assert refused.exit_code == 1
     assert "broken.png" in refused.stderr
@@ -363,7 +363,7 @@ def test_store_shows_what_it_holds(own_store: Path) -> None:
         assert words in shown
     contents = json.loads(frostline("cache", "--json").stdout)
     assert contents["bytes"] == sum(path.stat().st_size for path in own_store.glob("rows/*.safetensors"))
-    (shelf,) = contents["shelves"]
+    (shelf,) = contents["entries"]
     assert (shelf["rows"], shelf["hits"], shelf["misses"]) == (50, 50, 1)
     assert shelf["about"]["model"] == "tiny [1]"
 

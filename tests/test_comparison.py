@@ -111,7 +111,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert comparison.finished
     assert comparison.winner in {str(parse(text)) for text in strategies}
     assert comparison.accuracy is not None
-    assert comparison.test_looks == 1
+    assert comparison.test_evaluations == 1
     assert {row["strategy"] for row in comparison.standings} == {str(parse(text)) for text in strategies}
     runs = sum(row["runs"] for row in comparison.standings)
     assert 3 * 5 <= runs <= 3 * 5 * 2  # finalists within a point of each other are repeated
@@ -160,24 +160,24 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     assert said[0] == "Also compared, trained in this study before: top_k(1, epochs=2)."
     apart = f"Also trained in this study, and not compared: lp_ft(epochs=2) (run {before[2].folder.name}"
     assert said[1].startswith(apart)
-    assert [row["reason"] for row in comparison.apart] == ["trained with batch_size=16"]
-    assert not comparison.again
-    assert comparison.judged["val"]["accuracy"] == pytest.approx(_right_out_of_fold(comparison, data))
+    assert [row["reason"] for row in comparison.not_compared] == ["trained with batch_size=16"]
+    assert not comparison.reused
+    assert comparison.evaluation["val"]["accuracy"] == pytest.approx(_right_out_of_fold(comparison, data))
 
     runs = len(said)
     later = frostline.train(tiny_backbone(), data, "top_k(2, epochs=2)", **settings)
     again = frostline.compare(tiny_backbone(), data, ", ".join(named), **given)
-    assert again.again
+    assert again.reused
     assert (again.folder, again.winner, again.seconds) == (
         comparison.folder,
         comparison.winner,
         comparison.seconds,
     )
     assert again.joined == comparison.joined  # what was trained since does not join: it goes on as it began
-    assert [row["reason"] for row in again.apart][1].startswith("trained after this comparison began")
+    assert [row["reason"] for row in again.not_compared][1].startswith("trained after this comparison began")
     assert len(said) == runs + 2, "runs were made again"
     answers = frostline.predict(study, tmp_path / "images", module=tiny_model())
-    assert answers.run == again.answering["run"]
+    assert answers.run == again.predicting["run"]
     assert later.folder.name in {answers.run, *(one.run for one in answers.passed_over)}
     page = frostline.report(study).path.read_text()
     assert "trained in this study before" in page.lower()
@@ -186,7 +186,7 @@ def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Pa
     alone = frostline.compare(tiny_backbone(), data, named, earlier=False, **given)
     assert alone.folder != comparison.folder
     assert {row["strategy"] for row in alone.standings} == set(named)
-    assert "left out, as requested" in {row["reason"] for row in alone.apart}
+    assert "left out, as requested" in {row["reason"] for row in alone.not_compared}
 
 
 def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_no_time_to_train_on_every_image_lets_a_model_of_the_race_answer(
     comparison = frostline.compare(tiny_backbone(), data, ["top_k(1)"], **given)
     assert comparison.run.strategy == "top_k(1)"
     assert comparison.run.n_train == 24
-    assert (comparison.every_image, comparison.accuracy, comparison.test_looks) == (False, None, None)
+    assert (comparison.every_image, comparison.accuracy, comparison.test_evaluations) == (False, None, None)
     assert comparison.out_of_fold["accuracy"] is not None
     assert "No time was left to train top_k(1) on every image" in " ".join(comparison.verdict)
     assert len(frostline.predict(tmp_path / "study", tmp_path / "images", module=tiny_model())) == 42

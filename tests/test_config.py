@@ -75,7 +75,7 @@ def test_a_config_and_its_keywords_make_the_same_run(tmp_path: Path) -> None:
     again = frostline.train(
         tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", config=Config(**options)
     )
-    assert again.again
+    assert again.reused
     assert again.folder == first.folder
     saved = read_yaml(first.folder.path / FILE)
     assert saved == {"model": "TinyNet", "strategy": "head(epochs=1)", **options}
@@ -102,7 +102,7 @@ def test_hyperparameters_in_brackets_by_keyword_and_in_a_config_make_the_same_ru
         train("head(lr=1)", lr=1.0, config=Config(epochs=1, hyperparameters={"clip_grad": 2.0})),
         train(frostline.strategies.head(epochs=1, lr=1, clip_grad=2)),
     ]
-    assert all(run.again for run in same)
+    assert all(run.reused for run in same)
     assert {run.folder.name for run in same} == {first.folder.name}
     saved = read_yaml(first.folder.path / FILE)
     assert saved["strategy"] == "head(lr=1, epochs=1, clip_grad=2)"  # once, and nowhere else
@@ -142,7 +142,7 @@ def test_the_file_that_a_command_leaves_repeats_it(tmp_path: Path) -> None:
     again = run("train", "--config", str(file), "--json", "--quiet")
     assert again.exit_code == 0, again.output
     told, said = (json.loads(result.stdout) for result in (first, again))
-    assert said["again"]
+    assert said["reused"]
     assert said["run"] == told["run"]
     other = run("train", "--config", str(file), "--seed", "4", "--json", "--quiet")
     assert json.loads(other.stdout)["run"] != told["run"]  # the prompt goes first

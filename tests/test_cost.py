@@ -363,10 +363,10 @@ def test_views_are_those_that_training_plans(data: Manifest, tmp_path: Path) -> 
         phases = schedule(parse(text), stages=5, images=36, batch=32)
         assert plan["views"] == views_of(phases)
         needed = needs(phases, plan["views"])
-        assert {row["cut"] for row in plan["rows"]} == set(needed)
-        for row in plan["rows"]:
-            if row["views_kept"]:
-                assert row["views_kept"] == sorted({0, *needed[row["cut"]].passes})
+        assert {row["cut"] for row in plan["cached"]} == set(needed)
+        for row in plan["cached"]:
+            if row["views"]:
+                assert row["views"] == sorted({0, *needed[row["cut"]].passes})
 
 
 def test_views_cycle_and_grow_with_long_runs() -> None:

@@ -187,7 +187,7 @@ def test_a_large_picture_is_data_like_any_other(tmp_path: Path) -> None:
     for name in "ab":
         by_class(tmp_path, {name: 2})
     Image.new("L", (12_000, 9_000), 77).save(tmp_path / "a" / "phone.jpg")
-    assert not load_data(tmp_path).set_aside
+    assert not load_data(tmp_path).skipped
 
 
 def test_threads_share_the_room_for_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +224,8 @@ BAD = ["a/cut.jpg", "a/dot.png", "a/huge.png", "a/nothing.jpg", "a/page.jpg", "a
 
 def test_bad_files_are_set_aside_and_strict_refuses(tmp_path: Path) -> None:
     data = load_data(messy(tmp_path))
-    assert sorted(gone.path for gone in data.set_aside) == BAD
-    assert all(gone.reason and gone.label == "a" for gone in data.set_aside)
+    assert sorted(gone.path for gone in data.skipped) == BAD
+    assert all(gone.reason and gone.label == "a" for gone in data.skipped)
     assert len(data.samples) == 12
     with pytest.raises(DataError, match=r"6 image\(s\) would be skipped, and strict=True was given"):
         load_data(tmp_path, strict=True)
@@ -236,11 +236,11 @@ def test_damage_found_at_the_first_decode_is_remembered(tmp_path: Path) -> None:
     assert "a/cut.jpg" in [sample.path for sample in first.samples]
     seen: list[tuple[str, int, int]] = []
     checked = first.checked(lambda *step: seen.append(step))
-    assert sorted(gone.path for gone in checked.set_aside) == BAD
+    assert sorted(gone.path for gone in checked.skipped) == BAD
     assert seen == [("decoding", 13, 13)]
     assert checked.checked() is checked
     again = load_data(tmp_path, near_copies=False)
-    assert sorted(gone.path for gone in again.set_aside) == BAD
+    assert sorted(gone.path for gone in again.skipped) == BAD
     assert again.split_digest == checked.split_digest
 
 
@@ -249,7 +249,7 @@ def test_reading_a_damaged_image_remembers_it(tmp_path: Path) -> None:
     (cut,) = [sample for sample in data.samples if sample.path == "a/cut.jpg"]
     with pytest.raises(DamagedImage, match=r"a/cut\.jpg is truncated"):
         data.read(cut)
-    assert "a/cut.jpg" in [gone.path for gone in load_data(tmp_path, near_copies=False).set_aside]
+    assert "a/cut.jpg" in [gone.path for gone in load_data(tmp_path, near_copies=False).skipped]
 
 
 def test_a_class_that_loses_every_training_image_is_named(tmp_path: Path) -> None:

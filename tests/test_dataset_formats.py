@@ -56,7 +56,7 @@ def test_training_takes_the_same_files(tmp_path: Path) -> None:
     folder_of(tmp_path, {"loose": encoded(noise(seed=99)), "README": b"no picture", "a/x.heic": HEIC})
     data = load_data(tmp_path)
     assert len(data.samples) == 6
-    assert {gone.path for gone in data.set_aside} == {"a/x.heic", "loose"}
+    assert {gone.path for gone in data.skipped} == {"a/x.heic", "loose"}
 
 
 @pytest.mark.ecosystem

@@ -173,7 +173,7 @@ def test_missing_labels_are_set_aside_and_counted(door: Any, folder: Path) -> No
         return
     data = load_data(source, test_size=0.0)
     assert data.classes == ("cat", "dog")
-    assert [gone.reason for gone in data.set_aside] == ["has no label"] * 4
+    assert [gone.reason for gone in data.skipped] == ["has no label"] * 4
     assert "4 image(s) have no label and are skipped." in data.notes
     with pytest.raises(DataError, match=r"4 image\(s\) would be skipped"):
         load_data(source, strict=True)

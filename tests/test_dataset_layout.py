@@ -67,7 +67,7 @@ def test_a_flat_part_has_no_labels_and_is_said_to_be_left_out(tmp_path: Path) ->
     (tmp_path / "more" / "kind 0").rename(root / "test1")
     data = load_data(root)
     assert {s.path.split("/")[0] for s in data.samples} == {"train", "val"}
-    assert len([gone for gone in data.set_aside if gone.path.startswith("test1/")]) == 4
+    assert len([gone for gone in data.skipped if gone.path.startswith("test1/")]) == 4
     assert any("Images in test1/ have no label" in note for note in data.notes)
     (root / "test1").rename(root / "seg_pred")  # whatever it is called
     assert any("Images in seg_pred/ have no label" in note for note in load_data(root).notes)

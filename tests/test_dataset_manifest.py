@@ -85,7 +85,7 @@ def test_a_whole_manifest_is_kept(tmp_path: Path) -> None:
     save(tmp_path / "photos" / "a" / "same.png", 900)
     save(tmp_path / "photos" / "b" / "same.png", 900)
     data = load_data(tmp_path / "photos")
-    assert data.set_aside
+    assert data.skipped
     assert data.conflicts
     data.write(tmp_path / "manifest.jsonl")
     manifest = Manifest.load(tmp_path / "manifest.jsonl")
@@ -98,14 +98,14 @@ def test_a_manifest_that_was_touched_is_refused(tmp_path: Path) -> None:
     data = load_data(by_class(tmp_path / "photos", {"a": 4, "b": 4}))
     whole = data.to_json()
     lines = whole.splitlines()
-    other = json.loads(lines[0]) | {"frostline_manifest": 99}
+    other = json.loads(lines[0]) | {"frostline_manifest": 1}
     for broken, words in {
         "\n".join(lines[:-1]): "cut short or edited",
         whole.replace('"b"', '"c"'): "cut short or edited",
-        json.dumps(other): "has format 99",
+        json.dumps(other): "has format 1; expected 2",
         "[1, 2]": "is not a manifest",
         "": "is not a manifest",
-        json.dumps({"frostline_manifest": 1}): "is damaged",
+        json.dumps({"frostline_manifest": 2}): "is damaged",
     }.items():
         with pytest.raises(DataError, match=words):
             Manifest.from_json(broken)

@@ -117,7 +117,7 @@ def test_class_names_are_found_through_a_subset() -> None:
 def test_one_bad_item_is_set_aside() -> None:
     good = [(Image.fromarray(pixels(i)), i % 2) for i in range(8)]
     data = load_data(Items([*good, OSError("no such file"), (Image.new("RGB", (1, 1)), 0)]))
-    assert [(gone.path, gone.reason) for gone in data.set_aside] == [
+    assert [(gone.path, gone.reason) for gone in data.skipped] == [
         ("dataset[8]", "cannot be read from the dataset (OSError: no such file)"),
         ("dataset[9]", "has only 1×1 pixels"),
     ]

@@ -170,7 +170,7 @@ def test_keeping_leaves_given_parts_and_copies_alone(tmp_path: Path) -> None:
     assert data.keeping({}) == data
     moved = data.keeping({sample.digest: "test" for sample in data.samples if sample.split != "test"})
     assert [s.path for s in moved.part("val")] == [s.path for s in data.part("val")]
-    assert {gone.path for gone in moved.set_aside} == {"a/same.png", "b/same.png"}
+    assert {gone.path for gone in moved.skipped} == {"a/same.png", "b/same.png"}
 
 
 @QUICK

@@ -171,7 +171,7 @@ def test_hostile_members_are_set_aside_and_nothing_is_unpacked(tmp_path: Path, s
         add(tar, "lonely.png", picture)
     before = set(tmp_path.parent.rglob("*.png"))
     data = frostline.load_data(shard)
-    reasons = {gone.path.rpartition("!")[2].strip(): gone.reason for gone in data.set_aside}
+    reasons = {gone.path.rpartition("!")[2].strip(): gone.reason for gone in data.skipped}
     assert set(reasons) == {"../out.png", "/etc/out.png", "link.png", "device.png", "lonely.png"}
     assert "leads out" in reasons["../out.png"]
     assert "link or a device" in reasons["link.png"]

@@ -113,14 +113,14 @@ def test_train_and_val_without_test(tmp_path: Path) -> None:
 def test_images_without_a_class_are_set_aside(tmp_path: Path) -> None:
     by_class(tmp_path, {"a": 3, "b": 3})
     save(tmp_path / "loose.png", 99)
-    assert [gone.path for gone in load_data(tmp_path).set_aside] == ["loose.png"]
+    assert [gone.path for gone in load_data(tmp_path).skipped] == ["loose.png"]
 
 
 def test_hidden_files_are_nobody(tmp_path: Path) -> None:
     by_class(tmp_path, {"a": 3, "b": 3})
     (tmp_path / "a" / ".DS_Store").write_bytes(b"x")
     (tmp_path / "a" / "Thumbs.db").write_bytes(b"x")
-    assert load_data(tmp_path).set_aside == ()
+    assert load_data(tmp_path).skipped == ()
 
 
 def test_a_loop_of_links_ends(tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     (tmp_path / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     data = load_data(tmp_path)
     assert len(data.samples) == 6
-    assert {gone.path for gone in data.set_aside} == {"b/loop.png", "b/gone.png"}
+    assert {gone.path for gone in data.skipped} == {"b/loop.png", "b/gone.png"}
 
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     by_class(tmp_path, {"a": 3, "b": 3})
     os.mkfifo(tmp_path / "a" / "pipe.png")
-    (gone,) = load_data(tmp_path).set_aside
+    (gone,) = load_data(tmp_path).skipped
     assert "pipe" in gone.reason
 
 
@@ -235,7 +235,7 @@ def test_missing_files_are_listed_and_all_missing_refused(tmp_path: Path) -> Non
     by_class(tmp_path, {"a": 3, "b": 3})
     rows = [*rows_of(tmp_path), ["a/lost.png", "a", "", ""]]
     columns = ["path", "label", "split", "group"]
-    (gone,) = load_data(table(tmp_path / "list.csv", columns, rows)).set_aside
+    (gone,) = load_data(table(tmp_path / "list.csv", columns, rows)).skipped
     assert (gone.path, gone.reason) == ("a/lost.png", "does not exist")
     with pytest.raises(
         DataError, match=r"None of 7 images can be used\. Paths that are not absolute count from"
@@ -278,7 +278,7 @@ def test_parts_mixed_with_other_folders(tmp_path: Path) -> None:
     save(tmp_path / "extra" / "x.png", 9)
     flat = load_data(tmp_path)
     assert any("Images in extra/ have no label" in note for note in flat.notes)
-    assert [gone.path for gone in flat.set_aside] == ["extra/x.png"]
+    assert [gone.path for gone in flat.skipped] == ["extra/x.png"]
     save(tmp_path / "extra" / "a" / "y.png", 9)
     with pytest.raises(DataError, match="mixes parts"):
         load_data(tmp_path)

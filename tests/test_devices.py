@@ -406,7 +406,7 @@ def test_a_study_remembers_the_device_in_the_numeric_plan_alone(data: Manifest, 
     assert "device" not in (run.folder.path / "config.yaml").read_text()
     assert "device" not in json.loads((run.folder.path / "config.json").read_text())
     again = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", **FAST)
-    assert again.again
+    assert again.reused
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_train_tells_each_epoch_once(backbone: Backbone, data: Manifest, tmp_pat
     lines.clear()
     assert frostline.train(
         backbone, data, "top_k(1, epochs=3)", study=tmp_path / "s", log=lines.append, **FAST
-    ).again
+    ).reused
     assert not lines
 
 
@@ -249,9 +249,9 @@ def test_runs_of_a_comparison_stop_early_and_the_winner_stops_as_they_did(
     assert comparison.run.folder.read("config.json")["stop_after"] == 4
     assert any("until epoch 4 of 9" in line for line in comparison.verdict)
     again = frostline.compare(backbone, data, texts, patience=2, **options)
-    assert again.again
+    assert again.reused
     other = frostline.compare(backbone, data, texts, **options)
-    assert (other.again, other.early_stopping, len(other.run.folder.metrics())) == (False, None, 9)
+    assert (other.reused, other.early_stopping, len(other.run.folder.metrics())) == (False, None, 9)
     names = listed(["full(epochs=9)", "linear_probe", "head(epochs=2)"], "none")
     request: Any = SimpleNamespace(
         config=Config(patience=2), data=data, candidates=names, backbones={"": backbone}

@@ -309,7 +309,7 @@ def test_the_rule_is_the_same_in_predict_evaluate_and_the_script(
     backbone = frostline.load_backbone("timm/test_efficientnet", size=SIDE, random=True)
     options: dict[str, Any] = {"study": study, "deterministic": True, "temperature": 1.7, **point}
     same = frostline.train(backbone, frostline.load_data(mixed), "top_k(1, epochs=1)", **options)
-    assert same.again
+    assert same.reused
     files = sorted([*mixed.rglob("*.jpg"), *mixed.rglob("*.webp")])
     predicted = frostline.predict(study, files, all_probabilities=True)
     labels = [row.label for row in predicted]

@@ -112,7 +112,7 @@ def test_states_that_a_finished_run_left_behind_go(
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path, **FAST)
     state = run.folder.path / checkpoint.STATE
     state.write_bytes(b"left")
-    assert frostline.train(backbone, data, "linear_probe", study=tmp_path, **FAST).again
+    assert frostline.train(backbone, data, "linear_probe", study=tmp_path, **FAST).reused
     assert not state.exists()
 
 

@@ -312,7 +312,7 @@ def test_verify_counts_and_repairs(place: Path) -> None:
     (place / "half.rows.safetensors").write_bytes(b"\x00" * 30)
     store = FeatureCache(place)
     verified = store.verify()
-    assert (verified.right, verified.damaged, verified.lost, verified.adopted) == (99, 1, 0, 30)
+    assert (verified.intact, verified.damaged, verified.lost, verified.adopted) == (99, 1, 0, 30)
     assert right(store.prefix(ABOUT), KEYS) == 99
     assert not (place / "half.rows.safetensors").exists()
     shard_files(place)[0].unlink()

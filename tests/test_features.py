@@ -54,8 +54,8 @@ def test_stored_rows_equal_live_rows(index: int, precision: str, data: Manifest)
     first = list(frozen_at(index, way(precision)).batches(images, items))
     frozen = frozen_at(index, way(precision))
     again = list(frozen.batches(images, items))
-    assert frozen.counts.rows_computed == 0
-    assert frozen.counts.rows_read == 3 * len(images)
+    assert frozen.counts.computed == 0
+    assert frozen.counts.from_cache == 3 * len(images)
     for one, other, third in zip(live, first, again, strict=True):
         assert one.dtype == other.dtype == third.dtype
         assert torch.equal(one, other)
@@ -112,10 +112,10 @@ def test_kept_computed_cold_and_warm_give_the_same_weights(
         place = tmp_path / name
         done[name] = frostline.train(tiny_backbone(), data, strategy, study=place, cache=rows, **FAST)
     assert len({weights(run) for run in done.values()}) == 1
-    assert done["computed"].store["rows_read"] == 0
+    assert done["computed"].features["from_cache"] == 0
     if not strategy.startswith("full"):
-        assert done["warm"].store["rows_computed"] == 0
-        assert done["warm"].store["rows_read"] > 0
+        assert done["warm"].features["computed"] == 0
+        assert done["warm"].features["from_cache"] > 0
     losses = [[row.get("val_loss") for row in run.folder.metrics()] for run in done.values()]
     assert all(loss == losses[0] for loss in losses)
 
@@ -130,7 +130,7 @@ def test_workers_and_layouts_change_no_bit(data: Manifest, tmp_path: Path) -> No
         )
         FeatureCache().clear()
     assert len({weights(run) for run in done}) == 1
-    assert done[1].store["rows_computed"] > 0
+    assert done[1].features["computed"] > 0
 
 
 @pytest.mark.parametrize("rows", ["keep", pytest.param("compute", marks=pytest.mark.slow)])
@@ -189,7 +189,7 @@ def test_a_warm_run_never_calls_the_prefix(data: Manifest, tmp_path: Path, calls
         calls.clear()
         run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "b", cache="keep", **FAST)
         assert not calls
-        assert run.store["rows_computed"] == 0
+        assert run.features["computed"] == 0
 
 
 def test_ten_new_images_cost_ten_rows(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_ten_new_images_cost_ten_rows(tmp_path: Path) -> None:
     shutil.move(tmp_path / "images", tmp_path / "elsewhere")  # names and places have no say
     more = frostline.load_data(tmp_path / "elsewhere" / "table.csv", near_copies=False)
     second = frostline.train(tiny_backbone(), more, "linear_probe", study=tmp_path / "b", **FAST)
-    assert first.store["rows_computed"] == 50 + 24  # train and test
-    assert second.store == {"rows_computed": 10, "rows_read": 60 + 24}
+    assert first.features["computed"] == 50 + 24  # train and test
+    assert second.features == {"computed": 10, "from_cache": 60 + 24}
 
 
 # --- a change is a miss, never a wrong hit ------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_a_schedule_with_several_cuts_computes_each_layer_once(
         len(from_pixels) == 2 * 1 + 2
     )  # two views of 36 in batches of 64, val, test: the earliest cut alone
     assert len(calls) - len(from_pixels) <= 3 * 3  # one batch each, to see that a bridge holds
-    assert run.store["rows_computed"] <= 4 * (2 * 36 + 12) + len(calls) * images
+    assert run.features["computed"] <= 4 * (2 * 36 + 12) + len(calls) * images
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_four_training_processes_share_one_store(tmp_path: Path) -> None:
         assert process.returncode == 0, errors
         results.append(json.loads(out))
     needed = 3 * 600 + 12  # three views of each training image; test
-    assert needed <= sum(each["rows_computed"] for each in results) <= 1.05 * needed
+    assert needed <= sum(each["computed"] for each in results) <= 1.05 * needed
     assert len({Path(each["weights"]).read_bytes() for each in results}) == 1
 
 
@@ -169,10 +169,10 @@ def test_reading_or_computing_is_arithmetic() -> None:
 
 def test_a_row_larger_than_its_pixels_is_not_kept_untimed(data: Manifest, tmp_path: Path) -> None:
     run = frostline.train(tiny_backbone(), data, "phases(3@4, 0@2)", study=tmp_path / "s", **FAST)
-    rows = {row["cut"]: row for row in run.numeric_plan["frozen"]["rows"]}
-    assert rows[1]["views_kept"] == []  # 8 × 16 × 16 float32 against 3 × 16 × 16 bytes
+    rows = {row["cut"]: row for row in run.numeric_plan["frozen"]["cached"]}
+    assert rows[1]["views"] == []  # 8 × 16 × 16 float32 against 3 × 16 × 16 bytes
     assert "8,192 bytes, an image's pixels 768" in rows[1]["why"]
-    assert rows[4]["views_kept"]
+    assert rows[4]["views"]
 
 
 def test_no_more_views_are_kept_than_the_store_has_room_for(
@@ -184,8 +184,8 @@ def test_no_more_views_are_kept_than_the_store_has_room_for(
     free = frostline.train(tiny_backbone(), data, "head(epochs=8)", study=tmp_path / "a", **FAST)
     monkeypatch.setattr(FeatureCache, "room_bytes", lambda self: int(2.5 * 36 * 24 * 4))
     tight = frostline.train(tiny_backbone(), data, "head(epochs=8)", study=tmp_path / "b", **FAST)
-    assert [row["views_kept"] for row in free.numeric_plan["frozen"]["rows"]] == [[0, 1, 2]]
-    assert [row["views_kept"] for row in tight.numeric_plan["frozen"]["rows"]] == [[0, 1]]
+    assert [row["views"] for row in free.numeric_plan["frozen"]["cached"]] == [[0, 1, 2]]
+    assert [row["views"] for row in tight.numeric_plan["frozen"]["cached"]] == [[0, 1]]
     assert weights(free) == weights(tight)
 
 
@@ -279,8 +279,8 @@ def test_a_store_that_was_filled_before_leaves_nothing_to_compute(tmp_path: Path
     filled = frostline.fill_cache(tiny_backbone(), data, strategy, **given)
     assert filled.computed > 0
     run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", cache="keep", **given)
-    assert run.store["rows_computed"] == 0
-    assert run.store["rows_read"] > 0
+    assert run.features["computed"] == 0
+    assert run.features["from_cache"] > 0
     assert frostline.fill_cache(tiny_backbone(), data, strategy, **given).computed == 0
 
 

@@ -85,12 +85,12 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     }
     fitted = frostline.fit(table, model=tiny_backbone(), **given)
     again = frostline.fit(table, model=tiny_backbone(), **given)
-    assert (fitted.again, again.again) == (False, True)
+    assert (fitted.reused, again.reused) == (False, True)
     assert again.seconds == fitted.seconds  # what it took then
-    assert again.result["again"]
+    assert again.result["reused"]
     assert f"frostline fit {table.name} --minutes 5" in Path(fitted.report).read_text()
     assert fitted.basis == "test part"
-    assert fitted.comparison.test_looks == 1
+    assert fitted.comparison.test_evaluations == 1
     assert fitted.run.n_train == 36
     assert fitted.run.n_test == 18
 
@@ -167,7 +167,7 @@ def test_the_headline_is_of_who_was_judged_on_all_folds(
         "images": 36,
         "folds": 5,
     }
-    rows = {row["cells"]: row for row in fitted.tried}
+    rows = {row["folds"]: row for row in fitted.tried}
     assert set(rows) == {5, 1, 0}
     assert rows[5]["low"] < rows[5]["accuracy"] <= rows[5]["high"]
     assert rows[1]["low"] < rows[1]["accuracy"] <= rows[1]["high"]

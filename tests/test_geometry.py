@@ -331,9 +331,11 @@ def test_who_has_an_up_is_told() -> None:
     noise = rng.random((100, 8, 8))
     sky = noise + np.linspace(3, 0, 8)[None, :, None]  # bright above
     sky -= sky.mean(axis=(1, 2), keepdims=True)
-    assert flip_safety.told_from_mirror(sky, folds) <= flip_safety.MOST_TOLD  # no left and right
-    assert flip_safety.told_from_mirror(sky, folds, TURNED) > 0.9
-    assert flip_safety.told_from_mirror(noise, folds, TURNED) <= flip_safety.MOST_TOLD
+    assert (
+        flip_safety.distinguished_from_mirror(sky, folds) <= flip_safety.MOST_DISTINGUISHED
+    )  # no left and right
+    assert flip_safety.distinguished_from_mirror(sky, folds, TURNED) > 0.9
+    assert flip_safety.distinguished_from_mirror(noise, folds, TURNED) <= flip_safety.MOST_DISTINGUISHED
 
 
 def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
@@ -357,7 +359,7 @@ def test_rotate_auto_asks_and_the_result_says_so(tmp_path: Path) -> None:
         )
     assert (results["cells"].rotate, results["cells"].rotate_test["safe"]) == ("90", True)
     assert (results["skies"].rotate, results["skies"].rotate_test["safe"]) == ("none", False)
-    assert results["skies"].rotate_test["told"] > flip_safety.MOST_TOLD
+    assert results["skies"].rotate_test["distinguished"] > flip_safety.MOST_DISTINGUISHED
     assert any(
         "Quarter turns in training are on" in line for line in run_text._notes(results["cells"].result)
     )

@@ -350,10 +350,17 @@ def test_any_text_in_a_study_is_borne(tmp_path: Path, name: str, text: str) -> N
             ask()
 
 
-def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("older", [1, 2])
+def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path, older: int) -> None:
     place = studies.fitted(tmp_path / "study")
     card = json.loads((place / "study.json").read_text())
-    (place / "study.json").write_text(json.dumps({**card, "format": 1}))
+    (place / "study.json").write_text(json.dumps({**card, "format": older}))
+    manifest = place / "manifest.jsonl"
+    header, *samples = manifest.read_text().splitlines()
+    keys = json.loads(header)
+    earlier = {"set_aside": keys.pop("skipped"), "said": keys.pop("findings")}
+    before = json.dumps({**keys, **earlier, "frostline_manifest": 1})
+    manifest.write_text("\n".join([before, *samples]))
     pictures = write_folder(tmp_path / "photos", per_class=4)
     for ask in (
         lambda: frostline.predict(place, pictures),
@@ -363,7 +370,7 @@ def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path) ->
         lambda: frostline.train(tiny_backbone(), frostline.load_data(pictures), "head", study=place),
     ):
         with pytest.raises(
-            StudyError, match=r"another version of frostline \(study format 1, this one reads 2\)"
+            StudyError, match=rf"another version of frostline \(study format {older}, this one reads 3\)"
         ):
             ask()
 

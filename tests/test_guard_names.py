@@ -98,7 +98,7 @@ def test_pipes_sockets_loops_and_links_out_are_borne(tmp_path: Path) -> None:
     (place / "up").symlink_to(root)
     (place / "out").symlink_to(outside)
     data = frostline.load_data(root, near_copies=False)
-    gone = {Path(one.path).name: one.reason for one in data.set_aside}
+    gone = {Path(one.path).name: one.reason for one in data.skipped}
     assert set(gone) == {"pipe.jpg", "door.jpg", "zero.jpg", "itself.jpg"}
     assert "pipe or a device" in gone["zero.jpg"]
     assert len(data.samples) == 9  # the linked picture counts: the person put the link there

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("tiny_store")
 STRATEGY = "top_k(1, epochs=4)"
 FAST: dict[str, Any] = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
 # What a clock or a meter says, which no two runs share.
-MEASURED = ("ended", "seconds", "peak_memory_bytes", "study", "store", "decoding", "pace")
+MEASURED = ("ended", "seconds", "peak_memory_bytes", "study", "features", "decoding", "pace")
 
 
 class Fake:
@@ -162,7 +162,7 @@ def test_a_finished_run_is_handed_over_once(
     run = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", **FAST)
     for _ in range(2):
         again = frostline.train(backbone, data, STRATEGY, study=tmp_path / "s", logger="mlflow", **FAST)
-        assert again.again
+        assert again.reused
     [told] = fake.told.values()
     assert sorted(told["epochs"]) == [1, 2, 3, 4]
     assert told["result"] == scalars(run)

@@ -117,9 +117,7 @@ def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
     alone = similarity(backbone, Images(data, some, PREPROCESSING), PLAN, units=data.units(some).tolist())
     assert signals.similarity == alone
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", flip="none")
-    assert run.store["rows_computed"] == len(
-        data.part("test")
-    )  # training finds what the curve was drawn from
+    assert run.features["computed"] == len(data.part("test"))  # training finds what the curve was drawn from
 
 
 class ChannelsLast(nn.Module):

@@ -44,7 +44,7 @@ def test_a_class_missing_from_the_part_does_no_harm(answers: tuple[np.ndarray, n
     assert summary["per_class"]["d"]["images"] == 0
     assert summary["per_class"]["d"]["recall"] is None
     assert [summary[name] for name in metrics.OVER_CLASSES] == [None] * 3
-    assert summary["never_asked"] == ["d"]
+    assert summary["absent_classes"] == ["d"]
     assert summary["class_ratio"] == 9.0
 
 

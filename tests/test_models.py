@@ -285,7 +285,7 @@ def test_survivors_race_and_go_on_after_an_interruption(
     raced = {(row["model"], row["strategy"]) for row in result.tried}
     assert raced == {(m, str(frostline.parse(s))) for m in ("first", "second") for s in STRATEGIES}
     assert [row["model"] for row in result.models] == ["first", "second", "blind"]
-    assert [row["kept"] for row in result.models] == [True, True, False]
+    assert [row["selected"] for row in result.models] == [True, True, False]
     assert result.model == result.run.model == result.comparison.model in ("first", "second")
     _tells_of_all(result, study, images.parent)
 
@@ -294,7 +294,7 @@ def _tells_of_all(result: Any, study: Path, folder: Path) -> None:
     """The study's files, its answers and its page name the network that won, and the others."""
     document = json.loads((study / "fit.json").read_text())
     assert document["models"] == result.models
-    assert document["asked"]["models"] == ["first", "blind", "second"]
+    assert document["options"]["models"] == ["first", "blind", "second"]
     assert json.loads((study / "backbone.json").read_text())["model"] == result.model
     assert frostline.predict(study, folder, module=tiny_model()).run == result.run.folder.name
     page = (study / "report.html").read_text()
@@ -412,7 +412,7 @@ def test_auto_skips_what_cannot_be_loaded_and_says_so(
     result = fitted(images, tmp_path / "study", "auto", log=heard.append)
     assert [row["model"] for row in result.models] == ["lite0"]
     assert any("timm/no such is skipped: timm has no model called" in line for line in heard)
-    assert result.result["asked"]["models"] == "auto"
+    assert result.result["options"]["models"] == "auto"
     monkeypatch.setattr(zoo, "on_disk", list)
     with pytest.raises(ModelError, match="No pretrained network is on this machine"):
         frostline.fit(images, models="auto", study=tmp_path / "other")

@@ -66,7 +66,7 @@ def test_each_image_is_decoded_and_passed_once(
     assert familiar is not None
     assert (len(familiar.features), len(familiar.distances)) == (TRAIN, VAL)
     assert run.result["drift"]["blocks.2"] > 0
-    assert (run.folder.path / "looks.json").is_file()
+    assert (run.folder.path / "error-gallery.json").is_file()
 
 
 def test_the_pass_gives_what_the_plain_network_gives(tmp_path: Path) -> None:

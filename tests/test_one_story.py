@@ -143,8 +143,8 @@ def of_json(result: dict[str, Any]) -> Story:
         story["balanced"].add(f"{100 * metrics['balanced_accuracy']:.1f}")
     if result.get("optimism"):
         story["lowered"].add(f"{100 * result['optimism']:.1f}")
-    if result.get("test_looks") is not None:
-        story["looks"].add(str(result["test_looks"]))
+    if result.get("test_evaluations") is not None:
+        story["looks"].add(str(result["test_evaluations"]))
     return story
 
 
@@ -256,7 +256,7 @@ def test_a_test_part_that_was_looked_at_three_times(
         print(line)
     page = frostline.report(tmp_path / "study").path
     assert of_page(page)["headline"]
-    story = check(of_page(page), of_text(capsys.readouterr().out), {"looks": {str(run.test_looks)}})
+    story = check(of_page(page), of_text(capsys.readouterr().out), {"looks": {str(run.test_evaluations)}})
     assert story["looks"] == {"3"}
     assert story["strategies tried"] == story["runs"] == {"3"}
     assert len(story["headline"]) == 1
@@ -302,7 +302,7 @@ def test_one_training_image_a_class_is_measured_on_the_test_part(tmp_path: Path)
     fit = fitted(write_table(tmp_path / "images", train=1, test=4), tmp_path / "study")
     assert (fit.strategy, fit.basis) == ("linear_probe", "test part")
     assert fit.low < fit.accuracy <= fit.high
-    assert (fit.run.n_train, fit.run.n_test, fit.run.test_looks) == (3, 12, 1)
+    assert (fit.run.n_train, fit.run.n_test, fit.run.test_evaluations) == (3, 12, 1)
     assert frostline.predict(fit.study, tmp_path / "images", module=tiny_backbone().model).run == fit.run.run
 
 
@@ -310,7 +310,7 @@ def test_one_training_image_a_class_is_measured_on_the_test_part(tmp_path: Path)
 def test_a_class_that_was_never_asked_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit = fitted(hard_folder(tmp_path / "photos", 1, 12), tmp_path / "study", repeats=1, strategies=FEW)
     comparison_text.fitted(fit)
-    assert fit.never_asked == ["kind 0"]
+    assert fit.absent_classes == ["kind 0"]
     assert fit.balanced_accuracy is None
     assert "kind 0 was not evaluated" in capsys.readouterr().out
     page = Path(fit.report).read_text()
@@ -329,7 +329,7 @@ def test_a_class_without_a_test_image_has_no_recall(
     run_text.run(run)
     assert (run.per_class["kind 2"]["recall"], run.per_class["kind 2"]["images"]) == (None, 0)
     assert run.balanced_accuracy is None
-    assert run.never_asked == ["kind 2"]
+    assert run.absent_classes == ["kind 2"]
     text = capsys.readouterr().out
     assert "kind 2 was not evaluated" in text
     assert "no images" in text
@@ -363,7 +363,7 @@ def test_a_card_without_a_picture_says_why(tmp_path: Path) -> None:
     import studies
 
     study = studies.compared(tmp_path / "study")
-    for picture_file in (study / "comparisons" / "abc" / "looks").glob("*.jpg"):
+    for picture_file in (study / "comparisons" / "abc" / "error-gallery").glob("*.jpg"):
         picture_file.unlink()
     text = frostline.report(study).path.read_text()
     assert text.count("The study has pictures of the most confident mistakes only.") == text.count(
@@ -405,7 +405,7 @@ def test_an_export_and_a_study_among_the_images_are_left_out_and_named(tmp_path:
     after = frostline.load_data(photos)
     assert after.classes == before.classes
     assert after.digest == before.digest
-    assert after.set_aside == ()
+    assert after.skipped == ()
     for name, kind in (
         ("my study/", "a study"),
         ("my model/", "an export"),

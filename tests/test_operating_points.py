@@ -160,7 +160,7 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     plain = trained(place, data)
     run = trained(place, data, positive="kind 1", min_recall=0.9)
     assert run.folder == plain.folder  # no weights are learned for it
-    assert run.again
+    assert run.reused
     point = run.operating_point
     assert point is not None
     assert point["basis"] == "out of fold"

@@ -116,9 +116,9 @@ def test_two_processes_end_where_one_does(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another store"))
         one = alone(table, tmp_path / "one with rows", rows["strategy"], cache="keep")
-    assert first["rows"] + second["rows"] == one.store["rows_computed"], "a row was computed twice"
+    assert first["rows"] + second["rows"] == one.features["computed"], "a row was computed twice"
     assert min(first["rows"], second["rows"]) > 0, "one process did it all"
-    assert first["result"]["store"]["rows_computed"] == one.store["rows_computed"]
+    assert first["result"]["features"]["computed"] == one.features["computed"]
     assert farthest(tmp_path / "one with rows", rows["study"]) < CLOSE
 
     assert_the_bits_of_one_in_pieces(stages, monkeypatch)

@@ -93,7 +93,9 @@ def test_a_cluster_changes_no_bit_and_a_killed_workers_trial_is_done_again(ray: 
     )
     assert outcomes(comparison) == outcomes(alone)
     assert comparison.run.folder.weights.read_bytes() == alone.run.folder.weights.read_bytes()
-    figures = {key: comparison.result[key] for key in ("winner", "accuracy", "test_looks", "out_of_fold")}
+    figures = {
+        key: comparison.result[key] for key in ("winner", "accuracy", "test_evaluations", "out_of_fold")
+    }
     assert figures == {key: alone.result[key] for key in figures}
     holders = [t.user_attrs["holder"]["pid"] for t in trials(comparison) if t.state.name == "COMPLETE"]
     assert len(holders) == len(outcomes(alone)), "a trial was made twice"
@@ -179,9 +181,9 @@ def test_a_run_on_a_cluster_has_the_bits_of_torchruns(ray: Any, tmp_path: Path) 
     here = str(tmp_path / "cluster")
     run = in_a_cluster(table, here, STAGES)
     assert run.result["world_size"] == 2
-    assert not run.again
+    assert not run.reused
     assert run.folder.weights.read_bytes() == weights_file(tmp_path / "torchrun").read_bytes()
-    assert in_a_cluster(table, here, STAGES).again
+    assert in_a_cluster(table, here, STAGES).reused
     assert not list(Path(here).glob(".ray-*")), "Ray left something behind"
 
 

@@ -278,9 +278,9 @@ def test_a_run_with_every_recipe_goes_on_where_it_was_killed(
     text = "gradual_unfreeze(1, epochs=3, optimizer=lamb, ema=0.9, mixup=0.4, cutmix=1)"
     whole, resumed = killed_and_resumed(text, data, tmp_path, monkeypatch, stop=5, imbalance="weights")
     assert same_bytes(whole, resumed)
-    rows = whole.result["numeric_plan"]["frozen"]["rows"]
+    rows = whole.result["numeric_plan"]["frozen"]["cached"]
     assert rows
-    assert all(row["why"].startswith("images are mixed") and set(row["views_kept"]) <= {0} for row in rows)
+    assert all(row["why"].startswith("images are mixed") and set(row["views"]) <= {0} for row in rows)
 
 
 def test_a_run_that_stops_early_with_every_recipe_goes_on_where_it_was_killed(
@@ -316,7 +316,7 @@ def test_features_of_mixed_pictures_are_computed_anew_each_epoch(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     run = frostline.train(backbone, data, "head(epochs=2, mixup=0.4)", study=tmp_path, cache="keep", **FAST)
-    assert run.store["rows_computed"] >= 2 * run.n_train + run.n_val
+    assert run.features["computed"] >= 2 * run.n_train + run.n_val
 
 
 def test_the_plan_knows_what_mixed_pictures_cost() -> None:

@@ -172,7 +172,7 @@ def test_whatever_is_damaged_the_rest_is_told_and_the_file_is_named(damage: str,
         "comparisons/abc/comparison.json",
         "comparisons/abc/plan.json",
         "comparisons/abc/out-of-fold.csv",
-        "comparisons/abc/looks.json",
+        "comparisons/abc/error-gallery.json",
         *(
             f"{run}/{name}"
             for name in ("config.json", "result.json", "metrics.jsonl", "backbone.json", "environment.json")
@@ -184,7 +184,7 @@ def test_whatever_is_damaged_the_rest_is_told_and_the_file_is_named(damage: str,
         context = read_context(study)
         text = page.render(context, sections(context)).decode()
         # answer.json is asked while a comparison is at work, and this one has ended
-        spare = ("metrics.jsonl", "plan.json", "looks.json", "environment.json", "answer.json")
+        spare = ("metrics.jsonl", "plan.json", "error-gallery.json", "environment.json", "answer.json")
         harmless = name.endswith(spare)
         assert context.contents.problems or harmless or "standings" in damage or '"a"' in damage, name
         shown = html.unescape(text)
@@ -258,14 +258,14 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
     fitted = studies.fitted(tmp_path / "fitted")
     fit = json.loads((fitted / "fit.json").read_text())
     for source, source_argument in ((None, "DATA"), ("my photos/", "'my photos/'"), ("list.csv", "list.csv")):
-        (fitted / "fit.json").write_text(json.dumps({**fit, "asked": {**fit["asked"], "source": source}}))
+        (fitted / "fit.json").write_text(json.dumps({**fit, "options": {**fit["options"], "source": source}}))
         assert usage_section.repeat(read_context(fitted)).startswith(
             f"frostline fit {source_argument} --minutes 5"
         )
     compared = studies.compared(tmp_path / "compared")
     file = next(compared.glob("comparisons/*/comparison.json"))
     arguments = {"strategies": ["linear_probe", "full"], "search": ["lr", "augment"], "draws": 4}
-    file.write_text(json.dumps({**json.loads(file.read_text()), "asked": arguments}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "options": arguments}))
     command = usage_section.repeat(read_context(compared))
     assert "--strategies linear_probe,full --search lr --search augment --draws 4" in command
     manifest = compared / "manifest.jsonl"
@@ -289,7 +289,7 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
         "hyperparameters": {"lr": 3e-4, "bn": "eval"},
         "imbalance": "weights",
     }
-    file.write_text(json.dumps({**json.loads(file.read_text()), "asked": by_option}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "options": by_option}))
     words = usage_section.repeat(read_context(compared)).split(" --")
     assert {"cuts", "set lr=0.0003", "set bn=eval", "imbalance weights"} < set(words)
     assert not any(word.startswith("strategies") for word in words)

@@ -95,12 +95,12 @@ def test_a_real_run_leaves_its_network_and_looks(tmp_path: Path) -> None:
     data = frostline.load_data(table, near_copies=False)
     options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}
     run = frostline.train(tiny_backbone(), data, "top_k(1, epochs=6)", study=tmp_path / "study", **options)
-    gallery = json.loads((run.folder.path / "looks.json").read_text())
+    gallery = json.loads((run.folder.path / "error-gallery.json").read_text())
     assert 0 < len(gallery["rows"]) <= error_gallery.MOST
     assert gallery["note"] == ""
     for row in gallery["rows"]:
         for name in (row["picture"], row["map"]):
-            with Image.open(run.folder.path / "looks" / name) as picture:
+            with Image.open(run.folder.path / "error-gallery" / name) as picture:
                 assert picture.format == "JPEG"
     assert json.loads((run.folder.path / "backbone.json").read_text()) == tiny_backbone().as_dict()
     report = frostline.report(run.study)
@@ -133,7 +133,7 @@ def test_a_comparison_leaves_looks_by_the_models_that_answered(tmp_path: Path) -
     comparison = frostline.compare(
         tiny_backbone(), data, ["linear_probe", "head(epochs=2)"], study=tmp_path / "study", **options
     )
-    gallery = json.loads((comparison.folder / "looks.json").read_text())
+    gallery = json.loads((comparison.folder / "error-gallery.json").read_text())
     wrong = sum(
         row.split(",")[1] != row.split(",")[2]
         for row in (comparison.folder / "out-of-fold.csv").read_text().splitlines()[1:]

@@ -12,7 +12,7 @@ from tiny import tiny_backbone, tiny_model, write_table
 
 pytestmark = pytest.mark.usefixtures("tiny_store")
 
-FIELDS = {"run", "study", "again"}  # of the results themselves
+FIELDS = {"run", "study", "reused"}  # of the results themselves
 
 
 def figures(kind: type) -> set[str]:

@@ -88,13 +88,15 @@ def test_the_verdict_says_how_much_was_seen() -> None:
         "accuracy": 0.9,
         "low": 0.8,
         "high": 0.95,
-        "test_looks": 1,
+        "test_evaluations": 1,
     }
     first, *_ = verdict_lines(result)
     assert first == "full leads every other over 1 repeat: not enough to name a winner."
     headline = {**result, "basis": "test part"}
     assert "images that no decision has used" in sentences.accuracy(headline)
-    assert "3 configurations have been evaluated on" in sentences.accuracy({**headline, "test_looks": 3})
+    assert "3 configurations have been evaluated on" in sentences.accuracy(
+        {**headline, "test_evaluations": 3}
+    )
     three = {**result, "repeats": 3, "separated": True}
     assert verdict_lines(three)[0].startswith("full wins over 3 repeats, significantly better")
     for metric, first, second in (
@@ -107,14 +109,14 @@ def test_the_verdict_says_how_much_was_seen() -> None:
         lines = verdict_lines({**result, "metric": metric})
         assert first in lines[0]
         assert second in lines[1]
-    alone = {**result, "differences": [], "folds": 1, "standings": [{"winner": True, "cells": 1}, {}]}
+    alone = {**result, "differences": [], "folds": 1, "standings": [{"winner": True, "folds": 1}, {}]}
     assert (
         verdict_lines(alone)[0]
         == "full was evaluated on 1 repeat, and no other was: not enough to name a winner."
     )
     held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
     assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
-    probed = {**held, "differences": [], "standings": [{"winner": True, "cells": 5}, {}]}
+    probed = {**held, "differences": [], "standings": [{"winner": True, "folds": 5}, {}]}
     assert verdict_lines(probed)[0].startswith("full was evaluated on all 5 folds, and no other was")
 
 
@@ -123,7 +125,7 @@ def test_a_challenger_is_promising_until_it_has_all_its_folds() -> None:
         "winner": "head",
         "repeats": 1,
         "folds": 5,
-        "standings": [{"winner": True, "cells": 5}, {}],
+        "standings": [{"winner": True, "folds": 5}, {}],
         "differences": [],
         "separated": False,
         "finished": False,

@@ -241,8 +241,8 @@ def test_a_probe_after_training_costs_no_pass(data: Manifest, tmp_path: Path) ->
     frostline.train(tiny_backbone(), data, "top_k(1, epochs=1)", study=study, views=1, augment="none", **FAST)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=study, augment="none", **FAST)
     train = len(data.part("train"))
-    assert run.result["store"]["rows_computed"] <= len(data.part("val")) + 64  # one batch proves the bridge
-    assert run.result["store"]["rows_read"] >= train
+    assert run.result["features"]["computed"] <= len(data.part("val")) + 64  # one batch proves the bridge
+    assert run.result["features"]["from_cache"] >= train
 
 
 def test_the_last_stage_alone_is_loaded_by_timm_alone(data: Manifest, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_its_mistakes_have_no_maps_and_the_reason_is_said(data: Manifest, tmp_pa
     backbone = tiny_backbone()
     for model, words in ((adapted(), "reads several stages"), (backbone.adapt(3), "")):
         error_gallery.write_gallery(tmp_path, table, backbone, data, lambda path, model=model: model)
-        gallery = json.loads((tmp_path / "looks.json").read_text())
+        gallery = json.loads((tmp_path / "error-gallery.json").read_text())
         assert gallery["note"] == "" if not words else words in gallery["note"]
         (row,) = gallery["rows"]
         assert (row["map"] is None) == bool(words)

@@ -36,7 +36,7 @@ def test_the_test_part_is_the_other_folder(places: tuple[Path, Path], tmp_path: 
     assert data.given == ("test",)
     assert data.classes == ("kind 0", "kind 1", "kind 2")
     assert any("kind 9 (1 image)" in note for note in data.notes)
-    copies = [gone for gone in data.set_aside if gone.kind == "leak"]
+    copies = [gone for gone in data.skipped if gone.kind == "leak"]
     assert len(copies) == 2
     assert copies[0].reason == "is an exact copy of kind 0/000.png, which may be learned from"
     assert any("exact copy" in finding.message for finding in data.findings)

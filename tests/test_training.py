@@ -256,7 +256,7 @@ def test_looks_at_a_test_part_are_counted_across_studies(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     looks = [
-        frostline.train(backbone, data, text, study=tmp_path / study, **FAST).test_looks
+        frostline.train(backbone, data, text, study=tmp_path / study, **FAST).test_evaluations
         for text, study in (
             ("linear_probe", "a"),
             ("head(epochs=1)", "b"),

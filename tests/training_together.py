@@ -22,4 +22,4 @@ if __name__ == "__main__":
     sys.stdin.readline()
     options = {"deterministic": True, "threads": 1, "flip": "none", "views": 3, "cache": "keep"}
     run = frostline.train(tiny_backbone(), data, "head(epochs=3)", study=study, **options)
-    print(json.dumps({**run.store, "weights": str(run.folder.weights)}), flush=True)
+    print(json.dumps({**run.features, "weights": str(run.folder.weights)}), flush=True)

@@ -388,7 +388,7 @@ def summary(
     }
     figures: dict[str, Any] = {name: score(name, targets, probabilities) for name in METRICS}
     imbalance = balance(classes, targets, guesses, train_counts)
-    if imbalance["never_asked"]:
+    if imbalance["absent_classes"]:
         figures |= dict.fromkeys(OVER_CLASSES)
     return {**figures, **imbalance, "per_class": per_class}
 
@@ -416,7 +416,7 @@ def balance(
     dict
         `balanced_accuracy` (None where a class has no images); `majority_class` and `majority_share`, the
         accuracy of always predicting it; `worst_class` with its `label`, `n` images and `accuracy`;
-        `never_asked`, the classes without images; `class_ratio`, the most training images over the fewest.
+        `absent_classes`, the classes without images; `class_ratio`, the most training images over the fewest.
     """
     _, first, place = np.unique(
         np.arange(len(targets)) if images is None else images, return_index=True, return_inverse=True
@@ -432,7 +432,7 @@ def balance(
         "majority_class": classes[int(counts.argmax())],
         "majority_share": float(n_images[counts.argmax()] / len(label)),
         "worst_class": {"label": classes[worst], "n": int(n_images[worst]), "accuracy": recall[worst]},
-        "never_asked": [classes[c] for c in np.flatnonzero(n_images == 0).tolist()],
+        "absent_classes": [classes[c] for c in np.flatnonzero(n_images == 0).tolist()],
         "class_ratio": float(counts.max() / max(1, counts.min())),
     }
 
@@ -442,7 +442,7 @@ BALANCE = (
     "majority_class",
     "majority_share",
     "worst_class",
-    "never_asked",
+    "absent_classes",
     "class_ratio",
 )
 

@@ -2,7 +2,8 @@
 
 A headline is a record that a comparison and `fit` keep and all others read: `accuracy`, `low`, `high`
 (fractions 0–1, `None` where unknown), `basis`, `images` (evaluated), `pool` (that might have been),
-`folds`, `optimism`, `test_looks`, `note` (why the accuracy is unknown), and what `metrics.balance` returns.
+`folds`, `optimism`, `test_evaluations`, `note` (why the accuracy is unknown), and what `metrics.balance`
+returns.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def basis(headline: Mapping[str, Any]) -> str:
 def _of_what(headline: Mapping[str, Any]) -> str:
     match headline["basis"]:
         case Basis.TEST:
-            return f"measured on the test part, {looks(headline.get('test_looks'))}"
+            return f"measured on the test part, {looks(headline.get('test_evaluations'))}"
         case Basis.OUT_OF_FOLD:
             return out_of_fold(headline["images"], headline["pool"], headline["folds"])
         case Basis.CROSS_VALIDATION:
@@ -141,7 +142,7 @@ def forecast(figures: Mapping[str, Any]) -> str:
 def caveats(figures: Mapping[str, Any]) -> list[str]:
     """Return what an accuracy hides: imbalanced classes, and classes without evaluation images."""
     lines = []
-    ratio, missing = figures.get("class_ratio"), figures.get("never_asked")
+    ratio, missing = figures.get("class_ratio"), figures.get("absent_classes")
     if ratio is not None and ratio >= UNEQUAL:
         worst = figures["worst_class"]
         middle = figures["balanced_accuracy"]

@@ -103,7 +103,7 @@ class Option:
         Forecast of test accuracy and its 80 % interval, 0–1; `None` if there is no forecast.
     cost
         Predicted cost of a run.
-    rows
+    cache
         `cache` to pass to `train`: "compute" if the features don't fit the disk, else "auto".
     fits
         Whether it fits the budget.
@@ -121,7 +121,7 @@ class Option:
     low: float | None
     high: float | None
     cost: Cost
-    rows: str
+    cache: str
     fits: bool
     reason: str
     expected_regret: float | None
@@ -433,9 +433,9 @@ def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, st
     strategy = parse(name)
     first = batch = case.batch_size(strategy)
     while True:
-        cost, rows = _cost_with(name, rates, case, budget, batch)
+        cost, cache = _cost_with(name, rates, case, budget, batch)
         if budget.memory_bytes is None or cost.peak_memory_upper_bytes <= budget.memory_bytes:
-            return cost, rows, batch
+            return cost, cache, batch
         smaller = halved(batch, strategy)
         if smaller is None:  # no batch fits: said of the one that the run would have
             return *_cost_with(name, rates, case, budget, first), first
@@ -443,7 +443,7 @@ def _cost(name: str, rates: Rates, case: Case, budget: Budget) -> tuple[Cost, st
 
 
 def _cost_with(name: str, rates: Rates, case: Case, budget: Budget, batch: BatchSize) -> tuple[Cost, str]:
-    def at(rows: str) -> Cost:
+    def at(cache: str) -> Cost:
         return predict(
             name,
             rates,
@@ -453,7 +453,7 @@ def _cost_with(name: str, rates: Rates, case: Case, budget: Budget, batch: Batch
             classes=case.classes,
             batch=batch.images,
             augment=case.augment,
-            rows=rows,
+            rows=cache,
         )
 
     cost = at("auto")

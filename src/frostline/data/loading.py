@@ -279,7 +279,7 @@ def load_labelled(
         root=listed.root,
         samples=samples,
         classes=tuple(sorted({sample.label for sample in samples})),
-        set_aside=tuple(listed.skipped),
+        skipped=tuple(listed.skipped),
         near_copies=_path_pairs(samples, likeness.near),
         data_findings=tuple(listed.findings),
         items=listed.items,
@@ -504,9 +504,9 @@ def _manifest(
         for image, part in zip(usable, split_result.parts, strict=True)
         if part
     )
-    set_aside = tuple(source.skipped)
+    skipped = tuple(source.skipped)
     classes = tuple(sorted({sample.label for sample in samples}))
-    demand_training_images(samples, classes, set_aside)
+    demand_training_images(samples, classes, skipped)
     near, suspects = _path_pairs(samples, likeness.near), _path_pairs(samples, likeness.suspects)
     given_parts = tuple(part for part in PARTS if any(image.entry.split == part for image in usable))
     findings = [
@@ -514,14 +514,14 @@ def _manifest(
         *source.findings,
         *split_result.findings,
         *about_copies(samples, near, suspects, likeness.cut_short),
-        *about_losses({entry.label for entry in set_aside}, classes),
+        *about_losses({entry.label for entry in skipped}, classes),
         *([Finding("memory", len(samples), cache.trouble)] if cache.trouble else []),
     ]
     return Manifest(
         root=source.root,
         samples=samples,
         classes=classes,
-        set_aside=set_aside,
+        skipped=skipped,
         conflicts=tuple(split_result.conflicts),
         near_copies=near,
         suspects=suspects,

@@ -57,14 +57,14 @@ class Manifest:
         The usable images.
     classes : tuple of str
         Class names, sorted.
-    set_aside : tuple of SkippedImage
+    skipped : tuple of SkippedImage
         Skipped images, each with the reason.
     conflicts : tuple of Conflict
         Identical images with different labels.
     near_copies, suspects : tuple of pairs of str
         Paths of near copies that stay in one part; all pairs that look alike.
     data_findings : tuple of Finding
-        Findings about the images besides `set_aside`.
+        Findings about the images besides `skipped`.
     given : tuple of str
         Parts that the source named; the others were drawn.
     shares : tuple of float or None
@@ -80,7 +80,7 @@ class Manifest:
     root: Path | None
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]  # sorted
-    set_aside: tuple[SkippedImage, ...] = ()
+    skipped: tuple[SkippedImage, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
@@ -100,13 +100,13 @@ class Manifest:
         """Return a line with the number of images, the classes and the parts."""
         parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
         names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
-        aside = f", {len(self.set_aside):,} files skipped" if self.set_aside else ""
+        aside = f", {len(self.skipped):,} files skipped" if self.skipped else ""
         many = f"{len(self.samples):,} images of {len(self.classes):,} classes ({names})"
         return f"<Manifest: {many}: {', '.join(parts)}{aside}>"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The findings as sentences; unusable files are in `set_aside`."""
+        """The findings as sentences; unusable files are in `skipped`."""
         return tuple(finding.note for finding in self.data_findings)
 
     @cached_property
@@ -114,9 +114,9 @@ class Manifest:
         """All findings, in the order of `KINDS`: `data_findings`, and skipped images, by kind."""
         findings = [
             finding for finding in self.data_findings if finding.kind != "unreadable"
-        ]  # those are in `set_aside`
+        ]  # those are in `skipped`
         order = {kind: place for place, kind in enumerate(KINDS)}
-        all_findings = [*findings, *split_notes.about_skipped(self.set_aside)]
+        all_findings = [*findings, *split_notes.about_skipped(self.skipped)]
         return tuple(sorted(all_findings, key=lambda finding: order[finding.kind]))
 
     @cached_property
@@ -382,10 +382,10 @@ class Manifest:
             "root": None if self.root is None else str(self.root),
             "digest": self.digest,
             "split_digest": self.split_digest,
-            "set_aside": [astuple(gone) for gone in self.set_aside],
+            "skipped": [astuple(gone) for gone in self.skipped],
             "conflicts": [astuple(conflict) for conflict in self.conflicts],
             **{name: getattr(self, name) for name in plain_fields},
-            "said": [astuple(finding) for finding in self.data_findings],
+            "findings": [astuple(finding) for finding in self.data_findings],
             **({"reading": dict(self.reading)} if self.reading else {}),
             **({} if self.rendering.plain else {"rendering": self.rendering.as_dict()}),
             **({"kinds": dict(sorted(self.kinds.items()))} if self.kinds else {}),
@@ -520,13 +520,13 @@ def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         root=None if header["root"] is None else Path(header["root"]),
         samples=tuple(Sample(*row) for row in rows),
         classes=tuple(header["classes"]),
-        set_aside=tuple(SkippedImage(*row) for row in header["set_aside"]),
+        skipped=tuple(SkippedImage(*row) for row in header["skipped"]),
         conflicts=tuple(
             Conflict(name, tuple(paths), tuple(labels)) for name, paths, labels in header["conflicts"]
         ),
         near_copies=tuple((path_a, path_b) for path_a, path_b in header["near_copies"]),
         suspects=tuple((path_a, path_b) for path_a, path_b in header["suspects"]),
-        data_findings=tuple(Finding.from_row(row) for row in header["said"]),
+        data_findings=tuple(Finding.from_row(row) for row in header["findings"]),
         given=tuple(header.get("given", ())),
         reading=dict(header.get("reading", {})),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
@@ -542,7 +542,7 @@ def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
 def _demand_plain(manifest: Manifest) -> None:
     """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
     texts = [text for sample in manifest.samples for text in astuple(sample)]
-    texts += [text for gone in manifest.set_aside for text in astuple(gone)]
+    texts += [text for gone in manifest.skipped for text in astuple(gone)]
     texts += [*manifest.kinds, *manifest.kinds.values()]
     texts += [
         *manifest.classes,
@@ -559,7 +559,7 @@ def _demand_plain(manifest: Manifest) -> None:
     ]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a number or a list stands where a text is expected")
-    if strange := {gone.kind for gone in manifest.set_aside} - set(KINDS):
+    if strange := {gone.kind for gone in manifest.skipped} - set(KINDS):
         raise ValueError(f"it skips images as {sorted(strange)[:5]}")
     if not isinstance(manifest.seed, int | None):
         raise ValueError(f"its seed is {manifest.seed!r}, expected a whole number")

@@ -41,16 +41,16 @@ class Conflict:
 
 
 def demand_training_images(
-    samples: Iterable[Sample], classes: Sequence[str], set_aside: Sequence[SkippedImage]
+    samples: Iterable[Sample], classes: Sequence[str], skipped: Sequence[SkippedImage]
 ) -> None:
     """Raise `DataError` naming every class that has no training image."""
     in_train = {sample.label for sample in samples if sample.split == "train"}
     missing = [label for label in classes if label not in in_train]
     if not missing:
         return
-    skipped = [f"{image.path} {image.reason}" for image in set_aside if image.label in missing][:5]
+    losses = [f"{image.path} {image.reason}" for image in skipped if image.label in missing][:5]
     raise DataError(
         f"No training image for {', '.join(map(repr, missing))}; every class needs at least one. "
         "Add images, correct the label or its split, or leave the class out."
-        + (" Skipped: " + "; ".join(skipped) + "." if skipped else "")
+        + (" Skipped: " + "; ".join(losses) + "." if losses else "")
     )

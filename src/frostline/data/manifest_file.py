@@ -12,7 +12,7 @@ from typing import Any
 
 from frostline.errors import DataError
 
-VERSION = 1  # raise when a line changes its meaning
+VERSION = 2  # raised when a line changes its keys or its meaning
 
 
 def text_of(header: dict[str, Any], rows: Iterable[tuple[str, ...]]) -> str:

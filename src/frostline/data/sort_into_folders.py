@@ -50,7 +50,11 @@ class SortedImages:
             "to": str(self.folder),
             "copied": sum(self.copied.values()),
             "folders": [
-                {"name": name, "copied": self.copied.get(name, 0), "there": self.already_there.get(name, 0)}
+                {
+                    "name": name,
+                    "copied": self.copied.get(name, 0),
+                    "existing": self.already_there.get(name, 0),
+                }
                 for name in self.names
             ],
             "inside": self.inside,

@@ -28,7 +28,7 @@ class Size:
         Pairs.
     groups : int
         Groups of two images or more.
-    set_aside : int
+    skipped : int
         Skipped images.
     resolution : tuple of int
         Median width and height in pixels.
@@ -46,7 +46,7 @@ class Size:
     copies: int  # images whose very content occurs before
     near_copies: int  # pairs
     groups: int  # that hold two images or more
-    set_aside: int
+    skipped: int
     resolution: tuple[int, int]  # median width and height
     smallest_side: int
 
@@ -75,7 +75,7 @@ def size_of(data: Manifest) -> Size:
         copies=len(data.samples) - unique,
         near_copies=len(data.near_copies),
         groups=sum(count > 1 for count in groups.values()),
-        set_aside=len(data.set_aside),
+        skipped=len(data.skipped),
         resolution=(width, height),
         smallest_side=int(sides.min()),
     )

@@ -177,8 +177,8 @@ def _data(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
     groups = {sample.group for sample in data.samples if sample.group}
     if groups:
         yield f"They are in {counted(len(groups), 'group')}, and no group is in two parts."
-    if data.set_aside:
-        yield f"{counted(len(data.set_aside), 'file')} skipped as unusable."
+    if data.skipped:
+        yield f"{counted(len(data.skipped), 'file')} skipped as unusable."
     if data.conflicts:
         yield f"{counted(len(data.conflicts), 'picture')} had two different labels."
 

@@ -51,7 +51,7 @@ class PrefixUsage:
 class Checked:
     """The result of `FeatureCache.verify`, in rows."""
 
-    right: int  # `adopted` ones included
+    intact: int  # `adopted` ones included
     damaged: int  # dropped: bytes that differ from their checksum
     lost: int  # dropped: their shard is gone
     adopted: int  # in shards that the index did not know
@@ -200,7 +200,7 @@ class FeatureCache:
 
     def _verify(self, index: Index) -> Checked:
         adopted = self._folder.adopt(index, {name for _, name, _ in index.shards()})
-        right = damaged = lost = 0
+        intact = damaged = lost = 0
         for number, name, _ in index.shards():
             rows = index.rows_of(number)
             if not (self.path / name).exists():
@@ -213,8 +213,8 @@ class FeatureCache:
             for prefix, key, place in damaged_rows:
                 index.drop_rows(prefix, [(key, place)])
             damaged += len(damaged_rows)
-            right += len(rows) - len(damaged_rows)
-        return Checked(right, damaged, lost, adopted)
+            intact += len(rows) - len(damaged_rows)
+        return Checked(intact, damaged, lost, adopted)
 
     def _damaged(
         self, shard: int, rows: Sequence[tuple[int, bytes, Place]], forms: Mapping[int, Form | None]

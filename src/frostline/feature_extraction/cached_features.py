@@ -40,8 +40,8 @@ READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small pa
 class Counts:
     """Number of features computed by the prefix and read from the cache."""
 
-    rows_computed: int = 0
-    rows_read: int = 0
+    computed: int = 0
+    from_cache: int = 0
 
 
 @dataclass
@@ -240,7 +240,7 @@ class Frozen:
 
     def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
         (pixels,) = images.batches([items])
-        self.counts.rows_computed += len(items)
+        self.counts.computed += len(items)
         return self.compute(pixels)[0]
 
     def _compute_batches(self, images: Images, items: list[list[Item]], workers: Workers) -> Iterator[Tensor]:
@@ -251,7 +251,7 @@ class Frozen:
         sizes = iter([len(batch) for batch in items])
         next_size = next(sizes, 0)
         for z in self._chunks(images, chunks, workers):
-            self.counts.rows_computed += len(z)
+            self.counts.computed += len(z)
             rest = z if rest is None or not len(rest) else torch.cat([rest, z])
             while 0 < next_size <= len(rest):
                 yield rest[:next_size]
@@ -310,7 +310,7 @@ class Frozen:
     def _read(self, cached: CachedPrefix, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         flat = list(itertools.chain.from_iterable(items))
         rows, missing = cached.read([_key(images, item) for item in flat])
-        self.counts.rows_read += len(flat) - len(missing)
+        self.counts.from_cache += len(flat) - len(missing)
         batch_rows = None if cached.form is None else from_bytes(rows, cached.form)
         for start in range(0, len(missing), self.config.batch):
             chunk = missing[start : start + self.config.batch]
@@ -340,20 +340,20 @@ class Frozen:
         """
         if self.cached is None or self.statistics is None:
             (pixels,) = images.batches([items])
-            self.counts.rows_computed += len(items)
+            self.counts.computed += len(items)
             return self._side_by_side(*self.compute(pixels, self.taps))
         keys = [_key(images, item) for item in items]
         raw, gone = self.cached.read(keys)
         statistics, gone_statistics = self.statistics.read(keys)
         missing = sorted({*gone, *gone_statistics})
-        self.counts.rows_read += len(items) - len(missing)
+        self.counts.from_cache += len(items) - len(missing)
         values = None
         if len(missing) < len(items) and self.cached.form is not None:
             values = self._side_by_side(from_bytes(raw, self.cached.form), statistics)
         for start in range(0, len(missing), self.config.batch):
             chunk = missing[start : start + self.config.batch]
             (pixels,) = images.batches([[items[place] for place in chunk]])
-            self.counts.rows_computed += len(chunk)
+            self.counts.computed += len(chunk)
             computed = self._side_by_side(*self.compute(pixels, self.taps))
             if values is None:
                 values = torch.empty(len(items), computed.shape[1])
@@ -534,7 +534,7 @@ class Frozen:
         count: Callable[[int], None],
     ) -> None:
         """Cache features, and the statistics that were collected with them; without `cached` these alone."""
-        self.counts.rows_computed += len(keys)
+        self.counts.computed += len(keys)
         if cached is not None:
             self._cache_rows(cached, keys, z)
         if statistics and self.statistics is not None:

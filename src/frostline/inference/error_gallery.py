@@ -73,7 +73,7 @@ def write_gallery(
     with contextlib.suppress(FrostlineError, OSError):
         images, maps = test or Images(data, data.samples, backbone.preprocessing), maps or {}
         mistakes_shown = _worst(predictions, images)
-        (folder / "looks").mkdir(exist_ok=True)
+        (folder / "error-gallery").mkdir(exist_ok=True)
         rows, mapped, reason = [], True, NO_MAPS
 
         def pixels_of(mistake: Mistake) -> Tensor | None:
@@ -92,11 +92,11 @@ def write_gallery(
                     heat_maps = class_maps(backbone, model, pixels[None], [mistake.predicted])
                     heat, mapped = (None, False) if heat_maps is None else (heat_maps[0], True)
                     reason = NO_MAPS if multi_stage_head_in(model) is None else NO_MAPS_OF_STAGES
-                row = _write_example(folder / "looks", images.samples[mistake.position], pixels, heat)
+                row = _write_example(folder / "error-gallery", images.samples[mistake.position], pixels, heat)
                 rows.append(row)
         note = "" if mapped or not rows else reason
         text = json.dumps({"note": note, "rows": rows}, indent=1)
-        directories.write_atomically(folder / "looks.json", (text + "\n").encode())
+        directories.write_atomically(folder / "error-gallery.json", (text + "\n").encode())
 
 
 def _worst(predictions: Path, images: Images) -> list[Mistake]:

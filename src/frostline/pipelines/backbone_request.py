@@ -146,7 +146,7 @@ def select_backbones(
         **({"compile": "on"} if config.compile == "on" else {}),
     }
     saved = study.read(FILE)
-    if saved is not None and saved.get("asked") == digest_of(identity):
+    if saved is not None and saved.get("digest") == digest_of(identity):
         rows = list(saved["models"])
     else:
         progress.log(f"Screening {', '.join(backbone.name for backbone in backbones)}:")
@@ -169,10 +169,10 @@ def select_backbones(
             progress=progress,
         )
         rows = [plain(row.as_dict()) for row in results]
-        study.write(FILE, {"asked": digest_of(identity), "models": rows})
+        study.write(FILE, {"digest": digest_of(identity), "models": rows})
     for row in rows:
         progress.log(
-            f"  {row['model']} {'is selected' if row['kept'] else 'is not selected'}: {row['reason']}."
+            f"  {row['model']} {'is selected' if row['selected'] else 'is not selected'}: {row['reason']}."
         )
     return rows
 

@@ -33,11 +33,11 @@ def fold_count(data: Manifest, seed: int) -> int:
 def data_lines(data: Manifest, folds: int) -> list[str]:
     """Return lines about the data; `folds` is the number of folds of a repeat."""
     lines = [finding.note for finding in data.data_findings if finding.kind not in ("no_val", "no_test")]
-    if data.set_aside:
-        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are skipped:")
-        lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:SHOWN]]
-        if len(data.set_aside) > SHOWN:
-            lines.append(f"  … and {len(data.set_aside) - SHOWN} more (in the study's manifest.jsonl)")
+    if data.skipped:
+        lines.append(f"{len(data.skipped)} file(s) cannot be used and are skipped:")
+        lines += [f"  {item.path}: {item.reason}" for item in data.skipped[:SHOWN]]
+        if len(data.skipped) > SHOWN:
+            lines.append(f"  … and {len(data.skipped) - SHOWN} more (in the study's manifest.jsonl)")
     if not data.part("test") and not folds:
         lines.append(f"Every image will train the model. {sentences.NOTHING_TO_ASK}")
     elif not data.part("test") and folds > 1:

@@ -208,7 +208,9 @@ def fit(
 
     screening = steps.screening(request, backbones, plain, possible)
     if screening is not None:
-        backbones = [next(b for b in backbones if b.name == row["model"]) for row in screening if row["kept"]]
+        backbones = [
+            next(b for b in backbones if b.name == row["model"]) for row in screening if row["selected"]
+        ]
     demand_time(backbones[0], data, chosen.minutes, chosen.threads, watch)
     with deadline.within(chosen.minutes, watch, ENDING_S):
         first = steps.first_model(backbones[0], plain).cross_validated()
@@ -238,7 +240,7 @@ def fit(
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
     planned = plans.get(answering.name)
     steps.write_backbone(answering, plans)
-    again = comparison.again if comparison else first.again
+    reused = comparison.reused if comparison else first.reused
     point = (comparison.result if comparison else first.result).get("operating_point")
     figures = (
         comparison_figures(comparison)
@@ -253,10 +255,10 @@ def fit(
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
         "images": len(data.samples),
-        "seconds": (_seconds_then(opened_study) if again else None)
+        "seconds": (_seconds_then(opened_study) if reused else None)
         or (comparison.seconds if comparison else watch.seconds),
         "budget_seconds": 60 * allowed,
-        "asked": {
+        "options": {
             "source": _name_of(source),
             **request.as_options(answering),
             "strategies": pinned or None,
@@ -268,12 +270,12 @@ def fit(
     }
     opened_study.write("fit.json", result)
     return Fitted(
-        {**result, "again": again, "report": steps.report()},
+        {**result, "reused": reused, "report": steps.report()},
         comparison.run if comparison else first,
         comparison,
         planned.signals if planned else None,
         planned.advice if planned else None,
-        again,
+        reused,
     )
 
 

@@ -28,7 +28,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
         The comparison; `None` if there was no time for a single run.
     signals, advice
         What was measured and recommended; `None` if there was no time to measure the network.
-    again
+    reused
         Whether all of it was finished before and read back.
     """
 
@@ -37,7 +37,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
     comparison: Comparison | None
     signals: Signals | None
     advice: Advice | None
-    again: bool = False
+    reused: bool = False
 
     strategy = Figure[str]("The strategy of the model that predicts.")
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
@@ -58,7 +58,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
     images = Figure[int]("Usable images.")
     seconds = Figure[float]("Wall time in seconds.")
     budget_seconds = Figure[float]("The limit in seconds.")
-    asked = Figure[dict[str, Any]]("What the call was given.")
+    options = Figure[dict[str, Any]]("What the call was given.")
     study = Figure[str]("The study's folder.")
     report = Figure[str | None]("The page; None where no time was left for it, or it can't be written.")
 

@@ -97,6 +97,6 @@ def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
         "pool": len(pool(data)),
         "folds": 0,
         "optimism": None,
-        "test_looks": run.test_looks,
+        "test_evaluations": run.test_evaluations,
         "note": note,
     }

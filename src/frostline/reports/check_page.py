@@ -47,7 +47,7 @@ def page(data: Manifest, name: str) -> bytes:
     findings = [finding for finding in data.findings if finding.trouble]
     rows = [(label, *(data.counts[label][part] for part in PARTS)) for label in data.classes]
     samples = {sample.path: (sample.label, sample.split) for sample in data.samples}
-    skipped_files = {skipped.path: (skipped.label, skipped.reason) for skipped in data.set_aside}
+    skipped_files = {skipped.path: (skipped.label, skipped.reason) for skipped in data.skipped}
     text: str = template("check.html.j2").render(
         policy=policy(()),
         version=metadata.version("frostline"),
@@ -57,7 +57,7 @@ def page(data: Manifest, name: str) -> bytes:
             ("images", f"{len(data.samples):,}"),
             ("classes", f"{len(data.classes):,}"),
             *((part, f"{len(data.part(part)):,}") for part in PARTS),
-            ("skipped", f"{len(data.set_aside):,}"),
+            ("skipped", f"{len(data.skipped):,}"),
         ],
         lines=[finding.note for finding in data.findings if not finding.trouble],
         header=("class", *PARTS),

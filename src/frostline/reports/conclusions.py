@@ -158,13 +158,13 @@ def _record(context: ReportContext) -> dict[str, Any] | None:
         (result["headline"] for result in stored_results if result and result.get("run") == run.path), None
     )
     if record is not None and (record["accuracy"] is not None or context.predictions is None):
-        return {**record, "test_looks": contents.test_evaluations or record.get("test_looks")}
+        return {**record, "test_evaluations": contents.test_evaluations or record.get("test_evaluations")}
     if run.result.get("accuracy") is not None:
         return {
             **run.result,
             "basis": Basis.TEST,
             "images": run.result["n_test"],
-            "test_looks": contents.test_evaluations,
+            "test_evaluations": contents.test_evaluations,
         }
     if context.predictions is None:
         return None
@@ -321,8 +321,8 @@ def _images(context: ReportContext) -> list[str]:
     if data is None:
         return []
     extra = []
-    if data.set_aside:
-        extra.append(f"{counted(len(data.set_aside), 'file')} skipped as unusable")
+    if data.skipped:
+        extra.append(f"{counted(len(data.skipped), 'file')} skipped as unusable")
     copies = len(data.samples) - len({sample.digest for sample in data.samples})
     if copies:
         extra.append(counted(copies, "exact copy", "exact copies"))

@@ -48,10 +48,8 @@ def images(context: ReportContext) -> Section | None:
         )
     section.charts.append(_classes_chart(counts, shown_names, parts))
     section.more = {
-        "set_aside": [
-            (skipped.path, skipped.label, skipped.reason) for skipped in data.set_aside[:MOST_LISTED]
-        ],
-        "set_aside_more": max(0, len(data.set_aside) - MOST_LISTED),
+        "skipped": [(skipped.path, skipped.label, skipped.reason) for skipped in data.skipped[:MOST_LISTED]],
+        "skipped_more": max(0, len(data.skipped) - MOST_LISTED),
         "conflicts": [
             list(zip(conflict.paths, conflict.labels, strict=True))
             for conflict in data.conflicts[:MOST_LISTED]

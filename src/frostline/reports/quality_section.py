@@ -273,13 +273,13 @@ def _gallery(contents: StudyContents, predictions: PredictionTable) -> dict[str,
         if predictions.basis is Basis.OUT_OF_FOLD
         else (contents.best_run.folder if contents.best_run else None)
     )
-    gallery = read_json_object(contents, folder / "looks.json") if folder else None
+    gallery = read_json_object(contents, folder / "error-gallery.json") if folder else None
     if folder is None or gallery is None:
         return {"folder": None, "note": "", "rows": {}}
     rows = {
         str(row["path"]): row for row in gallery.get("rows", []) if isinstance(row, dict) and "path" in row
     }
-    return {"folder": folder / "looks", "note": gallery.get("note") or "", "rows": rows}
+    return {"folder": folder / "error-gallery", "note": gallery.get("note") or "", "rows": rows}
 
 
 def _card(

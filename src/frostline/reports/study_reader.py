@@ -21,7 +21,7 @@ from frostline.data import Manifest
 from frostline.errors import DataError, StudyError
 from frostline.sentences import Basis
 from frostline.studies.best_run import PassedOver, apart_from, best_of
-from frostline.studies.study_folder import LOOKS, RunFolder, Study
+from frostline.studies.study_folder import TEST_EVALUATIONS, RunFolder, Study
 from frostline.studies.trial_records import TrialRecord, record_files
 
 T = TypeVar("T")
@@ -270,7 +270,7 @@ def _max_test_evaluations(contents: StudyContents) -> int | None:
     """Return the largest count of test evaluations over the study's splits: a count only grows."""
     counts = []
     for folder in (contents.path, *sorted((contents.path / "splits").glob("*"))):
-        counter = _try_read(contents, lambda folder=folder: _load_json_object(folder / LOOKS))  # type: ignore[misc]
+        counter = _try_read(contents, lambda folder=folder: _load_json_object(folder / TEST_EVALUATIONS))  # type: ignore[misc]
         if counter is not None and isinstance(counter.get("configurations"), int):
             counts.append(counter["configurations"])
     return max(counts, default=None)

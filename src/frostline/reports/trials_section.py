@@ -115,8 +115,8 @@ def _backbones(context: ReportContext) -> list[str]:
     candidates = (context.contents.fit or {}).get("models")
     if not candidates:
         return []
-    compared = ", ".join(str(row["model"]) for row in candidates if row["kept"])
-    left_out = [f"{row['model']} ({row['reason']})" for row in candidates if not row["kept"]]
+    compared = ", ".join(str(row["model"]) for row in candidates if row["selected"])
+    left_out = [f"{row['model']} ({row['reason']})" for row in candidates if not row["selected"]]
     tail = f" Left out: {'; '.join(left_out)}." if left_out else ""
     return [f"{counted(len(candidates), 'backbone')} screened; compared: {compared}.{tail}"]
 

@@ -179,7 +179,7 @@ def _standing_row(contents: StudyContents, standing: dict[str, Any], number: int
     )  # closed-form heads have no short runs
     trials = frozenset(standing["trials"])
     runs = tuple(run for run in contents.split_runs if run.path in trials and run.result is not None)
-    cell_count, folds = int(standing.get("cells", 0)), int(result["folds"])
+    cell_count, folds = int(standing.get("folds", 0)), int(result["folds"])
     eliminated = epoch_share == 1.0 and not standing["repeats"] and 0 < cell_count < folds
     return Row(
         key=f"tried-{number}",

@@ -248,19 +248,19 @@ def repeat(context: ReportContext) -> str:
     comparison = contents.comparison.result if contents.comparison else None
     run = contents.best_run or next(iter(contents.all_runs))
     data = _data_name(context)
-    if contents.fit is not None and isinstance(contents.fit.get("asked"), dict):
-        source = contents.fit["asked"].get("source")
+    if contents.fit is not None and isinstance(contents.fit.get("options"), dict):
+        source = contents.fit["options"].get("source")
         source_argument = shlex.quote(visible(str(source))) if source else data
         return _command(
             "fit",
             source_argument,
-            _options({**contents.fit["asked"], **_split_options(context)}, FIT_OPTIONS),
+            _options({**contents.fit["options"], **_split_options(context)}, FIT_OPTIONS),
         )
     if comparison is not None:
         strategy_names = dict.fromkeys(row["strategy"] for row in comparison["standings"])
         arguments = {
             "strategies": list(strategy_names),
-            **comparison.get("asked", {}),
+            **comparison.get("options", {}),
             **_split_options(context),
         }
         if arguments.get("models"):  # `frostline compare` takes one; several come from `fit`, or from Python

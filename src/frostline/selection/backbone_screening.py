@@ -93,7 +93,7 @@ class ScreeningResult:
         LogME transferability score; `None` if it was not probed.
     separated
         Whether the best network's probe is significantly better; `None` if it was not probed.
-    kept
+    selected
         Whether the network is selected for training.
     reason
         Why it is selected or not.
@@ -107,7 +107,7 @@ class ScreeningResult:
     high: float | None = None
     logme: float | None = None
     separated: bool | None = None
-    kept: bool = False
+    selected: bool = False
     reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -256,9 +256,9 @@ def _quickest(results: dict[str, ScreeningResult], reasons: dict[str, str]) -> l
     """Return the results with the quickest network selected, if there was no time to screen any."""
     quickest = next(iter(reasons))
     why = "the quickest: there is no time to screen any"
-    rows = [replace(row, kept=row.model == quickest) for row in results.values()]
-    rows = [replace(row, reason=why) if row.kept else row for row in rows]
-    return sorted(rows, key=lambda row: not row.kept)
+    rows = [replace(row, selected=row.model == quickest) for row in results.values()]
+    rows = [replace(row, reason=why) if row.selected else row for row in rows]
+    return sorted(rows, key=lambda row: not row.selected)
 
 
 def _subset(data: Manifest, seed: int) -> Manifest:
@@ -362,12 +362,14 @@ def _select(
     behind = {name: difference(held[best], held[name], metric, seed) for name in others}
     not_worse = sorted((n for n in others if not behind[n].separated), key=lambda n: -results[n].size_mb)
     selected = not_worse[: SURVIVORS - 1]
-    rows = [replace(results[best], separated=False, kept=True, reason="the best out-of-fold probe")]
+    rows = [replace(results[best], separated=False, selected=True, reason="the best out-of-fold probe")]
     for name in others:
-        reason, kept = _reason(best, behind[name], metric, name in selected), name in selected
-        rows.append(replace(results[name], separated=behind[name].separated, kept=kept, reason=reason))
+        reason = _reason(best, behind[name], metric, name in selected)
+        rows.append(
+            replace(results[name], separated=behind[name].separated, selected=name in selected, reason=reason)
+        )
     left_out = [row for row in results.values() if row.model not in held]
-    return sorted([*rows, *left_out], key=lambda row: not row.kept)
+    return sorted([*rows, *left_out], key=lambda row: not row.selected)
 
 
 def _reason(best: str, behind: Difference, metric: metrics.Metric, selected: bool) -> str:

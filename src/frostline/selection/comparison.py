@@ -138,7 +138,7 @@ def compare(
     Returns
     -------
     Comparison
-        Standings, the winner and its run. `again` is true if all of it was finished before.
+        Standings, the winner and its run. `reused` is true if all of it was finished before.
 
     Raises
     ------
@@ -314,7 +314,7 @@ def _runner(request: CompareRequest) -> TrialRunner:
         data=request.data,
         study=request.study,
         candidates=request.candidates,
-        schedule=from_data(plan["race"]),
+        schedule=from_data(plan["schedule"]),
         short_s=plan["short_seconds"],
         whole_s=plan["whole_seconds"],
         final_s=plan["final_seconds"],
@@ -418,7 +418,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
         )
     return {
         "minutes": request.config.minutes,
-        "race": as_data(schedule),
+        "schedule": as_data(schedule),
         "short_seconds": short,
         "whole_seconds": whole,
         "final_seconds": final,

@@ -37,7 +37,13 @@ from frostline.system import directories
 from frostline.system.deadline import refusal
 from frostline.training import Run, operating, train
 
-TESTED = ("accuracy", "low", "high", *metrics.BALANCE, "test_looks")  # figures of the winner on the test part
+TESTED = (
+    "accuracy",
+    "low",
+    "high",
+    *metrics.BALANCE,
+    "test_evaluations",
+)  # figures of the winner on the test part
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,14 @@ class Comparison(AccuracyFigures):
     ----------
     result
         Contents of `comparison.json`: `standings` (one for each candidate), `winner`, `separated`, `verdict`
-        (sentences), `seconds`, `budget_seconds` and more; and `answering`, the run that `predict` uses now.
+        (sentences), `seconds`, `budget_seconds` and more; and `predicting`, the run that `predict` uses now.
     folder
         Folder of the comparison.
     study
         The study.
     run
         The winner, trained on every image.
-    again
+    reused
         Whether all of it was finished before and read back.
     """
 
@@ -63,7 +69,7 @@ class Comparison(AccuracyFigures):
     folder: Path
     study: Study
     run: Run
-    again: bool = False
+    reused: bool = False
 
     winner = Figure[str]("The winner's strategy.")
     augment = Figure[str]("Its augmentation.")
@@ -89,17 +95,17 @@ class Comparison(AccuracyFigures):
     )
     every_image = Figure[bool]("Whether the winner was trained on every image that may be learned from.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
-    test_looks = Figure[int | None]("Configurations that have read this test part.")
+    test_evaluations = Figure[int | None]("Configurations that have read this test part.")
     seconds = Figure[float]("Wall time, those of resumed calls included.")
     budget_seconds = Figure[float | None]("The limit.")
     ended = Figure[str]("When, ISO 8601 in UTC.")
     model = Figure[str]("The winner's backbone.")
     models = Figure[list[str] | None]("All backbones, where there were several.")
-    asked = Figure[dict[str, Any]]("What the call was given.")
+    options = Figure[dict[str, Any]]("What the call was given.")
     joined = Figure[list[Any]]("Candidates that joined from earlier runs.")
-    apart = Figure[Rows]("Earlier runs that were not compared, and why.")
-    judged = Figure[dict[str, Any]]("How the winner was judged.")
-    answering = Figure[dict[str, Any] | None]("The run that `predict` uses now.")
+    not_compared = Figure[Rows]("Earlier runs that were not compared, and why.")
+    evaluation = Figure[dict[str, Any]]("How the winner was evaluated: folds and scores.")
+    predicting = Figure[dict[str, Any] | None]("The run that `predict` uses now.")
     headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")
     verdict = Figure[list[str]]("The outcome in sentences.")
 
@@ -195,7 +201,7 @@ def conclude(
         held_out["temperature"] if on_every_image else None,
         resampling.spread_of_folds(folds),
     )
-    again = earlier_result is not None and run.again
+    reused = earlier_result is not None and run.reused
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
@@ -224,16 +230,16 @@ def conclude(
         **({} if stopping is None else {"early_stopping": stopping}),
         "every_image": on_every_image,
         **{key: run.result[key] if on_every_image else None for key in TESTED},
-        "seconds": earlier_result["seconds"] if earlier_result and again else runner.clock.spent_s,
+        "seconds": earlier_result["seconds"] if earlier_result and reused else runner.clock.spent_s,
         "budget_seconds": runner.clock.limit_s,
-        "ended": (earlier_result if earlier_result and again else {}).get("ended")
+        "ended": (earlier_result if earlier_result and reused else {}).get("ended")
         or datetime.now(UTC).isoformat(),
         "model": backbone.name,
         **({} if request.single_network else {"models": list(request.backbones)}),
-        "asked": _repeatable(request),
+        "options": _repeatable(request),
         "joined": [str(candidate) for candidate in request.earlier.joined],
-        "apart": [run.as_dict() for run in request.earlier.apart],
-        "judged": evidence(
+        "not_compared": [run.as_dict() for run in request.earlier.apart],
+        "evaluation": evidence(
             request, folds, interpolation.predictions if interpolation else predictions, bool(ranking.repeats)
         ),
         "study": str(request.study.path),
@@ -243,9 +249,9 @@ def conclude(
     result["verdict"] = verdict_lines(result)
     directories.write_atomically(request.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
     best = best_of(request.study)
-    answers_by = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
-    reported = {**result, "answering": answers_by, "again": again}
-    return Comparison(plain(reported), request.folder, request.study, run, again)
+    predicting = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
+    reported = {**result, "predicting": predicting, "reused": reused}
+    return Comparison(plain(reported), request.folder, request.study, run, reused)
 
 
 def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[str, Any]:
@@ -262,7 +268,7 @@ def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[st
         "pool": pool,
         "folds": result["out_of_fold"]["folds"],
         "optimism": None if tested else figures["optimism"],
-        "test_looks": result["test_looks"],
+        "test_evaluations": result["test_evaluations"],
     }
 
 
@@ -465,7 +471,7 @@ def _final_run(
             folder.read("result.json"),
             folder,
             split,
-            again=True,
+            reused=True,
             backbone=request.backbones[request.candidates[index].model],
         ), False
     return run, True
@@ -559,7 +565,7 @@ def _standings(
             "trials": sorted(Path(str(outcome["run"])).as_posix() for outcome in outcomes),
             "share": _share(runner, index),
             "repeats": repeats.get(index, 0),
-            "cells": len(tasks),
+            "folds": len(tasks),
             "score": _mean([o["score"] for o in outcomes]),
             "accuracy": _mean([o["accuracy"] for o in outcomes]),
             "low": None,

@@ -289,7 +289,7 @@ class TrialRunner:
             "temperature": run.temperature,
             "seconds": run.seconds,
             **self._update_rates(task, run, started),
-            "taken": run.seconds if run.again else max(run.seconds, watch.seconds),
+            "taken": run.seconds if run.reused else max(run.seconds, watch.seconds),
             "run": str(run.folder.path.relative_to(self.study.path)),
         }
         self._record(task, run)
@@ -318,12 +318,12 @@ class TrialRunner:
         if (
             not self.expected
             or task.share < 1.0
-            or run.again
+            or run.reused
             or run.stopped
             or (early and early["epochs_saved"])
         ):
             return {}
-        expected_s = self.expected[task.candidate].seconds(run.store["rows_computed"])
+        expected_s = self.expected[task.candidate].seconds(run.features["computed"])
         profiling.learn(
             self.backbones[self.candidates[task.candidate].model],
             run.numeric_plan["threads"],

@@ -127,7 +127,7 @@ def _first(result: Mapping[str, Any]) -> str:
         return f"{winner} was the only candidate, evaluated on {basis}."
     if not result["differences"]:
         row = next(row for row in result["standings"] if row.get("winner"))
-        if repeats == 1 and row["cells"] == result["folds"] > 1:  # others would have had a hold-out each
+        if repeats == 1 and row["folds"] == result["folds"] > 1:  # others would have had a hold-out each
             basis = f"all {result['folds']} folds"
         return f"{winner} was evaluated on {basis}, and no other was: not enough to name a winner."
     leader = result["differences"][0]["leader"]

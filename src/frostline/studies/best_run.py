@@ -150,7 +150,7 @@ def has_finished_run(study: Study) -> bool:
 def apart_from(study: Study, outcome: Mapping[str, Any]) -> list[PassedOver]:
     """Return the runs of `train` whose strategies a comparison's outcome doesn't hold, with the reasons."""
     comparison = comparison_result(outcome)
-    recorded = {str(row["run"]): _recorded(row) for row in outcome.get("apart") or ()}
+    recorded = {str(row["run"]): _recorded(row) for row in outcome.get("not_compared") or ()}
     passed_over = []
     for run in trained_runs(study) if comparison.settings else ():
         if not _judged_by(run, [comparison]):

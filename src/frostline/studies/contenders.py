@@ -199,8 +199,8 @@ def winners_of(study: Study) -> list[Contender]:
 def _winner(study: Study, file: Path) -> Contender:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        folder, judged = study.run_at(record.get("run")), record.get("judged") or {}
-        val = judged.get("val") or {}
+        folder, evaluation = study.run_at(record.get("run")), record.get("evaluation") or {}
+        val = evaluation.get("val") or {}
         on_val = _on_val(val.get("accuracy"), record["metric"], val.get("goodness"))
         ended = str(record.get("ended") or ended_of(folder))
         predictions = file.with_name(OUT_OF_FOLD)
@@ -222,15 +222,15 @@ def _winner(study: Study, file: Path) -> Contender:
 
 def comparison_result(record: Mapping[str, Any]) -> ComparisonResult:
     """Return the result in a comparison's record."""
-    judged, rows = record.get("judged") or {}, [row for row in record["standings"] if row["runs"]]
+    evaluation, rows = record.get("evaluation") or {}, [row for row in record["standings"] if row["runs"]]
     names = [(str(row["strategy"]), str(row["augment"]), str(row.get("model", ""))) for row in rows]
     return ComparisonResult(
-        folds=judged.get("folds"),
+        folds=evaluation.get("folds"),
         metric=str(record["metric"]),
-        score=_number(judged.get("score")),
-        accuracy=_number(judged.get("accuracy")),
+        score=_number(evaluation.get("score")),
+        accuracy=_number(evaluation.get("accuracy")),
         candidates={name: _number(row["accuracy"]) for name, row in zip(names, rows, strict=True)},
-        settings=dict(judged.get("settings") or {}),
+        settings=dict(evaluation.get("settings") or {}),
         trained_on_all=bool(record.get("every_image", True)),
     )
 

@@ -49,7 +49,7 @@ class AccuracyFigures:
     majority_class = Figure[str | None]("The class with most of those images.")
     majority_share = Figure[float | None]("Its share of them: what always predicting it would score.")
     worst_class = Figure[dict[str, Any] | None]("The class with the lowest share predicted correctly.")
-    never_asked = Figure[list[str] | None]("Classes without any of those images.")
+    absent_classes = Figure[list[str] | None]("Classes without any of those images.")
     class_ratio = Figure[float | None]("Images of the largest training class by those of the smallest.")
 
 

@@ -7,13 +7,14 @@
                             by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}},
                             null for no part, and where it was held out in no fold of that seed
       thumbnails/           a few test images, small, for the report
-      test-looks.json       how many configurations had looked at the test part when the last run was shown
+      test-evaluations.json  how many configurations had been evaluated on the test part when the last run was
+                            shown
       answer.json           which run predicts while a comparison is running
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, advised, and found
       models.json           what each of several backbones is, and which of them were compared
       comparisons/<digest>/ what was compared, what joined from earlier runs, its trials (Optuna's SQLite;
-                            trials/: which run each finished one is), its outcome; looks.json and looks/ as in
-                            a run, of predictions out of fold
+                            trials/: which run each finished one is), its outcome; error-gallery.json and
+                            error-gallery/ as in a run, of predictions out of fold
       report.html           the study as one page, where requested
       tensorboard/<strategy> <run>/, mlflow.db  copies of all runs' metrics, where loggers were requested
       splits/<digest>/      a study for each other split of the same data: repeats, folds, everything
@@ -28,7 +29,8 @@
         fingerprints.safetensors   short digests of the images they learned from, through all generations
         backbone.json       the network's stages and cuts
         predictions-val.csv, predictions-test.csv, augmentation.png
-        looks.json, looks/  pictures of the most confident mistakes on test, with class-activation maps
+        error-gallery.json, error-gallery/  pictures of the most confident mistakes on test, with
+                            class-activation maps
         loggers.json       which of MLflow's runs this one is, where it was followed
         result.json         written last: its presence means the run is finished
 
@@ -62,11 +64,11 @@ from frostline.errors import StudyError, spoken
 from frostline.system import directories, text_output
 from frostline.system.liveness import ProcessId
 
-FORMAT = 2  # of a study's files; raised when one of them changes its keys
+FORMAT = 3  # of a study's files; raised when one of them changes its keys
 # The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
 # times as many is damaged, or would fill the memory.
 MAX_CLASSES = 100_000
-LOOKS = "test-looks.json"  # in a study and in each of its splits
+TEST_EVALUATIONS = "test-evaluations.json"  # in a study and in each of its splits
 # How long what a dead process left behind is waited for: torch's data workers look every 5 s whether their
 # parent is there (torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL), and hold its locks until then.
 ORPHANS_S = 20.0
@@ -441,7 +443,7 @@ def look_at_test(test_digest: str, config_digest: str) -> int | None:
     where the count cannot be kept.
     """
     try:
-        ledger = directories.folder("looks") / f"{test_digest}.txt"
+        ledger = directories.folder("test-evaluations") / f"{test_digest}.txt"
         configurations = set(ledger.read_text().split()) if ledger.exists() else set()
         if config_digest not in configurations:
             with open(ledger, "a", encoding="ascii") as file:

@@ -70,8 +70,8 @@ def recalled(kind: str, key: str) -> dict[str, Any] | None:
     """Return what is remembered for this key; `None` where nothing is, or it is damaged."""
     try:
         record = json.loads((home() / kind / _file(key)).read_text())
-        if record["key"] == key and isinstance(record["found"], dict):
-            return dict(record["found"])
+        if record["key"] == key and isinstance(record["value"], dict):
+            return dict(record["value"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
@@ -81,7 +81,7 @@ def remember(
     kind: str, key: str, value: dict[str, Any], about: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write down what was found for this key, in place of what was there before; return it."""
-    record = {"key": key, **({"about": about} if about else {}), "found": value}
+    record = {"key": key, **({"about": about} if about else {}), "value": value}
     with contextlib.suppress(OSError):
         write_atomically(folder(kind) / _file(key), json.dumps(record).encode())
     return value

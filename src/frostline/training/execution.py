@@ -20,7 +20,7 @@ from frostline.loggers import Loggers, OnEpochs
 from frostline.models import leakage, weights_digest
 from frostline.studies.operating_point import OperatingTarget
 from frostline.studies.study_folder import (
-    LOOKS,
+    TEST_EVALUATIONS,
     RunFolder,
     Study,
     digest_of,
@@ -61,9 +61,9 @@ def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Feat
     """Make the run, or read it back; the other processes of a job, if there are any, help."""
     opened_study = study_of_request(request, study)
     folder = opened_study.run(request.identity())
-    again = folder.finished
+    reused = folder.finished
     with loggers.follow(folder, request.identity()) as following:
-        if not again:
+        if not reused:
             request.data.keep_in(opened_study.path)
             with nan_oom_recovery.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
@@ -76,18 +76,18 @@ def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Feat
     looks = _looks(request)
     if looks is not None:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
-            opened_study.write(LOOKS, {"configurations": looks})
+            opened_study.write(TEST_EVALUATIONS, {"configurations": looks})
     point = operating.settle(folder.path, request.data, OperatingTarget.of(request.config))
-    if again and point is not None:
+    if reused and point is not None:
         with contextlib.suppress(OSError):
             _write_config(request, folder)
     figures = {
         **result,
-        "test_looks": looks,
+        "test_evaluations": looks,
         **({} if point is None else {"operating_point": point.as_dict()}),
     }
-    process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "again": again})
-    return Run(figures, folder, opened_study, again, request.backbone)
+    process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "reused": reused})
+    return Run(figures, folder, opened_study, reused, request.backbone)
 
 
 def _help(request: TrainRequest, study: str | Path, cache: FeatureCache) -> Run:
@@ -99,7 +99,7 @@ def _help(request: TrainRequest, study: str | Path, cache: FeatureCache) -> Run:
         with nan_oom_recovery.told_plainly(), cache_planning.opened(request.config.cache, cache) as store:
             _work(request, folder, lambda rows: None, Stopwatch(), store)
         shared = process_group.decided(dict)
-    return Run(shared["result"], folder, opened_study, shared["again"], request.backbone)
+    return Run(shared["result"], folder, opened_study, shared["reused"], request.backbone)
 
 
 def _perform(
@@ -131,7 +131,7 @@ def _perform(
         **figures,
         **made.about,
         "ended": datetime.now(UTC).isoformat(),
-        "set_aside": len(request.data.set_aside),
+        "skipped": len(request.data.skipped),
         "learned_before": sum(sample.digest in request.data.learned for sample in request.data.samples),
         "weights_digest": weights_digest(model),
         "loads_in": _loads_in(request, figures["layers"]),
@@ -196,7 +196,7 @@ def _work(
         decoding = {"workers": workers, "pixels": request.pixels, **rates.as_dict(workers)}
         if starved := rates.starved(workers, plan.numbers.device):
             request.progress.log("  " + starved)
-    rows = torch.tensor([counts.rows_computed, counts.rows_read])
+    rows = torch.tensor([counts.computed, counts.from_cache])
     process_group.add_up([rows])
     about = {
         "augment": policy.name,
@@ -205,7 +205,7 @@ def _work(
         **({} if policy.rotate == "none" and "rotate_test" not in tests else {"rotate": policy.rotate}),
         "numeric_plan": plan.as_dict(),
         "decoding": decoding,
-        "store": dict(zip(asdict(counts), rows.tolist(), strict=True)),
+        "features": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
     return _Made(adapted, figures, about, parts, held_out)
 

@@ -55,12 +55,10 @@ class Plan:
         frozen = {"plan": self.way.plan.as_dict(), "batch": self.way.batch, "views": self.views}
         frozen["folded"] = [list(pair) for pair in self.way.folded]
         frozen |= {"whole": self.whole, "timed": self.timed}
-        cached = [
-            {"cut": c, "views_kept": list(v), "why": self.why[c]} for c, v in sorted(self.cached.items())
-        ]
+        cached = [{"cut": c, "views": list(v), "why": self.why[c]} for c, v in sorted(self.cached.items())]
         batch = {} if self.batch is None else {"batch": self.batch.as_dict()}
         compiled = {"compiled": self.compiled.as_dict()}
-        return {**self.numbers.as_dict(), **batch, **compiled, "frozen": {**frozen, "rows": cached}}
+        return {**self.numbers.as_dict(), **batch, **compiled, "frozen": {**frozen, "cached": cached}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
@@ -68,7 +66,7 @@ class Plan:
         beside = ("frozen", "batch", "compiled")
         numbers = {key: value for key, value in values.items() if key not in beside}
         compiled = Compiled.from_dict(values["compiled"]) if "compiled" in values else Compiled()
-        frozen, rows = values["frozen"], values["frozen"]["rows"]
+        frozen, cached = values["frozen"], values["frozen"]["cached"]
         return cls(
             NumericPlan.from_dict(numbers),
             ForwardConfig(
@@ -80,8 +78,8 @@ class Plan:
             frozen["views"],
             frozen["whole"],
             frozen["timed"],
-            {row["cut"]: tuple(row["views_kept"]) for row in rows},
-            {row["cut"]: row["why"] for row in rows},
+            {row["cut"]: tuple(row["views"]) for row in cached},
+            {row["cut"]: row["why"] for row in cached},
             BatchSize(**values["batch"]) if "batch" in values else None,
             compiled,
         )

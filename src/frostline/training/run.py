@@ -31,7 +31,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     result: dict[str, Any]
     folder: RunFolder
     study: Study
-    again: bool = False  # it had been finished before, and was read back
+    reused: bool = False  # it had been finished before, and was read back
     backbone: Backbone | None = field(default=None, repr=False, compare=False)  # where it is at hand
 
     run = Figure[str]("The name of its folder in runs/.")
@@ -87,15 +87,15 @@ class Run(AccuracyFigures, ProbabilityFigures):
         "Device, threads, precision, memory format, what was cached, and `batch`: images a step, what "
         "rates were multiplied by, and why."
     )
-    store = Figure[dict[str, int]]("Features of frozen layers: rows_computed and rows_read.")
+    features = Figure[dict[str, int]]("Features of frozen layers: computed, and read from the cache.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
     ended = Figure[str]("When, ISO 8601 in UTC.")
-    set_aside = Figure[int]("Images that were skipped.")
+    skipped = Figure[int]("Images that were skipped.")
     learned_before = Figure[int]("Images that the backbone had learned from before.")
     weights_digest = Figure[str]("SHA-256 of the weights.")
     drift = Figure[dict[str, Any] | None]("How far features moved.")
     forgetting = Figure[dict[str, Any] | None]("What was forgotten of the source data.")
-    test_looks = Figure[int | None]("Configurations that have read this test part.")
+    test_evaluations = Figure[int | None]("Configurations that have read this test part.")
     operating_point = Figure[dict[str, Any] | None](
         "How it decides, where one was asked for: what it promises."
     )

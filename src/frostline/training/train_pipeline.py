@@ -256,10 +256,10 @@ def _in_ray(
 ) -> Run:
     """Let a cluster make the run, unless it is finished; then read it back."""
     opened_study = study_of_request(request, study)
-    again = opened_study.run(request.identity()).finished
-    if not again:
+    reused = opened_study.run(request.identity()).finished
+    if not reused:
         ray_training.train(request, opened_study.path, partial(_process, cache), address)
-    return replace(lead(request, study, loggers, cache), again=again)
+    return replace(lead(request, study, loggers, cache), reused=reused)
 
 
 def _process(cache: FeatureCache, request: TrainRequest, study: str) -> None:

@@ -38,14 +38,14 @@ def cache(context: click.Context, /, **options: Any) -> None:
 
             verb.start_light()
             with FeatureCache() as feature_cache:
-                shelves = [
+                entries = [
                     {**asdict(holding), "form": asdict(holding.form) if holding.form else None}
                     for holding in feature_cache.holdings()
                 ]
                 result = {
                     "path": str(feature_cache.path),
                     "bytes": feature_cache.total_bytes(),
-                    "shelves": shelves,
+                    "entries": entries,
                 }
                 verb.done(result, lambda: formatting.cache_table(feature_cache))
 
@@ -107,7 +107,7 @@ def fill(group_options: dict[str, Any], /, data: str, **options: Any) -> None:
             asdict(filled),
             lambda: click.echo(
                 f"{filled.wanted:,} features needed, {filled.computed:,} computed now by {filled.workers} "
-                f"worker(s), in {filled.store}"
+                f"worker(s), in {filled.cache_dir}"
             ),
         )
 
@@ -148,7 +148,7 @@ def verify(group_options: dict[str, Any], /, **options: Any) -> None:
             verb.done(
                 {"path": str(feature_cache.path), **asdict(checked)},
                 lambda: click.echo(
-                    f"{checked.right:,} features are intact, {checked.damaged:,} were damaged and deleted, "
+                    f"{checked.intact:,} features are intact, {checked.damaged:,} were damaged and deleted, "
                     f"{checked.lost:,} were missing, {checked.adopted:,} were found on disk and added."
                 ),
             )

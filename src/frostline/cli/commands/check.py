@@ -108,9 +108,9 @@ def check(data: str, **options: Any) -> None:
             "classes": manifest.counts,
             "parts": {part: len(manifest.part(part)) for part in ("train", "val", "test")},
             "given": list(manifest.given),
-            "set_aside": [
+            "skipped": [
                 {"path": skipped.path, "label": skipped.label, "kind": skipped.kind, "reason": skipped.reason}
-                for skipped in manifest.set_aside
+                for skipped in manifest.skipped
             ],
             "findings": [finding.as_dict() for finding in manifest.findings],
             "failed": failed,

@@ -48,7 +48,7 @@ def demo(**options: Any) -> None:
         rows = (demonstration.majority, demonstration.pixels)
         result = {
             "runs": [
-                {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
+                {**run.result, "run_seconds": run.result["seconds"], "reused": run.reused}
                 for run in demonstration.runs
             ],
             "baselines": [asdict(row) for row in rows],

@@ -176,5 +176,5 @@ def train(data: str, **options: Any) -> None:
         if verb.leads:
             leave_config(run.folder.path / FILE)
         verb.warn(run_text.warnings(run.result))
-        result = {**run.result, "run_seconds": run.result["seconds"], "again": run.again}
+        result = {**run.result, "run_seconds": run.result["seconds"], "reused": run.reused}
         verb.done(result, lambda: run_text.run(run, options["explain"]))

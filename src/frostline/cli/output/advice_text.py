@@ -73,8 +73,8 @@ def size_lines(signals: Signals) -> list[str]:
         remarks.append(counted(s.near_copies, "pair of near copies", "pairs of near copies"))
     if s.groups:
         remarks.append(f"{counted(s.groups, 'group', 'groups')} of images kept together")
-    if s.set_aside:
-        remarks.append(counted(s.set_aside, "file skipped", "files skipped"))
+    if s.skipped:
+        remarks.append(counted(s.skipped, "file skipped", "files skipped"))
     if remarks:
         lines.append(f"Note: {'; '.join(remarks)}.")
     return lines
@@ -205,8 +205,8 @@ def advice(planned: Planned, train: str) -> None:
         out.print(f"  · {line}", highlight=False)
     for note in (f"Basis: {advised.basis}. {' '.join(advised.notes)}".rstrip(), *planned.signals.notes):
         out.print(f"Note: {note}", highlight=False)
-    rows = advised.option(advised.recommended).rows
-    more = "" if rows == "auto" else f" --cache {rows}"
+    cache = advised.option(advised.recommended).cache
+    more = "" if cache == "auto" else f" --cache {cache}"
     if advised.hyperparameters["batch_lowered"]:  # for the memory, which `train` isn't told
         more += f" --batch-size {advised.hyperparameters['batch']}"
         if not names_rate(parse(advised.recommended)):

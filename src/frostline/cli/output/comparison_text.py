@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def comparison(outcome: Comparison) -> None:
     """Print the standings, the verdict and the winner's accuracy."""
     out = console_out()
-    if outcome.again:
+    if outcome.reused:
         out.print(again_line(outcome.finished))
     out.print(standings(outcome.result))
     first, *rest = outcome.verdict
@@ -35,9 +35,9 @@ def comparison(outcome: Comparison) -> None:
     spent = minutes(outcome.seconds)
     budget = "" if outcome.budget_seconds is None else f" of {minutes(outcome.budget_seconds)}"
     out.print(f"{spent}{budget}; {counted(outcome.runs, 'run')} in {outcome.study.path}")
-    answering = outcome.result["answering"]
-    if not answering["winner"]:
-        out.print(f"predict uses run {answering['run']} instead: {answering['why']}.", highlight=False)
+    predicting = outcome.result["predicting"]
+    if not predicting["winner"]:
+        out.print(f"predict uses run {predicting['run']} instead: {predicting['why']}.", highlight=False)
     command = f"frostline predict {shlex.quote(str(outcome.study.path))} IMAGES"
     out.print(f"\n  {command}", highlight=False, soft_wrap=True)
 
@@ -119,7 +119,7 @@ def networks(rows: list[dict[str, Any]]) -> Table:
             f"{row['latency_ms']:.1f} ms",
             f"{row['size_mb']:.1f} MB",
             row["reason"],
-            style="bold" if row["kept"] else None,
+            style="bold" if row["selected"] else None,
         )
     return table
 
@@ -129,7 +129,7 @@ def fitted(outcome: Fitted) -> None:
     out = console_out()
     if outcome.result.get("models"):
         out.print(networks(outcome.result["models"]))
-    if outcome.again:
+    if outcome.reused:
         out.print(again_line(outcome.comparison is None or outcome.comparison.finished))
     if outcome.comparison:
         out.print(standings(outcome.comparison.result))

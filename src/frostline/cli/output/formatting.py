@@ -29,11 +29,11 @@ def size(value_bytes: float) -> str:
 def data_lines(data: Manifest) -> str:
     """Return lines about the data: notes and skipped files."""
     lines = list(data.notes)
-    if data.set_aside:
-        lines.append(f"{len(data.set_aside)} file(s) cannot be used and are skipped:")
-        lines += [f"  {item.path}: {item.reason}" for item in data.set_aside[:20]]
-        if len(data.set_aside) > 20:
-            lines.append(f"  … and {len(data.set_aside) - 20} more (in the study's manifest.jsonl)")
+    if data.skipped:
+        lines.append(f"{len(data.skipped)} file(s) cannot be used and are skipped:")
+        lines += [f"  {item.path}: {item.reason}" for item in data.skipped[:20]]
+        if len(data.skipped) > 20:
+            lines.append(f"  … and {len(data.skipped) - 20} more (in the study's manifest.jsonl)")
     return "\n".join(lines)
 
 

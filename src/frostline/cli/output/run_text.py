@@ -36,7 +36,7 @@ MEANING = {
 def run(run_: Run, explain: bool = False) -> None:
     """Print one run's figures, and with `explain` the arithmetic behind --cache auto."""
     out, result = console_out(), run_.result
-    if run_.again:
+    if run_.reused:
         out.print(f"{AGAIN}: run {result['run']}, with the figures from then.")
     title, parent = f"{result['strategy']} on {result['model']}, run {result['run']}", result.get("parent")
     if parent:
@@ -133,14 +133,14 @@ def _notes(result: dict[str, Any]) -> list[str]:
         lines.append(f"{plan['load']} at the start, so threads wait for each other without spinning.")
     if result.get("flip_test"):
         state = "on" if result["flip"] == "horizontal" else "off"
-        accuracy = percent(result["flip_test"]["told"])
+        accuracy = percent(result["flip_test"]["distinguished"])
         lines.append(
             f"Mirror images in training are {state}: a small classifier distinguishes images from mirrored "
             f"ones with {accuracy} accuracy (50 % is chance). --flip sets it."
         )
     if result.get("rotate_test"):
         state = "on" if result["rotate"] != "none" else "off"
-        accuracy = percent(result["rotate_test"]["told"])
+        accuracy = percent(result["rotate_test"]["distinguished"])
         lines.append(
             f"Quarter turns in training are {state}: a small classifier distinguishes images from turned "
             f"ones with {accuracy} accuracy (50 % is chance). --rotate sets it."
@@ -155,15 +155,15 @@ def _notes(result: dict[str, Any]) -> list[str]:
     early = result.get("early_stopping")
     if early and early["epochs_saved"]:
         lines.insert(0, sentences.stopped_early(early, result["best_epoch"]))
-    if hyperparameters(parse(result["strategy"])).mixes and plan["frozen"]["rows"]:
+    if hyperparameters(parse(result["strategy"])).mixes and plan["frozen"]["cached"]:
         lines.append(
             "MixUp and CutMix mix pixels, so features of training images were not cached: the frozen layers "
             "were computed anew for each batch."
         )
-    rows = result["store"]
+    features = result["features"]
     lines.append(
-        f"Frozen layers: {rows['rows_computed']:,} features computed, {rows['rows_read']:,} read from the "
-        "cache."
+        f"Frozen layers: {features['computed']:,} features computed, {features['from_cache']:,} read "
+        "from the cache."
     )
     return lines
 
@@ -171,15 +171,15 @@ def _notes(result: dict[str, Any]) -> list[str]:
 def _arithmetic(result: dict[str, Any]) -> list[str]:
     """Return a line for each cut: whether its features are cached or recomputed, and why."""
     lines = []
-    for row in result["numeric_plan"]["frozen"]["rows"]:
-        state = f"{len(row['views_kept'])} view(s) kept" if row["views_kept"] else "computed each time"
+    for row in result["numeric_plan"]["frozen"]["cached"]:
+        state = f"{len(row['views'])} view(s) kept" if row["views"] else "computed each time"
         lines.append(f"Cut {row['cut']}: {state}; {row['why']}.")
     return lines or ["Nothing to cache: no layers are trained on top of frozen ones."]
 
 
 def warnings(result: dict[str, Any]) -> list[str]:
     """Return warnings for standard error: several evaluations on one test part."""
-    evaluations = result["test_looks"]
+    evaluations = result["test_evaluations"]
     if evaluations is None or evaluations < 2:
         return []
     text = f"{evaluations} configurations were evaluated on this test part, in this study and others. "
@@ -191,7 +191,7 @@ def warnings(result: dict[str, Any]) -> list[str]:
 def demo(demo: Demo) -> None:
     """Print a table of the runs and baselines, and sentences about it."""
     out = console_out()
-    if all(run_.again for run_ in demo.runs):
+    if all(run_.reused for run_ in demo.runs):
         out.print(f"{AGAIN}, with the figures from then.")
     table = Table(title="Handwritten digits, 10 training images per class", title_justify="left")
     for name in ("strategy", "trainable", "accuracy", "95 % interval", "seconds", "peak memory"):

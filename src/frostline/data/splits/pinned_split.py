@@ -62,7 +62,7 @@ def with_samples(
     result = replace(
         data,
         samples=samples,
-        set_aside=(*data.set_aside, *moved),
+        skipped=(*data.skipped, *moved),
         near_copies=near,
         suspects=suspects,
     )

@@ -322,11 +322,11 @@ def _composed(label: str) -> str:
     return "".join(letter for letter in text if unicodedata.category(letter) not in ("Cc", "Cf")).strip()
 
 
-def about_skipped(set_aside: Sequence[SkippedImage]) -> list[Finding]:
+def about_skipped(skipped: Sequence[SkippedImage]) -> list[Finding]:
     """Return findings on files that can't be used, by kind; the split and the labels report the others."""
     findings = []
     for kind, description in SKIPPED.items():
-        images = [image for image in set_aside if image.kind == kind]
+        images = [image for image in skipped if image.kind == kind]
         if images:
             reasons = Counter(image.reason for image in images)
             why = "; ".join(f"{image.path} {image.reason}" for image in images[:NAMED_GROUPS])

@@ -171,7 +171,7 @@ def _counted_looks(loaded: Sequence[LoadedModel], images: _Images, evaluation: E
                 f"{counted(own, 'image')} are of the test part of {study.path}: {configurations} been "
                 "evaluated on it by now, and the best of many is too optimistic."
             )
-    return replace(evaluation, test_looks=looks, notes=tuple(notes))
+    return replace(evaluation, test_evaluations=looks, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _predict(
             for outcome, row_of in zip(outcomes, rows, strict=True)
         ),
         (
-            *((skipped.path, f"{skipped.path} {skipped.reason}") for skipped in data.set_aside),
+            *((skipped.path, f"{skipped.path} {skipped.reason}") for skipped in data.skipped),
             *unreadable.items(),
         ),
         tuple(

@@ -222,7 +222,7 @@ class Evaluation:
     notes : tuple of str
     decided : ndarray of int64 or None, shape (images,)
         What an operating point decides for; None where that is the highest probability.
-    test_looks : int or None
+    test_evaluations : int or None
         Configurations that have been evaluated on the study's test part, where images are of it.
     """
 
@@ -248,7 +248,7 @@ class Evaluation:
     unreadable: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     decided: Ints | None = field(default=None, repr=False)
-    test_looks: int | None = None
+    test_evaluations: int | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -411,5 +411,5 @@ class Evaluation:
             "differences": [one.as_dict() for one in self.differences],
             "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
             "notes": list(self.notes),
-            "test_looks": self.test_looks,
+            "test_evaluations": self.test_evaluations,
         }

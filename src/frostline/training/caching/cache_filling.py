@@ -42,7 +42,7 @@ class CacheFill:
     computed: int
     views: dict[int, int]  # cut → views of each training image; of val and test the plain one
     workers: int
-    store: str
+    cache_dir: str
 
 
 @devices.computes()
@@ -120,17 +120,18 @@ def fill_cache(
         used = _spread(request, plan, policy, cache, counts, ray)
     return CacheFill(
         wanted=sum(len(items) for _, _, items in _wanted(request, plan, policy)),
-        computed=counts.rows_computed,
+        computed=counts.computed,
         views={index: len(cached) for index, cached in sorted(plan.cached.items())},
         workers=used,
-        store=str(cache.path),
+        cache_dir=str(cache.path),
     )
 
 
 def _demand_writable(cache: FeatureCache) -> None:
     if not cache.writable:
         raise UsageError(
-            f"The store {cache.path} cannot be written ({cache.trouble}). Give another by --cache-dir."
+            f"The feature cache {cache.path} cannot be written ({cache.trouble}). "
+            "Give another by --cache-dir."
         )
 
 
@@ -186,7 +187,7 @@ def _spread(
             folders=folders,
             on_poll=_row_poll(cache, request.progress, wanted),
         )
-        counts.rows_computed += sum(answer["rows_computed"] for answer in results)
+        counts.computed += sum(answer["computed"] for answer in results)
         return len(cluster.shares)
 
 

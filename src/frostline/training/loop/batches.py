@@ -218,7 +218,7 @@ class PhaseBatches:
         """Return z of the network's input (n, 3, s, s), computed now."""
         if self._frozen is None:
             return x
-        self._frozen.counts.rows_computed += len(x)
+        self._frozen.counts.computed += len(x)
         with torch.no_grad(), self._plan.numbers.autocast():
             return self._prefix(x)
 

@@ -41,7 +41,7 @@ THUMBNAIL_PX = 8
 # Share of images told from their mirror images, 48 to 240 images a set, three draws. Photographs and clip
 # art: 0.44–0.67; fashion icons, whose shoes all point one way, 0.85–0.93; digits 0.88–0.94; signing hands
 # 0.90–0.95; spectrograms 0.99–1.00.
-MOST_TOLD = 0.75
+MOST_DISTINGUISHED = 0.75
 # Of the same sets, 240 images each, three draws, told from themselves turned by a quarter: photographs and
 # emoji 0.77–0.87, omniglot 0.75–0.77, clip art 0.62–0.72, the others 0.98–1.00; all eight with each image
 # turned by a random quarter, so without an up, 0.39–0.60 (docs/LOG.md 2026-11-28). A wrong "no" costs
@@ -55,17 +55,17 @@ CLEAR_LOSS_SE = 2.0  # a veto needs a loss of two standard errors of the images 
 class FlipTest:
     """The two answers: share told from mirror (or turned) images; accuracy without and with such images."""
 
-    told: float
+    distinguished: float
     plain: float
     with_flips: float
     clear_loss: bool
     images: int
-    most_told: float = MOST_TOLD  # above which the images object
+    most_distinguished: float = MOST_DISTINGUISHED  # above which the images object
 
     @property
     def safe(self) -> bool:
         """Whether mirroring (or turning) keeps images what they are, as far as these images can tell."""
-        return self.images > 0 and self.told <= self.most_told and not self.clear_loss
+        return self.images > 0 and self.distinguished <= self.most_distinguished and not self.clear_loss
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, for the study."""
@@ -114,14 +114,14 @@ def _asked(
     workers: Workers,
     progress: Progress,
 ) -> FlipTest:
-    told_share = told_from_mirror(_thumbnails(images, workers), folds, view)
+    distinguished = distinguished_from_mirror(_thumbnails(images, workers), folds, view)
     plain = features(head, images, workers=workers, progress=progress)
     mirrored = features(head, images, view=view, workers=workers, progress=progress)
     alone, both = _probed(plain, mirrored, images.targets, classes, folds)
     lost, won = int((alone & ~both).sum()), int((both & ~alone).sum())
     clear = lost - won > CLEAR_LOSS_SE * math.sqrt(lost + won)
-    most = MOST_TURNED if view == TURNED else MOST_TOLD
-    return FlipTest(told_share, float(alone.mean()), float(both.mean()), clear, len(alone), most)
+    most = MOST_TURNED if view == TURNED else MOST_DISTINGUISHED
+    return FlipTest(distinguished, float(alone.mean()), float(both.mean()), clear, len(alone), most)
 
 
 def _thumbnails(images: Images, workers: Workers = 0) -> NDArray[np.float64]:
@@ -136,7 +136,9 @@ def _thumbnails(images: Images, workers: Workers = 0) -> NDArray[np.float64]:
     return np.asarray(centred / np.maximum(length, 1e-9))
 
 
-def told_from_mirror(thumbnails: NDArray[np.float64], folds: probe.Folds, view: int = MIRRORED) -> float:
+def distinguished_from_mirror(
+    thumbnails: NDArray[np.float64], folds: probe.Folds, view: int = MIRRORED
+) -> float:
     """Return the share of held-out thumbnails (n, h, w) that look more original than their mirror images.
 
     Or, with the view `TURNED`, than themselves turned by a quarter.
