@@ -47,7 +47,7 @@ STRATEGIES = (
 )
 FIGURES = ("accuracy", "low", "high", "val_accuracy", "temperature", "log_loss", "cv_score")
 # What a keyword was called, and what it may be called in the other checkout.
-NAMES = {"exact": ("exact", "deterministic"), "rows": ("rows", "cache")}
+NAMES = {"exact": ("exact", "deterministic"), "rows": ("rows", "cache"), "output": ("out", "output")}
 
 
 def pictures(folder: Path) -> Path:

@@ -351,7 +351,7 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(numerics.exact_plan(1), 64))
     flip_test = flip_safety.try_flips(head, data, data.part("train"), 0)
     assert flip_test.images == 48
-    assert flip_test.told < 0.7  # balanced sides: the pixels alone can't object
+    assert flip_test.distinguished < 0.7  # balanced sides: the pixels alone can't object
 
 
 def test_too_few_images_to_ask_means_no_flips() -> None:

@@ -260,7 +260,7 @@ def test_a_reason_in_a_comparisons_record_is_read_by_its_kind(study: Study) -> N
         ({"reason": "of an earlier version"}, "of an earlier version"),
         (None, "trained after the comparison"),
     ):
-        outcome["apart"] = [] if row is None else [{"run": run.name, **row}]
+        outcome["not_compared"] = [] if row is None else [{"run": run.name, **row}]
         assert [passed.reason for passed in apart_from(study, outcome)] == [sentence]
 
 

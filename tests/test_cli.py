@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("warm_store")
 
 PROMISED = set(
     "strategy accuracy val_accuracy balanced_accuracy low high n_train n_val n_test seconds "  # noqa: SIM905
-    "peak_memory_bytes trainable_parameters run study test_evaluations store".split()
+    "peak_memory_bytes trainable_parameters run study test_evaluations features".split()
 )
 SMALL = ["--size", "32", "--deterministic", "--threads", "1"]
 
@@ -375,7 +375,7 @@ def test_store_is_verified_pruned_and_cleared(own_store: Path) -> None:
     content[-1] ^= 1
     shard.write_bytes(content)
     contents = json.loads(frostline("cache", "verify", "--json").stdout)
-    assert (contents["right"], contents["damaged"]) == (49, 1)
+    assert (contents["intact"], contents["damaged"]) == (49, 1)
     assert "49 features are intact" in frostline("cache", "verify").output
     assert json.loads(frostline("cache", "--json", "prune", "--max-size", "1GB").stdout)["freed_bytes"] == 0
     assert json.loads(frostline("cache", "prune", "--max-size", "100 kB", "--json").stdout)["bytes"] == 0

@@ -144,8 +144,8 @@ def test_over_a_limit_is_left_out_before_it_looks_at_an_image(
     both = [network("slow", seed=2), network("quick")]
     rows = rows_of(screen(both, data, Limits(latency_ms=20.0), threads=1, deterministic=True))
     passes = len(calls)
-    assert rows["quick"].kept
-    assert not rows["slow"].kept
+    assert rows["quick"].selected
+    assert not rows["slow"].selected
     assert rows["slow"].probe_accuracy is None
     assert rows["slow"].reason == "20.04 ms an image, over the limit of 20 ms"
     calls.clear()
@@ -172,7 +172,7 @@ def test_the_best_probe_and_those_not_separated_from_it_go_on(data: Manifest) ->
     )
     assert [row.model for row in results] == ["sees", "twin", "blind"]  # of equals the one named first
     sees, twin, poor = results
-    assert (sees.kept, twin.kept, poor.kept) == (True, True, False)
+    assert (sees.selected, twin.selected, poor.selected) == (True, True, False)
     assert twin.probe_accuracy == sees.probe_accuracy
     assert "not significantly different from sees" in twin.reason
     assert poor.separated
@@ -191,7 +191,7 @@ def test_the_best_and_the_largest_not_separated_from_it_race(
     )
     several = [network("one"), network("two"), network("three"), blind("blind")]
     results = screen(several, data, Limits(), threads=1, deterministic=True)
-    assert [row.model for row in results if row.kept] == ["one", "three"]
+    assert [row.model for row in results if row.selected] == ["one", "three"]
     two = rows_of(results)["two"]
     assert not two.separated
     assert "only 2 are trained, the best and the largest such" in two.reason
@@ -207,9 +207,9 @@ def test_looking_takes_a_share_of_the_minutes(data: Manifest, monkeypatch: pytes
     rows = rows_of(results)
     assert {name for name, row in rows.items() if row.probe_accuracy is not None} == {"one", "three"}
     assert rows["two"].reason.startswith("no time to screen it: that takes about 15 s, and 1 s are left")
-    assert not rows["slow"].kept
+    assert not rows["slow"].selected
     unasked = screen(several, data, Limits(), threads=1, deterministic=True, left_s=3.0)
-    assert [(row.model, row.reason) for row in unasked if row.kept] == [
+    assert [(row.model, row.reason) for row in unasked if row.selected] == [
         ("one", "the quickest: there is no time to screen any")
     ]
     assert all(row.probe_accuracy is None for row in unasked)

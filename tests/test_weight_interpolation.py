@@ -85,11 +85,11 @@ def test_with_one_part_held_out_it_says_that_the_same_images_chose(tmp_path: Pat
     data = frostline.load_data(write_table(tmp_path / "images", train=10, val=6), near_copies=False)
     comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights="auto")
     interpolation = comparison.result["interpolation"]
-    assert not interpolation["apart"]
+    assert not interpolation["unbiased"]
     assert interpolation["by_fold"] == [interpolation["share"]]
     at_share = {**interpolation, "share": 0.2}
     assert "on the same images that its accuracy is reported on" in text._interpolated(at_share, "accuracy")
-    assert "same images" not in text._interpolated({**at_share, "apart": True}, "accuracy")
+    assert "same images" not in text._interpolated({**at_share, "unbiased": True}, "accuracy")
 
 
 def test_a_folds_own_images_have_no_say_in_its_share() -> None:

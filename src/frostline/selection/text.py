@@ -87,7 +87,7 @@ def _interpolated(interpolation: Mapping[str, Any], metric: str) -> str:
         return f"Of {len(points)} interpolations none was better than the adapted weights: {figures}."
     adapted = f"the adapted weights {end[metric]:.3f}, {end['log_loss']:.3f}"
     biased = (
-        "" if interpolation.get("apart", True) else ", on the same images that its accuracy is reported on"
+        "" if interpolation.get("unbiased", True) else ", on the same images that its accuracy is reported on"
     )
     return (
         f"Its weights are interpolated {where}: {figures}; {adapted}. Chosen of {len(points)} points{biased}."

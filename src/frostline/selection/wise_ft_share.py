@@ -137,7 +137,12 @@ def _chosen(
         predictions, logits=chosen_logits, probabilities=metrics.softmax(chosen_logits, temperature)
     )
     unbiased = len(nested) > 1  # else the same held-out images chose the share and are reported on
-    report: dict[str, Any] = {"share": shares[best], "points": points, "by_fold": nested, "apart": unbiased}
+    report: dict[str, Any] = {
+        "share": shares[best],
+        "points": points,
+        "by_fold": nested,
+        "unbiased": unbiased,
+    }
     report["seconds"] = watch.seconds
     return Interpolation(shares[best], interpolated, report)
 

@@ -94,7 +94,7 @@ def _remark(row: dict[str, Any], folds: int) -> str:
     if not row["runs"]:
         return "; ".join([*joined, "no time left"])
     if row["share"] == 1.0 and not row["repeats"]:
-        return "; ".join([*joined, f"{row['cells']} of {folds} folds"])
+        return "; ".join([*joined, f"{row['folds']} of {folds} folds"])
     return "; ".join(joined if row["share"] == 1.0 else [*joined, f"{row['share']:g} of its epochs"])
 
 
