@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from frostline.data import Manifest
     from frostline.models import Backbone
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -141,6 +142,31 @@ def tiny_store(own_store: Path, known_tiny_network: Path) -> Path:
     """
     shutil.copytree(known_tiny_network, own_store, dirs_exist_ok=True)
     return own_store
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    """A network of five stages with random weights, made in a moment."""
+    from tiny import tiny_backbone
+
+    return tiny_backbone()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    """A table of small pictures with train, val and test, for files that need nothing special of it."""
+    from frostline import load_data
+    from tiny import write_table
+
+    return load_data(write_table(tmp_path / "images", val=6), near_copies=False)
+
+
+@pytest.fixture
+def each_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint between any two steps."""
+    from frostline.training.loop import trainer
+
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
 
 
 @pytest.fixture

@@ -24,14 +24,9 @@ from frostline.training import request as request_module
 from frostline.training.request import TrainRequest
 from test_advice import case, constantly, trials_of
 from test_cost import DEAR
-from tiny import tiny_backbone, write_table
+from tiny import write_table
 
 FAST: dict[str, Any] = {"deterministic": True, "augment": "none", "flip": "none", "threads": 1}
-
-
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
 
 
 @pytest.fixture

@@ -34,16 +34,6 @@ from tiny import tiny_backbone, tiny_model, write_table
 FAST = {"deterministic": True, "augment": "light", "flip": "none"}
 
 
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Manifest:
-    return frostline.load_data(write_table(tmp_path / "images", val=6), near_copies=False)
-
-
 # --- an epoch is a line ---------------------------------------------------------------------------------
 
 

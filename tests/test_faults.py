@@ -24,23 +24,12 @@ from frostline.training.loop import trainer
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.incidents import Incident, IncidentKind
 from frostline.training.resilience.interruption import heard
-from tiny import tiny_backbone, write_table
-
-
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
+from tiny import write_table
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Manifest:
     return frostline.load_data(write_table(tmp_path / "images", train=24, val=4, test=4), near_copies=False)
-
-
-@pytest.fixture
-def each_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint between any two steps."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
 
 
 class Killed(BaseException):

@@ -24,25 +24,13 @@ from frostline.selection.resampling import Cell
 from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import TrialQueue
 from frostline.studies.study_folder import RunFolder
-from frostline.training.loop import trainer
 from frostline.training.resilience import checkpoint
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 
 @pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
-
-
-@pytest.fixture
 def data(tmp_path: Path) -> Manifest:
     return frostline.load_data(write_table(tmp_path / "images", train=24, val=4, test=4), near_copies=False)
-
-
-@pytest.fixture
-def each_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint between any two steps."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 1e9)
 
 
 # --- two at once --------------------------------------------------------------------------------------------

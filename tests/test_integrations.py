@@ -35,11 +35,6 @@ pytestmark = [
 CUTS = [4, 4, 3, 3, 2, 2, 2, 2]  # of each epoch
 
 
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
-
-
 def learning(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 

@@ -20,7 +20,6 @@ from frostline.data import Manifest
 from frostline.errors import LoggerWarning, UsageError
 from frostline.loggers import factory, logger, tensorboard
 from frostline.models import Backbone
-from tiny import tiny_backbone, write_table
 
 pytestmark = pytest.mark.usefixtures("tiny_store")
 
@@ -74,16 +73,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Fake]]:
     monkeypatch.setattr(factory, "_MODULES", dict.fromkeys(loggers.NAMES, ("json",)))
     yield Fake
     Fake.told.clear()
-
-
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Manifest:
-    return frostline.load_data(write_table(tmp_path / "images", val=6), near_copies=False)
 
 
 class Killed(Exception):

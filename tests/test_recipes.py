@@ -29,19 +29,9 @@ from frostline.training.resilience import checkpoint
 from frostline.training.tuning.class_imbalance import Balance
 from frostline.training.tuning.mixing import Mixing
 from test_cost import DATA, INVENTED
-from tiny import PREPROCESSING, live_logits, tiny_backbone, tiny_model, write_table
+from tiny import PREPROCESSING, live_logits, tiny_backbone, tiny_model
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}
-
-
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Manifest:
-    return frostline.load_data(write_table(tmp_path / "images", val=6), near_copies=False)
 
 
 def killed_and_resumed(

@@ -23,19 +23,9 @@ from frostline.strategies import lr_schedule
 from frostline.studies.study_folder import RunFolder, Study
 from frostline.training.loop import optimizer, trainer
 from frostline.unfreezing import groups
-from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
+from tiny import PREPROCESSING, tiny_model, write_table
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none"}
-
-
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Manifest:
-    return frostline.load_data(write_table(tmp_path / "images", val=6), near_copies=False)
 
 
 def weights(run: frostline.Run) -> dict[str, torch.Tensor]:

@@ -29,11 +29,6 @@ STRATEGY = "gradual_unfreeze(2, lr=0.01)"  # three phases, which share eight epo
 EPOCHS, STEPS = 8, 3
 
 
-@pytest.fixture
-def backbone() -> Backbone:
-    return tiny_backbone()
-
-
 def batch(step: int, size: int = 6) -> tuple[Tensor, Tensor]:
     made = torch.Generator().manual_seed(step)
     return torch.randn(size, 3, 16, 16, generator=made), torch.randint(0, 3, (size,), generator=made)

@@ -37,66 +37,18 @@ DEFAULTS = {
 }
 # Options of each command that are written out where they differ from the default.
 READING_OPTIONS = ("split_names", "path_column", "label_column", "group_by", "test_data")
-FIT_OPTIONS = (
-    "minutes",
-    *READING_OPTIONS,
-    "intensity_range",
-    "alpha_background",
-    "model",
-    "models",
-    "max_latency_ms",
-    "max_size_mb",
-    "architecture",
-    "size",
-    "resize",
-    "strategies",
-    "repeats",
-    "seed",
-    "metric",
-    *OF_OPERATING_POINT,
-    "augment",
-    "min_crop",
-    "rotate",
-    "interpolate_weights",
-    "patience",
-    "no_pretrained",
-    "precision",
-    "compile",
-    *("flip", "imbalance", "batch_size", "hyperparameters"),
-)
-COMPARE_OPTIONS = (
-    "minutes", "cuts", "model", "architecture", "size", "resize", "strategies", "repeats", "search", "draws",
-    "seed", "metric", *OF_OPERATING_POINT, "augment", "min_crop", "rotate", "interpolate_weights",
-    "patience", "precision", "compile", "test_size", "val_size", *READING_OPTIONS, "intensity_range",
-    "alpha_background", "flip", "imbalance", "batch_size", "hyperparameters", "no_pretrained",
-)  # fmt: skip
-TRAIN_OPTIONS = (
-    "strategy",
-    "continue",
-    "extra_epochs",
-    "lr",
-    *READING_OPTIONS,
-    "intensity_range",
-    "alpha_background",
-    "model",
-    "size",
-    "resize",
-    "seed",
-    "metric",
-    "augment",
-    "flip",
-    "min_crop",
-    "rotate",
-    "imbalance",
-    "batch_size",
-    "views",
-    "patience",
-    "precision",
-    "compile",
-    "test_size",
-    "val_size",
+RUN_OPTIONS = (  # of all three commands
+    *(*READING_OPTIONS, "intensity_range", "alpha_background", "model", "size", "resize", "seed", "metric"),
+    *("augment", "flip", "min_crop", "rotate", "imbalance", "batch_size", "patience", "precision", "compile"),
     "no_pretrained",
 )
+SEVERAL_OPTIONS = (  # of the two that compare strategies
+    *("minutes", "architecture", "strategies", "repeats", *OF_OPERATING_POINT, "interpolate_weights"),
+    *(*RUN_OPTIONS, "hyperparameters"),
+)
+FIT_OPTIONS = (*SEVERAL_OPTIONS, "models", "max_latency_ms", "max_size_mb")
+COMPARE_OPTIONS = (*SEVERAL_OPTIONS, "cuts", "search", "draws", "test_size", "val_size")
+TRAIN_OPTIONS = ("strategy", "continue", "extra_epochs", "lr", "views", *RUN_OPTIONS, "test_size", "val_size")
 
 
 def forecasts(context: ReportContext) -> Section | None:
