@@ -113,8 +113,7 @@ def one(folder: Path) -> dict[str, Any]:
     for to in ("safetensors", "delta"):
         out = folder / f"export {to}"
         called(frostline.export, folder / "study 4", to, output=out)
-        files = sorted(file for file in out.rglob("*.safetensors"))
-        digests[f"export to {to}"] = digest({file.name: tensors(file) for file in files})
+        digests |= {f"export to {to}: {file.name}": tensors(file) for file in out.rglob("*.safetensors")}
     names = "linear_probe, head(epochs=1), top_k(1, epochs=1)"
     race = called(frostline.compare, backbone, data, names, study=folder / "race", repeats=1, **settings)
     standings = [(row["strategy"], row["accuracy"], row["low"], row["high"]) for row in race.standings]
