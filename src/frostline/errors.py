@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 
 # Options whose name at the prompt is not that in Python with dashes.
 AT_PROMPT = {"continue_from": "--continue", "hyperparameters": "--set"}
@@ -130,5 +129,7 @@ def spoken(at_the_prompt: str, in_python: str) -> str:
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the nearest known word, or an empty string."""
+    from difflib import get_close_matches  # only a message needs it
+
     close = get_close_matches(word, list(candidates), n=1, cutoff=0.55)
     return f" Did you mean {close[0]!r}?" if close else ""

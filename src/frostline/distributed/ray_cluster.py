@@ -14,7 +14,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +277,8 @@ def _demand_same(caller: Caller) -> None:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # `--help` imports this module, and compares no versions
+
     versions = {}
     for name in SHARED_LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a checkout

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.errors import UsageError, did_you_mean, option
 from frostline.loggers import mlflow, tensorboard, wandb
 from frostline.loggers.logger import Log, Tracked
 from frostline.loggers.run_logger import Following
-from frostline.studies.study_folder import RunFolder
 from frostline.system import timing
+
+if TYPE_CHECKING:
+    from frostline.studies.study_folder import RunFolder
 
 NAMES = ("tensorboard", "mlflow", "wandb")
 _MODULES = {"tensorboard": tensorboard.MODULES, "mlflow": mlflow.MODULES, "wandb": wandb.MODULES}

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from frostline.studies.study_folder import RunFolder
+if TYPE_CHECKING:
+    from frostline.studies.study_folder import RunFolder
 
 LONGEST = 250  # characters of a parameter: what older MLflow servers take
 LOSS = "loss"  # in every epoch: by it a logger tells how many it holds

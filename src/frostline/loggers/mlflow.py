@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
 from frostline.loggers.logger import LOSS, Tracked
 
 if TYPE_CHECKING:
@@ -128,6 +126,8 @@ def _client(run: Tracked) -> tuple[MlflowClient, str]:
         uri = str(tracking.get_tracking_uri())
         return tracking.MlflowClient(tracking_uri=uri), hashlib.sha256(uri.encode()).hexdigest()[:12]
     database = (run.study / DATABASE).resolve()
+    import filelock  # `--help` imports this module, and needs no lock
+
     with filelock.FileLock(f"{database}.lock"):  # one process makes the tables
         client = tracking.MlflowClient(tracking_uri=f"sqlite:///{database.as_posix()}")
         client.get_experiment_by_name(EXPERIMENT)
