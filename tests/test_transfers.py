@@ -40,6 +40,7 @@ def waits_before_steps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         first[0] = True
         real_epoch(self, *given)
 
+    monkeypatch.setattr(trainer, "CHECKPOINT_SHARE", 0.0)  # a checkpoint waits, and is due by the clock
     monkeypatch.setattr(trainer.Trainer, "_train_step", step)
     monkeypatch.setattr(trainer.Trainer, "_train_steps", epoch)
     return between

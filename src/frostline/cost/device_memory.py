@@ -45,9 +45,9 @@ def _step(rates: Rates, job: Job, cut: int, images: int) -> float:
     beside = gradients + MOMENTS + NOTED + (AVERAGES if job.hyperparameters.ema else 0)
     best = rates.model_bytes if job.val else 0
     plan = rates.at(job.lowest).plan
-    kept = rates.above(cut, lambda stage: stage.learning[plan].kept_bytes)
+    kept_bytes = rates.above(cut, lambda stage: stage.learning[plan].kept_bytes)
     batch = FLOAT_BYTES * rates.pixel_bytes if cut == 0 else rates.at(cut).row_bytes
-    return rates.model_bytes + beside * learning + best + images * (kept + batch)
+    return rates.model_bytes + beside * learning + best + images * (kept_bytes + batch)
 
 
 def _live(rates: Rates) -> float:

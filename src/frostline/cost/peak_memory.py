@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from frostline.cost.rates import FLOAT_BYTES, Rates
 from frostline.cost.run_time import FLIP_IMAGES, HELD_BYTES, Job, WalkResult
 
-READ_AT_ONCE_BYTES = 32_000_000  # rows looked up in one go (features/cached_features.py)
+READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
 # Each as large as what learns: AdamW's moments; and weights and moments as the epoch began, to go back to.
 MOMENTS, NOTED = 2, 3
 # Of freed memory, what later work fits into: small things lie between. In two processes it was 0.2 and 0.85

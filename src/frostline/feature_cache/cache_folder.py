@@ -69,7 +69,7 @@ class Folder:
 
     def _replace(self, other: OtherFormat) -> None:
         """An older format is begun anew, a newer one is left alone."""
-        if other.found > shard_file.FORMAT:
+        if other.version > shard_file.FORMAT:
             self._give_up(f"The feature cache {self.path} was written by a newer frostline ({other})")
             return
         self.warn_once(

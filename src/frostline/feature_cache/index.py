@@ -47,11 +47,11 @@ PrefixSummary = tuple[str, Form | None, int, int, int, int, float]
 
 
 class OtherFormat(Exception):
-    """The index was written by another version of this format; `found` is its number."""
+    """The index was written by another version of this format; `version` is its number."""
 
     def __init__(self, version: int) -> None:
         super().__init__(f"format {version}, expected {FORMAT}")
-        self.found = version
+        self.version = version
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline import models as bb
+from frostline.cost.peak_memory import READ_AT_ONCE_BYTES
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
 from frostline.feature_extraction.image_batches import Images, Item, Workers, ahead, padded
@@ -32,8 +33,6 @@ from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import SEVERAL
 from frostline.system import devices, numerics
 from frostline.system.transfers import Fetched, on_card
-
-READ_AT_ONCE_BYTES = 32_000_000  # rows looked up and read in one go: a small part of any memory
 
 
 @dataclass

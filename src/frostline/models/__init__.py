@@ -15,7 +15,6 @@ from frostline.models.cutting.prefix_digest import prefix_digest
 from frostline.models.cutting.regions import CompiledRegions, frozen_regions, learning_regions
 from frostline.models.cutting.tracing import fed
 from frostline.models.freezing import (
-    BN_POLICIES,
     freeze,
     hold,
     keeps_statistics,
@@ -26,6 +25,7 @@ from frostline.models.freezing import (
 from frostline.models.heads import MultiStageHead, multi_stage_head_in
 from frostline.models.preprocessing import MAX_SIDE_PIXELS, RESIZES, Preprocessing
 from frostline.models.stage_statistics import Tap, stage_taps
+from frostline.strategies import BN_POLICIES
 
 __all__ = [
     "BN_POLICIES",

@@ -13,8 +13,7 @@ from torch import nn
 
 from frostline.errors import UsageError, did_you_mean
 from frostline.models.backbone import Backbone, Cut
-
-BN_POLICIES = ("eval", "affine", "train", "recalibrate")
+from frostline.strategies import BN_POLICIES
 
 
 def freeze(backbone: Backbone, model: nn.Module, cut: Cut, bn: str = "affine") -> None:

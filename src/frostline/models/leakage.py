@@ -49,7 +49,7 @@ def keep_learned_in_train(
     result = result.framed(*max(map(_frame, backbones), key=lambda frame: result.cut_away(*frame).mean))
     findings = [
         *_findings(result, seen_images),
-        *(found for model in backbones for found in _on_resize(model)),
+        *(finding for model in backbones for finding in _on_resize(model)),
     ]
     new_findings = [finding for finding in dict.fromkeys(findings) if finding not in data.data_findings]
     return replace(result, data_findings=(*result.data_findings, *new_findings)) if new_findings else result

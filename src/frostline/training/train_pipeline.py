@@ -188,15 +188,14 @@ def _before(continue_from: Run | str | Path | None, extra_epochs: int | None) ->
     if continue_from is None:
         if extra_epochs is not None:
             raise UsageError(
-                f"{option('extra_epochs')} is how long {option('continue_from')} goes on: name a "
-                "finished run "
+                f"{option('extra_epochs')} is how long {option('continue_from')} trains: name a finished run "
                 "with it."
             )
         return None
     if extra_epochs is None:
         raise UsageError(
-            f"{option('continue_from')} goes on for {option('extra_epochs')}: give a number of them, "
-            "such as 10."
+            f"{option('continue_from')} trains for {option('extra_epochs')}: give a number of them, such "
+            "as 10."
         )
     if isinstance(continue_from, Run):
         return continue_from.folder

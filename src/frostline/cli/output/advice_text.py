@@ -235,7 +235,7 @@ def shortly(option: Option) -> str:
     """Return the reason without what the column of times says."""
     if not option.fits:
         return option.reason
-    return option.reason.partition(", ")[0].replace("not significantly different", "not separated")
+    return option.reason.partition(", ")[0]
 
 
 def _options(options: tuple[Option, ...], recommended: str) -> Table:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from frostline import metrics, probe
 from frostline import models as bb
+from frostline.cost.run_time import FOLDS
 from frostline.distributed import process_group
 from frostline.feature_extraction import ForwardConfig, Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images, evaluation_batch
@@ -80,7 +81,7 @@ def solve_head(
     known = hyperparameters(request.strategy)
     candidates = _candidates(request, features_of, images, known.layers)
     seed = derive(request.config.seed, "probe folds")
-    folds = request.data.folds(images.samples, 5, seed)
+    folds = request.data.folds(images.samples, FOLDS, seed)
     if folder.writes:
         request.data.keep_folds(folder.study, images.samples, folds, seed)
 

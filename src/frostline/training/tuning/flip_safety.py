@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from frostline import probe
-from frostline.cost.run_time import FLIP_IMAGES
+from frostline.cost.run_time import FLIP_IMAGES, FOLDS
 from frostline.data import Manifest, Sample
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
@@ -90,7 +90,7 @@ def try_flips(
     """
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:FLIP_IMAGES]
     images = Images(manifest, chosen, head.preprocessing, fast=fast)
-    folds = manifest.folds(chosen, 5, derive(seed, "flip folds"))
+    folds = manifest.folds(chosen, FOLDS, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
     if process_group.size() == 1:
