@@ -18,7 +18,8 @@ from frostline.config import Config
 from frostline.errors import StudyError, UsageError
 from frostline.exports import infer
 from frostline.studies import operating_point
-from frostline.studies.operating_point import Decision, HeldOut, OperatingTarget, cost_matrix
+from frostline.studies.cost_matrix import cost_matrix
+from frostline.studies.operating_point import Decision, HeldOut, OperatingTarget
 from tiny import tiny_backbone, tiny_model, write_folder
 
 CLASSES = ("defect", "good")

@@ -12,7 +12,7 @@ from frostline.errors import NoTime
 from frostline.selection.anytime import expected_s
 from frostline.selection.backbone_screening import SURVIVORS, Limits, ScreeningResult, screen
 from frostline.selection.comparison import MEASURING, compare, demand_operating_point
-from frostline.selection.conclusion import Comparison
+from frostline.selection.comparison_result import Comparison
 from frostline.selection.early_stopping import NothingToStop
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
 from frostline.selection.runner import ENDING_S, sub_study
