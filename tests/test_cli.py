@@ -73,6 +73,19 @@ def test_help_is_fast_and_imports_no_torch() -> None:
     assert min(seconds) < 0.4
 
 
+@pytest.mark.parametrize("words", [["--help"], ["no-such-command"]])
+def test_the_end_of_a_process_looks_for_no_cycles(words: list[str]) -> None:
+    """Among a million objects of torch and timm that took longer than answering for a small image."""
+    code = (
+        f"import gc, sys; sys.argv = ['frostline', *{words}]\n"
+        "import frostline.cli as c\n"
+        "try: c.main()\n"
+        "finally: print(gc.get_freeze_count() > 0, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "True"
+
+
 def test_train_then_predict(table: Path, tmp_path: Path) -> None:
     study = str(tmp_path / "study")
     result = one_object(
