@@ -62,15 +62,34 @@ def test_help_is_fast_and_imports_no_torch() -> None:
         "try: c.main()\n"
         "finally: print('torch' in sys.modules, file=sys.stderr)"
     )
-    seconds = []
-    for _ in range(3):
+    beside = (
+        "import numpy, click, rich.table, json, asyncio"  # a machine's pace changes by half within minutes
+    )
+    seconds: dict[str, list[float]] = {code: [], beside: []}
+    for each in 5 * [code, beside]:
         start = os.times()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", each], capture_output=True, text=True, check=True)
         end = os.times()  # its processor seconds: others may be at work, too
-        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
-    assert done.stderr.strip() == "False"
-    assert "train" in done.stdout
-    assert min(seconds) < 0.4
+        seconds[each].append(
+            end.children_user + end.children_system - start.children_user - start.children_system
+        )
+        if each == code:
+            assert done.stderr.strip() == "False"
+            assert "train" in done.stdout
+    assert min(seconds[code]) < 1.5 * min(seconds[beside])  # 0.8 to 1.0 on a quiet machine
+
+
+@pytest.mark.parametrize("words", [["--help"], ["no-such-command"]])
+def test_the_end_of_a_process_looks_for_no_cycles(words: list[str]) -> None:
+    """Among a million objects of torch and timm that took longer than answering for a small image."""
+    code = (
+        f"import gc, sys; sys.argv = ['frostline', *{words}]\n"
+        "import frostline.cli as c\n"
+        "try: c.main()\n"
+        "finally: print(gc.get_freeze_count() > 0, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "True"
 
 
 def test_train_then_predict(table: Path, tmp_path: Path) -> None:

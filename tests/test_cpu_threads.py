@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -28,7 +29,7 @@ from frostline.profiling import rate_correction
 from frostline.profiling.rate_correction import Expected
 from frostline.selection import runner as contests
 from frostline.selection.runner import TrialRunner
-from frostline.system import cpu_threads, numerics
+from frostline.system import cpu_threads, directories, numerics
 from frostline.system.cpu_threads import AS_IT_COMES, PASSIVE, Free, Reading
 from test_cost import DATA, DEAR, INVENTED
 from tiny import PREPROCESSING, tiny_backbone, write_table
@@ -343,9 +344,35 @@ def test_rates_of_a_busy_machine_are_timed_again_on_a_quiet_one(
     quiet = measured()
     assert quiet.at(1).frozen_s < 0.5 * busy.at(1).frozen_s
     assert quiet.factor == 1.0  # what runs took was held against other rates
-    assert [stage.plan for stage in quiet.stages] == [stage.plan for stage in busy.stages]  # choices last
     another_process(monkeypatch, others=1.7)
     assert measured().stages == quiet.stages
+
+
+def test_a_choice_among_ways_to_compute_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another precision would compute every kept feature anew."""
+    another_process(monkeypatch, others=1.7)
+    chosen = numerics.timed_plan("step", lambda plan: None, 1)
+    another_process(monkeypatch, others=0.0)
+    monkeypatch.setattr(numerics, "seconds", lambda run, **_: pytest.fail("timed again"))
+    assert numerics.timed_plan("step", lambda plan: None, 1).precision == chosen.precision
+
+
+@pytest.mark.parametrize("content", [{"step": 1.0}, {"measured": 3, "cpu_share": 1.0}, {"measured": {}}])
+def test_a_timing_that_cannot_be_read_is_made_again(content: dict[str, object]) -> None:
+    """Those of an earlier version had no share of the processor."""
+    directories.remember("rates", numerics.rates_key("pass", 1), content)
+    assert not numerics.is_remembered("pass", 1)
+    assert numerics.measured("pass", lambda: {"step": 2.0}, 1) == {"step": 2.0}
+    assert numerics.measured("pass", lambda: pytest.fail("measured again"), 1) == {"step": 2.0}
+
+
+def test_ways_to_compute_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that comes and goes must not meet one of them alone."""
+    order: list[str] = []
+    monkeypatch.setattr(numerics, "seconds", lambda run, **_: run() or 0.01)
+    runs = {name: functools.partial(order.append, name) for name in ("float32", "bfloat16")}
+    numerics.seconds_of("in turn", runs, 1)
+    assert order == ["float32", "bfloat16"] * numerics.REPEATS
 
 
 def test_a_process_times_a_network_once(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:

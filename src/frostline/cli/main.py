@@ -63,7 +63,7 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
     finally:
         # As it ends, the interpreter would look through every object for cycles to free: with torch and timm
-        # imported 1.8 of 1.9 processor seconds (docs/LOG.md 2026-11-29). The process's memory goes anyway.
+        # imported about 1.5 processor seconds (docs/LOG.md 2026-11-29). The process's memory goes anyway.
         gc.freeze()
 
 

@@ -311,9 +311,11 @@ def measured(
     compute, which results must go on agreeing with.
     """
     key = rates_key(name, threads_)
-    stored = directories.recalled("rates", key)
-    if stored is not None and (lasting or key in _measured_here or not _of_a_busy_machine(stored, threads_)):
-        return dict(stored["measured"])
+    stored = _stored(key)
+    if stored is not None and (
+        lasting or key in _measured_here or not _of_a_busy_machine(stored[1], threads_)
+    ):
+        return stored[0]
     began = _timing_began.get() or cpu_threads.Reading.now()
     token = _timing_began.set(began)
     try:
@@ -327,22 +329,30 @@ def measured(
     return value
 
 
-_measured_here: set[str] = (
-    set()
-)  # by this process: a machine that was quiet as it began may be busy all along
+# By this process: a machine that was quiet as it began may be busy all along.
+_measured_here: set[str] = set()
 # When the outermost timing around began: what it derives and stores is of the same time.
 _timing_began = ContextVar[cpu_threads.Reading | None]("the timing around began", default=None)
 
 
-def _of_a_busy_machine(stored: dict[str, Any], threads_: int) -> bool:
+def _stored(key: str) -> tuple[dict[str, Any], float] | None:
+    """Return what was measured, and the share of the processor that it had; `None` without both."""
+    record = directories.recalled("rates", key) or {}
+    try:
+        return dict(record["measured"]), float(record["cpu_share"])
+    except (KeyError, TypeError, ValueError):  # absent, damaged, or of another version
+        return None
+
+
+def _of_a_busy_machine(cpu_share: float, threads_: int) -> bool:
     """Tell if others took processor time from what was measured, and would not now."""
     now = cpu_threads.share_left(threads_, cpu_threads.free().others)
-    return float(stored["cpu_share"]) < cpu_threads.QUIET <= now
+    return cpu_share < cpu_threads.QUIET <= now
 
 
 def is_remembered(name: str, threads_: int) -> bool:
     """Tell if `measured` was called for this on this machine, now or earlier."""
-    return directories.recalled("rates", rates_key(name, threads_)) is not None
+    return _stored(rates_key(name, threads_)) is not None
 
 
 def rates_key(name: str, threads_: int) -> str:
