@@ -115,6 +115,8 @@ def test_a_mean_of_equal_numbers_is_as_uncertain_as_what_was_not_seen() -> None:
     assert metrics.mean_interval(zeros, pairs, limits=(0.0, 50.0))[1] == pytest.approx(
         50 * binomtest(0, 30).proportion_ci(method="exact").high
     )
+    rare = np.eye(60)[0] * 50
+    assert metrics.mean_interval(rare, limits=(0.0, 50.0))[0] == 0  # Student's t alone goes below
     certain = metrics.believed(np.zeros(60, np.int64), np.eye(2)[np.zeros(60, np.int64)])
     assert (certain["log_loss_low"], certain["log_loss_high"]) == (None, None)
     assert certain["brier_high"] > 0.1

@@ -353,7 +353,8 @@ def mean_interval(
     simple = float((away**2).sum()) / (n - 1) / n
     clustered = float((np.bincount(index, weights=away) ** 2).sum()) * count / (count - 1) / n**2
     half = float(t.ppf(0.975, count - 1)) * math.sqrt(spread * max(simple, clustered))
-    return middle - half, middle + half
+    low, high = middle - half, middle + half
+    return (low, high) if limits is None else (max(low, limits[0]), min(high, limits[1]))
 
 
 def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
