@@ -184,6 +184,9 @@ def test_a_table_of_another_system_is_paired(runs: list[frostline.Run], table: P
     assert difference.images == len(known)
     assert any("no prediction for" in note for note in evaluation.notes)
     assert any("prediction(s) of dust, no class of" in note for note in evaluation.notes)
+    assert not any("is the image's label" in note for note in evaluation.notes)
+    labels_alone = frostline.evaluate(runs[0], table, predictions=table)
+    assert any("every prediction is the image's label" in note for note in labels_alone.notes)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", pytest.param("onnx", marks=pytest.mark.ecosystem)])

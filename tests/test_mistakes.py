@@ -81,6 +81,7 @@ MISTAKES = [
         "step, one_cycle, constant.",
     ),
     ("evaluate . . --plot confusion.txt", "confusion.txt", ".png"),
+    ("evaluate . . --confusion confusion.xlsx", "confusion.xlsx is no CSV file", "ends in .csv"),
     ("strategies topk", "Unknown strategy 'topk'", "Did you mean 'top_k'?"),
 ]
 

@@ -338,7 +338,12 @@ def _evaluated(
             ]
         )
     )
-    others = [read_other(table, paths, images.data.root).naming(known) for table in tables]
+    others = [
+        read_other(table, paths, images.data.root)
+        .naming(known)
+        .beside_labels([sample.label for sample in images.samples])
+        for table in tables
+    ]
     names = [
         *(name for model in loaded for name in model.predictor.classes),
         *(label for other in others for label in other.labels if label),
