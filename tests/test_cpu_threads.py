@@ -28,7 +28,7 @@ from frostline.profiling import rate_correction
 from frostline.profiling.rate_correction import Expected
 from frostline.selection import runner as contests
 from frostline.selection.runner import TrialRunner
-from frostline.system import cpu_threads, directories, numerics
+from frostline.system import cpu_threads, numerics
 from frostline.system.cpu_threads import AS_IT_COMES, PASSIVE, Free, Reading
 from test_cost import DATA, DEAR, INVENTED
 from tiny import PREPROCESSING, tiny_backbone, write_table
@@ -325,6 +325,7 @@ def test_rates_of_a_busy_machine_are_timed_again_on_a_quiet_one(
 ) -> None:
     """Timed beside six other processes, they refused on a quiet machine what there was time for."""
     backbone = tiny_backbone()
+    monkeypatch.setattr(rate_correction, "checked", lambda rates, *_: rates)
     slower = [6.0]
     real = numerics.seconds
     monkeypatch.setattr(numerics, "seconds", lambda *args, **options: slower[0] * real(*args, **options))
@@ -344,7 +345,6 @@ def test_rates_of_a_busy_machine_are_timed_again_on_a_quiet_one(
     assert quiet.factor == 1.0  # what runs took was held against other rates
     assert [stage.plan for stage in quiet.stages] == [stage.plan for stage in busy.stages]  # choices last
     another_process(monkeypatch, others=1.7)
-    monkeypatch.setattr(rate_correction, "checked", lambda rates, *_: rates)
     assert measured().stages == quiet.stages
 
 
@@ -411,7 +411,7 @@ def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learned(backbone: frostline.Backbone, taken_s: float, **changed: float) -> float:
-    pace = {"expected_s": 10.0, "before": 0.0, "meanwhile": 0.0} | changed
+    pace = {"trains": True, "expected_s": 10.0, "before": 0.0, "meanwhile": 0.0} | changed
     return profiling.learn(backbone, 1, taken_s=taken_s, **pace)
 
 
@@ -428,15 +428,22 @@ def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> Non
     half, whole = (predict("head", one, **given) for one in (rates, plain))  # type: ignore[arg-type]
     assert half.seconds == pytest.approx(0.5 * whole.seconds)
     assert sum(half.parts.values()) == pytest.approx(half.seconds)
-    assert (
-        directories.recalled("rates", rate_correction._key(backbone, 2)) is None
-    )  # other threads, other factor
+    assert rate_correction.factor(backbone, 2, trains=True) == 1.0  # other threads, other factor
+    assert rates.solved_factor == 1.0  # solved heads are another kind of run
+    learned(backbone, 40.0, trains=False)
+    solved = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
+    assert (solved.factor, solved.solved_factor) == (pytest.approx(0.5), pytest.approx(2.0))
+    probes = [
+        predict("linear_probe", one, **given).seconds
+        for one in (solved, dataclasses.replace(solved, solved_factor=1.0))
+    ]  # type: ignore[arg-type]
+    assert probes[0] == pytest.approx(2 * probes[1])
 
 
 def test_a_run_that_says_nothing_teaches_nothing() -> None:
     backbone = tiny_backbone()
     assert learned(backbone, 1e6) == pytest.approx(2.0)  # a night's sleep counts four times at most
-    assert learned(backbone, 0.5, expected_s=0.1) == pytest.approx(2.0)  # too short
+    assert learned(backbone, 4.0, expected_s=0.9) == pytest.approx(2.0)  # too short to be of the rates
     assert learned(backbone, 90.0, meanwhile=2.0) == pytest.approx(2.0)  # a neighbour came
     assert learned(backbone, 90.0, before=2.0, meanwhile=2.1) == pytest.approx(4.0)  # and was there before
 

@@ -110,7 +110,8 @@ def predict(
     memory = peak(rates, job, walk)
     walk.seconds["fresh memory"] += rates.touch_s * (memory.expected - rates.peaks.base)
     walk.seconds["beside"] = BESIDE * sum(walk.seconds.values())
-    parts = {item: rates.factor * seconds for item, seconds in walk.seconds.items()}
+    factor = rates.factor if plan.trains else rates.solved_factor
+    parts = {item: factor * seconds for item, seconds in walk.seconds.items()}
     return Cost(
         seconds=sum(parts.values()),
         peak_memory_bytes=memory.expected,

@@ -112,7 +112,10 @@ class Rates:
     device: str = ""  # what they were measured on: its kind ("cpu", "cuda", "mps"), then names
     others: float = 0.0  # cores' worth of work that others did when they were measured, or checked last
     pipeline: Pipeline = IN_BETWEEN  # how pictures are decoded beside computing
-    factor: float = 1.0  # what whole runs took beside what these rates say; every prediction is times this
+    factor: float = (
+        1.0  # what whole runs that train took beside what these rates say; predictions are times it
+    )
+    solved_factor: float = 1.0  # the same of runs whose head is solved for alone
 
     @property
     def on_gpu(self) -> bool:

@@ -23,7 +23,7 @@ HOLDS = 1.25
 # quarters there, and one that was disturbed is halfway forgotten by the next. A choice.
 WEIGHT = 0.5
 MOST = 4.0  # times, either way, that one run may count for: a laptop that slept says nothing. A choice.
-LEAST_S = 1.0  # shorter runs are mostly what no rate is of: a choice
+LEAST_S = 1.0  # runs expected to be shorter are mostly what no rate is of: a choice
 SAME_WORLD = cpu_threads.BUSY  # cores' worth of other work, by which worlds of one factor may differ
 
 
@@ -46,15 +46,20 @@ def checked(rates: Rates, backbone: Backbone, check: Mapping[str, Any]) -> Rates
     return replace(rates.times(ratio), notes=(*rates.notes, note))
 
 
-def factor(backbone: Backbone, threads: int) -> float:
-    """Return what runs took beside what was predicted, as runs of earlier times have it; 1 before any."""
-    stored = directories.recalled("rates", _key(backbone, threads)) or {}
+def factor(backbone: Backbone, threads: int, *, trains: bool) -> float:
+    """Return what runs took beside what was predicted, as runs of earlier times have it; 1 before any.
+
+    Runs that train and runs whose head is solved for alone are held apart: steps decide the one, and a pass,
+    decoding and the solver the other.
+    """
+    stored = directories.recalled("rates", _key(backbone, threads, trains)) or {}
     return float(stored.get("factor", 1.0))
 
 
 def forget(backbone: Backbone, threads: int) -> None:
     """Begin anew with what runs took: the rates that it was held against were measured again."""
-    directories.remember("rates", _key(backbone, threads), {"factor": 1.0})
+    for trains in (True, False):
+        directories.remember("rates", _key(backbone, threads, trains), {"factor": 1.0})
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,14 @@ class Expected:
 
 
 def learn(
-    backbone: Backbone, threads: int, *, expected_s: float, taken_s: float, before: float, meanwhile: float
+    backbone: Backbone,
+    threads: int,
+    *,
+    trains: bool,
+    expected_s: float,
+    taken_s: float,
+    before: float,
+    meanwhile: float,
 ) -> float:
     """Return the correction factor of predicted times, updated by a finished run.
 
@@ -85,6 +97,8 @@ def learn(
     ----------
     backbone : Backbone
     threads : int
+    trains : bool
+        Whether layers or a head learned in it by steps.
     expected_s, taken_s : float
         Predicted and measured seconds.
     before, meanwhile : float
@@ -95,13 +109,15 @@ def learn(
     -------
     float
     """
-    now = factor(backbone, threads)
-    if taken_s < LEAST_S or expected_s <= 0 or abs(before - meanwhile) >= SAME_WORLD:
+    now = factor(backbone, threads, trains=trains)
+    if expected_s < LEAST_S or abs(before - meanwhile) >= SAME_WORLD:
         return now
     corrected: float = now * min(MOST, max(1 / MOST, taken_s / expected_s)) ** WEIGHT
-    directories.remember("rates", _key(backbone, threads), {"factor": corrected}, numerics.world(threads))
+    stored = {"factor": corrected}
+    directories.remember("rates", _key(backbone, threads, trains), stored, numerics.world(threads))
     return corrected
 
 
-def _key(backbone: Backbone, threads: int) -> str:
-    return numerics.rates_key(f"factor of runs {numeric_search.network_name(backbone)}", threads)
+def _key(backbone: Backbone, threads: int, trains: bool) -> str:
+    kind = "that train" if trains else "whose head is solved for"
+    return numerics.rates_key(f"factor of runs {kind} {numeric_search.network_name(backbone)}", threads)

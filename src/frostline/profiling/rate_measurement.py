@@ -120,7 +120,8 @@ def measure(
         device=numerics.device_name(),
         others=cpu_threads.free().others,
         pipeline=pipeline_of(images, workers, count),
-        factor=rate_correction.factor(backbone, count),
+        factor=rate_correction.factor(backbone, count, trains=True),
+        solved_factor=rate_correction.factor(backbone, count, trains=False),
     )
     return rates if newly_timed else rate_correction.checked(rates, backbone, network_rates["check"])
 

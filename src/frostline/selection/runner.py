@@ -324,9 +324,11 @@ class TrialRunner:
         ):
             return {}
         expected_s = self.expected[task.candidate].seconds(run.store["rows_computed"])
+        candidate = self.candidates[task.candidate]
         profiling.learn(
-            self.backbones[self.candidates[task.candidate].model],
+            self.backbones[candidate.model],
             run.numeric_plan["threads"],
+            trains=candidate.strategy.trains,
             expected_s=expected_s,
             taken_s=run.seconds,
             before=self.others,
