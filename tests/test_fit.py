@@ -18,6 +18,7 @@ import frostline
 from frostline import metrics, sentences
 from frostline.cli.command_context import Verb
 from frostline.cli.main import cli, main
+from frostline.cli.output.comparison_text import limit_text
 from frostline.errors import StudyError, UsageError
 from frostline.pipelines import fit_pipeline
 from frostline.pipelines.candidates import candidates
@@ -117,6 +118,10 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     assert fitted.comparison.test_looks == 1
     assert fitted.run.n_train == 36
     assert fitted.run.n_test == 18
+
+
+def test_a_limit_is_said_as_it_was_given() -> None:
+    assert [limit_text(60 * limit) for limit in (0.5, 1.5, 2, 30)] == ["30 s", "1.5 min", "2 min", "30 min"]
 
 
 def test_a_limit_below_the_floor_is_refused_before_any_work(tmp_path: Path) -> None:

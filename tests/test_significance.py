@@ -168,6 +168,8 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     )
     held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
     assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
+    ahead = {**held, "standings": [{"winner": True, "cells": 5}, {"cells": 1}]}  # the 54 are of all folds
+    assert verdict_lines(ahead)[0].startswith("full leads every other over the first of 5 folds:")
     probed = {**held, "differences": [], "standings": [{"winner": True, "cells": 5}, {}]}
     assert verdict_lines(probed)[0].startswith("full was evaluated on all 5 folds, and no other was")
 
