@@ -104,9 +104,9 @@ def test_draws_of_any_metric_are_on_the_same_units_as_the_others() -> None:
 
     undefined = metric_intervals.metric_draws(refuses, targets, p, units)
     assert np.isnan(undefined).all()
-    assert metric_intervals.any_interval(refuses, 0.5, [undefined], 20) == (None, None)
+    assert metric_intervals.any_interval(refuses, 0.5, [undefined], lambda: [undefined], 20) == (None, None)
     kappa = metrics.resolved("quadratic_kappa", ["0", "1", "2"])
-    low, high = metric_intervals.any_interval(kappa, -0.2, [np.linspace(-0.5, 0.1, 200)], 60)
+    low, high = metric_intervals.any_interval(kappa, -0.2, [np.linspace(-0.5, 0.1, 200)], list, 60)
     assert low is not None
     assert high is not None
     assert -1 < low < -0.2 < high < 1

@@ -18,6 +18,7 @@ from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.pipelines.evaluation import Evaluation, evaluating
+from frostline.pipelines.evaluation.answers import Answers
 from frostline.selection import metric_intervals, significance
 from tiny import picture, tiny_backbone, tiny_model, write_folder
 
@@ -183,6 +184,9 @@ def test_a_table_of_another_system_is_paired(runs: list[frostline.Run], table: P
     assert difference.images == len(known)
     assert any("no prediction for" in note for note in evaluation.notes)
     assert any("prediction(s) of dust, no class of" in note for note in evaluation.notes)
+    assert not any("is the image's label" in note for note in evaluation.notes)
+    labels_alone = frostline.evaluate(runs[0], table, predictions=table)
+    assert any("every prediction is the image's label" in note for note in labels_alone.notes)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", pytest.param("onnx", marks=pytest.mark.ecosystem)])
@@ -195,6 +199,34 @@ def test_an_export_predicts_as_its_study(
     assert (evaluation.predicted == study.predicted).all()
     assert np.abs(evaluation.probabilities - study.probabilities).max() < 1e-4
     assert evaluation.run == study.run
+
+
+def test_an_export_where_a_study_belongs_is_told_what_it_is_good_for(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    cases = {"safetensors": ["evaluate", "README.md"], "torch": ["infer.py labels images", "README.md"]}
+    for kind, words in cases.items():
+        (folder / "config.json").write_text(json.dumps({"frostline": {"export": kind}}))
+        if kind == "torch":
+            (folder / "infer.py").write_text("")
+        result = CliRunner().invoke(cli, ["predict", str(folder), str(tmp_path)])
+        assert result.exit_code == 1
+        message = " ".join(result.stderr.split())
+        assert "is an export, not a study" in message
+        assert all(word in message for word in words)
+        assert ("frostline evaluate" in message) == (kind == "safetensors")
+    (folder / "config.json").write_text('{"num_classes": 3}')
+    result = CliRunner().invoke(cli, ["predict", str(folder), str(tmp_path)])
+    assert "is not a study: it holds no study.json" in " ".join(result.stderr.split())
+
+
+def test_calibration_is_of_the_likeliest_class_whatever_the_threshold() -> None:
+    targets, units = np.arange(80) % 3, np.arange(80)
+    probabilities = np.eye(3)[targets] * 0.85 + 0.05
+    targets[:8] = (targets[:8] + 1) % 3  # one in ten is wrong, as stated
+    plain = Answers(targets, probabilities, units).figures().ece
+    decided = Answers(targets, probabilities, units, decided=np.zeros(80, np.int64)).figures().ece
+    assert decided == plain
 
 
 def test_a_program_of_torch_is_refused_as_a_folder_and_as_a_file(table: Path, place: Path) -> None:
@@ -298,3 +330,42 @@ def test_mcnemar_is_the_binomial_test_on_discordant_images() -> None:
 def test_values_are_in_the_order_of_their_numbers() -> None:
     values = ["10.5", "", "2", "-1", "cam 10", "cam 2", "nan"]
     assert sorted(values, key=evaluating._by_number) == ["-1", "2", "10.5", "cam 2", "cam 10", "nan", ""]
+
+
+def share_right(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """A caller's own metric."""
+    return float((probabilities.argmax(axis=1) == targets).mean())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_no_interval_is_without_width(size: int) -> None:
+    """Perfect models, models that never differ, and models that always do, on 24 units of some images."""
+    count = 24 * size
+    targets, units = np.arange(count) // size % 3, np.arange(count) // size
+    perfect = Answers(targets, np.eye(3)[targets] * 0.85 + 0.05, units, metric=share_right)
+    wrong = Answers(targets, np.eye(3)[(targets + 1) % 3] * 0.85 + 0.05, units, metric=share_right)
+    for answers, value in ((perfect, 1.0), (wrong, 0.0)):
+        figures = answers.figures()
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "share_right", "ece"):
+            estimate = figures.estimate(name)
+            assert name == "ece" or estimate.value == value
+            assert estimate.low is not None
+            assert estimate.high is not None
+            assert 0.05 < estimate.high - estimate.low < 0.4
+    for name in ("average_precision", "auroc"):
+        estimate = perfect.figures().estimate(name)
+        assert estimate.value == estimate.high == 1
+        assert estimate.low is not None
+        assert 0.7 < estimate.low < 0.97
+    for other, value in ((perfect, 0.0), (wrong, 1.0)):
+        differences = perfect.less(other, ("one", "other")).metrics
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "share_right"):
+            estimate = differences[name]
+            assert estimate.value == value
+            assert estimate.low is not None
+            assert estimate.high is not None
+            assert 0.05 < estimate.high - estimate.low < 0.5
+            assert (estimate.low > 0) == (value == 1)
+        assert {
+            name for name, one in differences.items() if one.low is not None and one.low == one.high
+        } == set()

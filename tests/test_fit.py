@@ -18,6 +18,7 @@ import frostline
 from frostline import metrics, sentences
 from frostline.cli.command_context import Verb
 from frostline.cli.main import cli, main
+from frostline.cli.output.comparison_text import limit_text
 from frostline.errors import StudyError, UsageError
 from frostline.pipelines import fit_pipeline
 from frostline.pipelines.candidates import candidates
@@ -74,6 +75,30 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
     assert {row["strategy"] for row in fitted.tried} == {str(frostline.parse(s)) for s in STRATEGIES[:2]}
 
 
+def test_random_weights_get_no_advice_about_pretrained_ones(tmp_path: Path) -> None:
+    lines: list[str] = []
+    fitted = frostline.fit(
+        write_folder(tmp_path / "photos", per_class=12),
+        model=frostline.load_backbone("timm/test_resnet", size=32, random=True),
+        strategies=("full(epochs=1)",),
+        repeats=1,
+        minutes=5.0,
+        study=tmp_path / "study",
+        log=lines.append,
+        **OPTIONS,
+    )
+    assert fitted.strategy == "full(epochs=1)"
+    said = " ".join(lines)
+    assert "there is a first model" in said
+    for words in ("unfreezing layers gained", "expected to reach", "lp_ft"):
+        assert words not in said
+    assert fitted.recommended is None
+    assert fitted.forecast is None
+    assert fitted.advice is None
+    assert not (tmp_path / "study" / "advice.json").exists()
+    assert (tmp_path / "study" / "report.html").is_file()
+
+
 def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     table = write_table(tmp_path / "images", train=12, test=6)
     given = {
@@ -93,6 +118,10 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     assert fitted.comparison.test_evaluations == 1
     assert fitted.run.n_train == 36
     assert fitted.run.n_test == 18
+
+
+def test_a_limit_is_said_as_it_was_given() -> None:
+    assert [limit_text(60 * limit) for limit in (0.5, 1.5, 2, 30)] == ["30 s", "1.5 min", "2 min", "30 min"]
 
 
 def test_a_limit_below_the_floor_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def test_forgetting_asks_the_original_head(data: Manifest) -> None:
     )
     same = frostline.forgetting(backbone, backbone.adapt(3), own)  # another head, the same layers
     assert same.before == same.after
-    assert (same.lost, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert same.lost == 0
+    assert -0.3 < same.low < 0 < same.high < 0.3  # on other images an answer may change all the same
     assert same.n_images == len(data.part("test"))
     with pytest.raises(DataError, match="not classes of TinyNet: kind 0"):
         frostline.forgetting(backbone, backbone.adapt(3), data)

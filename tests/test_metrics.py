@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from frostline import metrics
@@ -102,3 +103,20 @@ def test_temperature_undoes_a_known_sharpening() -> None:
     logits = rng.normal(size=(5000, 5))
     targets = np.array([rng.choice(5, p=row) for row in metrics.softmax(logits)])
     assert metrics.fit_temperature(3.0 * logits, targets) == pytest.approx(3.0, rel=0.1)
+
+
+def test_a_mean_of_equal_numbers_is_as_uncertain_as_what_was_not_seen() -> None:
+    zeros = np.zeros(60)
+    assert metrics.mean_interval(zeros) == (None, None)
+    low, high = metrics.mean_interval(zeros, limits=(0.0, 50.0))
+    assert low == 0
+    assert high == pytest.approx(50 * binomtest(0, 60).proportion_ci(method="exact").high)
+    pairs = np.arange(60) // 2
+    assert metrics.mean_interval(zeros, pairs, limits=(0.0, 50.0))[1] == pytest.approx(
+        50 * binomtest(0, 30).proportion_ci(method="exact").high
+    )
+    rare = np.eye(60)[0] * 50
+    assert metrics.mean_interval(rare, limits=(0.0, 50.0))[0] == 0  # Student's t alone goes below
+    certain = metrics.believed(np.zeros(60, np.int64), np.eye(2)[np.zeros(60, np.int64)])
+    assert (certain["log_loss_low"], certain["log_loss_high"]) == (None, None)
+    assert certain["brier_high"] > 0.1

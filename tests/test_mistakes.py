@@ -74,7 +74,14 @@ MISTAKES = [
     ("train --ray photos/", "'photos/' is not the address", "write --ray last"),
     ("train . --split-names train", "'train' is neither none", "train=FOLDER,test=FOLDER"),
     ("predict . . --output nowhere/x.csv", "nowhere, which does not exist", "Make that folder first"),
+    ("predict . . --output answers.xlsx", "names answers.xlsx", "Expected FILE.csv or FILE.parquet"),
+    (
+        "train . --set schedule=cosin",
+        "found 'cosin' for schedule. Did you mean 'cosine'?",
+        "step, one_cycle, constant.",
+    ),
     ("evaluate . . --plot confusion.txt", "confusion.txt", ".png"),
+    ("evaluate . . --confusion confusion.xlsx", "confusion.xlsx is no CSV file", "ends in .csv"),
     ("strategies topk", "Unknown strategy 'topk'", "Did you mean 'top_k'?"),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frostline import sentences
+from frostline import metrics, sentences
 from frostline.selection import (
     significance,
 )
@@ -76,6 +76,60 @@ def test_images_that_hang_together_widen_the_interval() -> None:
     assert together.error > 2 * alone.error
 
 
+def sure(right: np.ndarray, repeats: int = 1) -> HeldOutPredictions:
+    """Predictions in three classes that are right (n,) or not, the same in each repeat."""
+    count = len(right)
+    targets = np.arange(count) % 3
+    guesses = np.where(right, targets, (targets + 1) % 3)
+    return HeldOutPredictions(
+        images=np.tile(np.arange(count), repeats),
+        repeats=np.repeat(np.arange(repeats), count),
+        units=np.tile(np.arange(count), repeats),
+        targets=np.tile(targets, repeats),
+        probabilities=np.tile(np.eye(3)[guesses] * 0.85 + 0.05, (repeats, 1)),
+    )
+
+
+def share_right(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """A caller's own metric."""
+    return float((probabilities.argmax(axis=1) == targets).mean())
+
+
+@pytest.mark.parametrize(
+    ("metric", "repeats"),
+    [("accuracy", 1), ("accuracy", 3), ("macro_f1", 1), ("auroc", 1), ("log_loss", 1), (share_right, 3)],
+)
+def test_candidates_that_never_differ_may_differ_on_other_images(
+    metric: metrics.Metric, repeats: int
+) -> None:
+    right = np.arange(60) % 5 > 0
+    alike = significance.difference(sure(right, repeats), sure(right, repeats), metric)
+    assert alike.mean == 0
+    assert alike.low < -0.01
+    assert alike.high > 0.01
+    assert alike.error > 0
+
+
+@pytest.mark.parametrize("metric", ["accuracy", share_right])
+def test_three_images_on_which_one_alone_is_right_show_little(metric: metrics.Metric) -> None:
+    few = significance.difference(sure(np.ones(3, bool)), sure(np.zeros(3, bool)), metric)
+    assert few.low < 0 < few.mean == few.high == 1
+    assert not few.separated
+    assert significance.difference(sure(np.ones(30, bool)), sure(np.zeros(30, bool)), metric).separated
+
+
+@pytest.mark.parametrize("discordant", [0, 2, 4, 6, 12])
+def test_the_interval_of_few_discordant_images_is_bonett_and_prices(discordant: int) -> None:
+    count = 60
+    other = np.ones(count, bool)
+    other[:discordant] = False
+    found = significance.difference(sure(np.ones(count, bool)), sure(other), "accuracy")
+    first, second = (discordant + 1) / (count + 2), 1 / (count + 2)
+    half = metrics.Z95 * ((first + second - (first - second) ** 2) / (count + 2)) ** 0.5
+    assert found.low == pytest.approx(first - second - half, abs=0.02)
+    assert found.high == pytest.approx(first - second + half, abs=0.02)
+
+
 def test_the_verdict_says_how_much_was_seen() -> None:
     apart = {"leader": "full", "other": "head", "mean": 0.1, "low": 0.05, "high": 0.2, "separated": True}
     result = {
@@ -116,6 +170,8 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     )
     held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
     assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
+    ahead = {**held, "standings": [{"winner": True, "folds": 5}, {"folds": 1}]}  # the 54 are of all folds
+    assert verdict_lines(ahead)[0].startswith("full leads every other over the first of 5 folds:")
     probed = {**held, "differences": [], "standings": [{"winner": True, "folds": 5}, {}]}
     assert verdict_lines(probed)[0].startswith("full was evaluated on all 5 folds, and no other was")
 

@@ -46,6 +46,21 @@ def test_the_test_part_is_the_other_folder(places: tuple[Path, Path], tmp_path: 
     assert again.split_digest == data.split_digest
 
 
+def test_an_image_that_both_sources_name_is_learned_from(tmp_path: Path) -> None:
+    """Absolute paths are the same in both tables: the one of DATA stays, as a copy's original does."""
+    photos = write_folder(tmp_path / "photos", per_class=12)
+    rows = [f"{photo},{photo.parent.name}" for photo in sorted(photos.glob("*/*.png"))]
+    (tmp_path / "tables").mkdir()
+    (learned, new) = tables = [tmp_path / "tables" / name for name in ("learned.csv", "new.csv")]
+    for table, own in zip(tables, (rows[:32], rows[30:]), strict=True):
+        table.write_text("\n".join(["path,label", *own]))
+    data = frostline.load_data(learned, test_data=new, near_copies=False)
+    assert (len(data.samples), len(data.part("test"))) == (36, 4)
+    assert [gone.reason for gone in data.skipped] == ["is an image of DATA, which may be learned from"] * 2
+    with pytest.raises(DataError, match=r"No image of test_data can be used: 32 images of it are images of"):
+        frostline.load_data(learned, test_data=learned)
+
+
 def test_a_table_may_be_the_test_part_of_a_folder(places: tuple[Path, Path], tmp_path: Path) -> None:
     table = write_table(tmp_path / "table", train=0, test=3, seed=5)
     data = frostline.load_data(places[0], test_data=table, near_copies=False)

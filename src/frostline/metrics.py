@@ -312,11 +312,16 @@ def rate_interval(
 
 
 def mean_interval(
-    values: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
+    values: Floats,
+    units: Sequence[int] | Ints | None = None,
+    spread: float = 1.0,
+    limits: tuple[float, float] | None = None,
 ) -> tuple[float | None, float | None]:
     """Return a 95 % interval of a mean of any numbers, by Student's t.
 
-    The variance is that between units, and no smaller than without units.
+    The variance is that between units, and no smaller than without units. Where all numbers are the same, as
+    many others may be different as a share may have that was seen in none of the units (Clopper and Pearson
+    1934), and these be as low or high as `limits`.
 
     Parameters
     ----------
@@ -324,11 +329,13 @@ def mean_interval(
     units : sequence of int or None, length n
     spread : float
         How many times the variance over images the mean has.
+    limits : (float, float) or None
+        The lowest and the highest number possible.
 
     Returns
     -------
     low, high : float or None
-        None for a single unit.
+        None for a single unit, and where all numbers are the same and have no limits.
     """
     from scipy.stats import t
 
@@ -337,11 +344,17 @@ def mean_interval(
     count = int(index.max()) + 1
     if count < 2:
         return None, None
+    if np.ptp(values) == 0:
+        if limits is None:
+            return None, None
+        unseen = 1.0 - 0.025 ** (spread / count)
+        return middle - unseen * (middle - limits[0]), middle + unseen * (limits[1] - middle)
     away = values - middle
     simple = float((away**2).sum()) / (n - 1) / n
     clustered = float((np.bincount(index, weights=away) ** 2).sum()) * count / (count - 1) / n**2
     half = float(t.ppf(0.975, count - 1)) * math.sqrt(spread * max(simple, clustered))
-    return middle - half, middle + half
+    low, high = middle - half, middle + half
+    return (low, high) if limits is None else (max(low, limits[0]), min(high, limits[1]))
 
 
 def wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
@@ -483,9 +496,10 @@ def believed(
     unit = np.zeros(int(place.max()) + 1, dtype=np.int64)
     unit[place] = np.arange(n) if units is None else np.asarray(units)
     result: dict[str, Any] = {}
+    limits = {"log_loss": None, "brier": (0.0, 2.0)}
     for name, values in losses.items():
         image_losses = np.bincount(place, weights=values) / np.bincount(place)
-        low, high = mean_interval(image_losses, unit, spread)
+        low, high = mean_interval(image_losses, unit, spread, limits[name])
         low = None if low is None else max(0.0, low)
         result |= {name: float(image_losses.mean()), f"{name}_low": low, f"{name}_high": high}
     share = 1.0 / np.bincount(place)[place]

@@ -158,11 +158,10 @@ def load_data(
         columns,
         grouping is not None and grouping.text == PARENT,
     )
-    test_paths = frozenset[str]()
     if test_data is not None:
         test_columns = columns if _has_columns(test_data) else _NamedColumns(None, None, None)
         in_folders = grouping is not None and grouping.text == PARENT
-        test_paths = with_test_part(listed, _source_of(test_data, None, test_columns, in_folders))
+        with_test_part(listed, _source_of(test_data, None, test_columns, in_folders))
     skip_unlabelled(listed)
     cache = DigestCache()
     progress = Progress.of(progress)
@@ -174,7 +173,7 @@ def load_data(
         decode_special(listed, usable, cache, progress, workers)
     usable = [image for image in usable if not _skip_faulty(image, listed)]
     if test_data is not None:
-        usable = without_copies(usable, test_paths, listed)
+        usable = without_copies(usable, listed)
     _demand_classes(listed, usable)
     _group(usable, listed, grouping)
     if grouping is not None and grouping is inherited:

@@ -124,7 +124,9 @@ def forgetting(
             "before": _mean(before[was_learned]),
             "after": _mean(after[was_learned]),
         }
-    low, high = metrics.mean_interval((before - after)[new], units[new]) if new.any() else (None, None)
+    low, high = None, None
+    if new.any():
+        low, high = metrics.mean_interval((before - after)[new], units[new], limits=(-1.0, 1.0))
     lost = _mean((before - after)[new])
     return Forgetting(_mean(before[new]), _mean(after[new]), lost, low, high, int(new.sum()), learned)
 

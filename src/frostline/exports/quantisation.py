@@ -130,8 +130,8 @@ def quantise(
     )
     if quantised.loss > max_loss:
         raise ModelError(
-            f"{_loss_text(quantised)} Expected at most {max_loss:g}. Nothing was written: leave out --int8, "
-            "or allow more with --max-loss."
+            f"{_loss_text(quantised)} Expected at most {max_loss:g} points. Nothing was written: leave out "
+            "--int8, or allow more with --max-loss."
         )
     for part in folder.glob(f"{ONNX}*"):
         part.unlink()
@@ -146,7 +146,7 @@ def _loss_text(quantised: Quantised) -> str:
     meaning = "" if quantised.new_images else "; this is what quantising costs, not accuracy on new images"
     return (
         f"INT8 {loss} of accuracy on {quantised.images:,} {quantised.of}: {before:.1f} % before and "
-        f"{after:.1f} % after, {quantised.changed:,} predictions changed{meaning}."
+        f"{after:.1f} % after, {counted(quantised.changed, 'prediction')} changed{meaning}."
     )
 
 

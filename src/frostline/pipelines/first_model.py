@@ -99,10 +99,13 @@ def cross_validated_interval(run: Run) -> tuple[float, float]:
     return metrics.wilson(run.cv_score, (run.cv_images or run.n_train) / spread_of_folds(FOLDS))
 
 
-def first_line(run: Run, metric: str, seconds: float) -> str:
-    """Return the line that says that there is a first model, after so many seconds, and how good it is."""
+def first_line(run: Run, metric: str, seconds: float, *, pretrained: bool = True) -> str:
+    """Return the line that says that there is a first model, after so many seconds, and how good it is.
+
+    What unfreezing gained is of pretrained weights, and said of them alone.
+    """
     line = f"After {seconds:.0f} s there is a first model, a linear probe"
     if metric == "accuracy" and run.cv_score is not None:
         low, high = cross_validated_interval(run)
         line += f": accuracy {100 * run.cv_score:.0f} % ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
-    return f"{line}. {outlook(read_experience())}".rstrip()
+    return f"{line}. {outlook(read_experience()) if pretrained else ''}".rstrip()

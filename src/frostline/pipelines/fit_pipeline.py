@@ -214,11 +214,12 @@ def fit(
     demand_time(backbones[0], data, chosen.minutes, chosen.threads, watch)
     with deadline.within(chosen.minutes, watch, ENDING_S):
         first = steps.first_model(backbones[0], plain).cross_validated()
-    progress.log(first_line(first, metric_name, watch.seconds))
+    pretrained = not any(b.has_random_weights for b in backbones)
+    progress.log(first_line(first, metric_name, watch.seconds, pretrained=pretrained))
     probe_accuracy = first.cv_score if metric_name == "accuracy" and not chosen.plain_timm else None
     plans = steps.plans(backbones, {first.model: probe_accuracy})
     steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner
-    strategies_by_network = steps.strategies(plans, pinned)
+    strategies_by_network = steps.strategies(plans, pinned, say_why=pretrained)
     allowed = steps.minutes(plans, strategies_by_network)
     if not pinned:  # what is given goes before what the advice names
         strategies_by_network = {
@@ -239,6 +240,7 @@ def fit(
 
     answering = next(b for b in backbones if b.name == (comparison.model if comparison else first.model))
     planned = plans.get(answering.name)
+    advice = planned.advice if planned and pretrained else None  # it knows pretrained weights alone
     steps.write_backbone(answering, plans)
     reused = comparison.reused if comparison else first.reused
     point = (comparison.result if comparison else first.result).get("operating_point")
@@ -250,8 +252,8 @@ def fit(
     result = {
         **figures,
         **({} if point is None else {"operating_point": point}),
-        "recommended": planned.advice.recommended if planned else None,
-        "forecast": forecast_beside_measured(planned.advice if planned else None, figures),
+        "recommended": advice.recommended if advice else None,
+        "forecast": forecast_beside_measured(advice, figures),
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
         "images": len(data.samples),
@@ -274,7 +276,7 @@ def fit(
         comparison.run if comparison else first,
         comparison,
         planned.signals if planned else None,
-        planned.advice if planned else None,
+        advice,
         reused,
     )
 
@@ -366,12 +368,14 @@ class _Steps:
             self.progress.log(f"The probe is the model. {error}")
             return {}
 
-    def strategies(self, plans: Mapping[str, Planned], pinned: Sequence[str]) -> dict[str, list[str]]:
+    def strategies(
+        self, plans: Mapping[str, Planned], pinned: Sequence[str], *, say_why: bool
+    ) -> dict[str, list[str]]:
         """Return the strategies to compare by network: the pinned ones, else those of the advice."""
         for name, planned in plans.items():
             if planned.signals.groups:
                 self.progress.log(planned.signals.groups.sentence)
-            for line in planned.advice.why:
+            for line in planned.advice.why if say_why else ():
                 self.progress.log(line if len(plans) == 1 else f"{name}: {line}")
         config = self.config
         plain_heads = config.plain_timm or config.interpolate_weights is not None
@@ -445,7 +449,8 @@ class _Steps:
         if planned is None:
             return
         self.study.write("signals.json", planned.signals.as_dict())
-        self.study.write("advice.json", planned.advice.as_dict())
+        if not backbone.has_random_weights:
+            self.study.write("advice.json", planned.advice.as_dict())
 
     def report(self) -> str | None:
         """Write the page if there is time; return its path, also of an earlier page, or `None`."""

@@ -1,18 +1,20 @@
 """Bootstrap intervals of metrics that have no formula: means over classes, rankings, calibration.
 
 Images of one unit (group, copies) are drawn together. With one seed and the same units, two models are drawn
-on the same images, so that differences of draws are paired. Imports no torch.
+on the same images, so that differences of draws are paired. What draws cannot show, since it did not happen
+in the sample, is added (`added_images`). Imports no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
+from frostline.selection import added_images
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,7 +30,12 @@ RANKED = ("average_precision", "auroc")
 
 
 def draws(
-    targets: Ints, probabilities: Floats, units: Sequence[int] | Ints, names: Sequence[str], seed: int = 0
+    targets: Ints,
+    probabilities: Floats,
+    units: Sequence[int] | Ints,
+    names: Sequence[str],
+    seed: int = 0,
+    weights: NDArray[np.uint8] | None = None,
 ) -> dict[str, Floats]:
     """Return bootstrap draws of metrics.
 
@@ -42,14 +49,15 @@ def draws(
         Of `COUNTED` and `RANKED`.
     seed : int
         Decides which units are drawn.
+    weights : ndarray of uint8, shape (draws, units), or None
+        How often each unit is drawn instead, `units` being columns of it.
 
     Returns
     -------
     dict of str to ndarray, shape (draws,)
         NaN where a draw holds too little. A ranking of too many images and classes is left out.
     """
-    _, unit = np.unique(np.asarray(units), return_inverse=True)
-    weights = _weights(int(unit.max()) + 1, seed)
+    unit, weights = _weighted(units, seed, weights)
     counted = _counted(targets, probabilities, unit, weights)
     drawn = {name: counted[name] for name in names if name in COUNTED}
     ranked = [name for name in names if name in RANKED]
@@ -67,6 +75,7 @@ def metric_draws(
     probabilities: Floats,
     units: Sequence[int] | Ints,
     seed: int = 0,
+    weights: NDArray[np.uint8] | None = None,
 ) -> Floats:
     """Return bootstrap draws of any metric, on the units that `draws` draws with the same seed.
 
@@ -77,23 +86,92 @@ def metric_draws(
     probabilities : ndarray, shape (n, classes)
     units : sequence of int, length n
     seed : int
+    weights : ndarray of uint8, shape (draws, units), or None
+        As `draws` takes it.
 
     Returns
     -------
     ndarray, shape (draws,)
         NaN where the metric is undefined on a draw, or refuses it by `ValueError`.
     """
-    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    unit, weights = _weighted(units, seed, weights)
     values = np.full(DRAWS, np.nan)
-    for place, weights in enumerate(_weights(int(unit.max()) + 1, seed)):
-        rows = np.repeat(np.arange(len(targets)), weights[unit])
+    for place, times in enumerate(weights):
+        rows = np.repeat(np.arange(len(targets)), times[unit])
         with contextlib.suppress(ValueError):
             values[place] = metrics.score(metric, targets[rows], probabilities[rows])
     return values
 
 
+def added_draws(
+    targets: Ints, probabilities: Floats, units: Sequence[int] | Ints, metric: metrics.Metric
+) -> Sequence[Floats]:
+    """Return draws of a metric with two right and two wrong answers added; none where they take too long."""
+    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    sample = added_images.add(targets, [probabilities], unit, added_images.OF_ONE)
+    return list(_sample_draws(sample, [metric])[0].values())
+
+
+def paired_intervals(
+    targets: Ints,
+    first: Floats,
+    second: Floats,
+    units: Sequence[int] | Ints,
+    chosen: Sequence[metrics.Metric],
+) -> dict[str, tuple[float | None, float | None]]:
+    """Return 95 % intervals of how much higher metrics are for one model than for another.
+
+    Percentiles of a bootstrap with two units added, of which each model alone predicts one rightly.
+
+    Parameters
+    ----------
+    targets : ndarray of int64, shape (n,)
+    first, second : ndarray, shape (n, classes)
+        The models' probabilities of the same images.
+    units : sequence of int, length n
+    chosen : sequence of str or callable
+
+    Returns
+    -------
+    dict of str to (low, high)
+        By the metrics' names; None where there is none.
+    """
+    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    sample = added_images.add(targets, [first, second], unit, added_images.OF_TWO)
+    own, other = _sample_draws(sample, chosen)
+    ends = {}
+    for metric in chosen:
+        name = metrics.name_of(metric)
+        gain = metrics.score(metric, targets, first) - metrics.score(metric, targets, second)
+        ends[name] = percentile_interval(gain, [own[name] - other[name]] if name in own else [])
+    return ends
+
+
+def _sample_draws(
+    sample: added_images.AddedSample, chosen: Sequence[metrics.Metric]
+) -> list[dict[str, Floats]]:
+    """Return draws of metrics by their names, for each model of a sample."""
+    weights = sample.weights(DRAWS, seed=0)
+    quick = [metric for metric in chosen if isinstance(metric, str) and metric in (*COUNTED, *RANKED)]
+    return [
+        draws(sample.targets, matrix, sample.units, quick, weights=weights)
+        | {
+            metrics.name_of(metric): metric_draws(
+                metric, sample.targets, matrix, sample.units, weights=weights
+            )
+            for metric in chosen
+            if metric not in quick
+        }
+        for matrix in sample.probabilities
+    ]
+
+
 def any_interval(
-    metric: metrics.Metric, value: float, drawn: Sequence[Floats], units: int
+    metric: metrics.Metric,
+    value: float,
+    drawn: Sequence[Floats],
+    added: Callable[[], Sequence[Floats]],
+    units: int,
 ) -> tuple[float | None, float | None]:
     """Return a 95 % interval of any metric from its draws.
 
@@ -106,6 +184,8 @@ def any_interval(
     value : float
         The metric on all images.
     drawn : sequence of ndarray, each of shape (draws,)
+    added : callable
+        Returns the same draws with answers added.
     units : int
 
     Returns
@@ -113,22 +193,39 @@ def any_interval(
     low, high : float or None
     """
     if metrics.is_share(metric):
-        return rate_interval(value, drawn, units)
+        return rate_interval(value, drawn, added, units)
     if isinstance(metric, metrics.QuadraticKappa):
-        low, high = rate_interval((value + 1) / 2, [(draws_ + 1) / 2 for draws_ in drawn], units)
+        low, high = rate_interval(
+            (value + 1) / 2,
+            [(draws_ + 1) / 2 for draws_ in drawn],
+            lambda: [(draws_ + 1) / 2 for draws_ in added()],
+            units,
+        )
         return (None, None) if low is None or high is None else (2 * low - 1, 2 * high - 1)
+    return percentile_interval(value, added() if units > 1 else [])
+
+
+def percentile_interval(value: float, drawn: Sequence[Floats]) -> tuple[float | None, float | None]:
+    """Return the widest of the draws' 95 % percentile intervals, and never one without `value`.
+
+    None where too few draws are known, or no answer changes the metric.
+    """
     usable = [draws_[np.isfinite(draws_)] for draws_ in drawn]
-    if min(map(len, usable)) < FEWEST or units < 2:
+    if not usable or min(map(len, usable)) < FEWEST:
         return None, None
     ends = [np.quantile(draws_, (0.025, 0.975)) for draws_ in usable]
-    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+    low, high = min(value, *(low for low, _ in ends)), max(value, *(high for _, high in ends))
+    return (float(low), float(high)) if low < high else (None, None)
 
 
-def rate_interval(value: float, drawn: Sequence[Floats], units: int) -> tuple[float | None, float | None]:
+def rate_interval(
+    value: float, drawn: Sequence[Floats], added: Callable[[], Sequence[Floats]], units: int
+) -> tuple[float | None, float | None]:
     """Return a 95 % interval of a metric within 0–1: normal on the logit scale, with the draws' deviation.
 
     Percentiles hold the true value too rarely near 1: at 60 images and an average precision of 0.98 in 83
-    of 100 samples, this in 95 (simulated, docs/evaluate.md).
+    of 100 samples, this in 95 (simulated, docs/evaluate.md). Where the draws don't vary, or `value` is 0 or
+    1, the percentiles of the draws with answers added.
 
     Parameters
     ----------
@@ -137,22 +234,24 @@ def rate_interval(value: float, drawn: Sequence[Floats], units: int) -> tuple[fl
     drawn : sequence of ndarray, each of shape (draws,)
         Draws of units; where these hold several images, of images, too. The larger deviation counts, as in
         `metrics.rate_interval`: images of one unit are not more informative than others.
+    added : callable
+        Returns the same draws with answers added.
     units : int
         How many units there are: with few, Student's t widens the interval.
 
     Returns
     -------
     low, high : float or None
-        None where the draws don't vary, or `value` is 0 or 1.
+        None for a single unit, or where too few draws are known.
     """
     from scipy.stats import t
 
     usable = [draws_[np.isfinite(draws_)] for draws_ in drawn]
-    if min(map(len, usable)) < FEWEST or not 0 < value < 1 or units < 2:
+    if min(map(len, usable)) < FEWEST or units < 2:
         return None, None
     deviation = max(float(draws_.std()) for draws_ in usable)
-    if deviation == 0:
-        return None, None
+    if deviation == 0 or not 0 < value < 1:
+        return percentile_interval(value, added())
     quantile = float(t.ppf(0.975, units - 1)) if len(usable) > 1 else metrics.Z95
     middle, half = np.log(value / (1 - value)), quantile * deviation / (value * (1 - value))
     low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - half, middle + half))
@@ -218,15 +317,14 @@ def one_class_each(targets: Ints, units: Sequence[int] | Ints) -> bool:
     return len(pairs[0]) == len(np.unique(pairs[0]))
 
 
-def paired_interval(first: Floats, second: Floats) -> tuple[float | None, float | None]:
-    """Return a 95 % interval of a difference, first minus second, from draws on the same images."""
-    count = min(len(first), len(second))
-    gains = first[:count] - second[:count]
-    usable = gains[np.isfinite(gains)]
-    if not len(usable):
-        return None, None
-    low, high = np.quantile(usable, (0.025, 0.975))
-    return float(low), float(high)
+def _weighted(
+    units: Sequence[int] | Ints, seed: int, weights: NDArray[np.uint8] | None
+) -> tuple[Ints, NDArray[np.uint8]]:
+    """Return each image's column (n,) of weights (draws, units), drawn where none are given."""
+    if weights is not None:
+        return np.asarray(units), weights
+    _, unit = np.unique(np.asarray(units), return_inverse=True)
+    return unit, _weights(int(unit.max()) + 1, seed)
 
 
 def _weights(count: int, seed: int) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Paired tests between candidates on the same held-out images and repeats. Imports no torch.
 
 Intervals come from a two-way bootstrap over images and repeats. Images of one group, and copies of one image,
-are drawn together.
+are drawn together. Two units are added, of which each candidate alone predicts one rightly (Bonett and Price
+2012): images on which the two never differ don't show that they never would.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
+from frostline.selection import added_images
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -152,7 +154,7 @@ def difference(
     else:
         drawn = _draw_differences(first, second, metric, seed)
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Difference(mean, float(low), float(high), float(np.std(drawn)))
+    return Difference(mean, min(mean, float(low)), max(mean, float(high)), float(np.std(drawn)))
 
 
 def mcnemar(first_correct: NDArray[np.bool_], second_correct: NDArray[np.bool_]) -> float:
@@ -269,6 +271,9 @@ def _draw_accuracy_differences(first: HeldOutPredictions, second: HeldOutPredict
     sums, counts = np.zeros(shape), np.zeros(shape)
     np.add.at(sums, (repeat, unit), gains)
     np.add.at(counts, (repeat, unit), 1.0)
+    size = counts.mean(axis=1, keepdims=True)
+    sums, counts = np.hstack([sums, size, -size]), np.hstack([counts, size, size])
+    shape = sums.shape
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(DRAWS):
@@ -283,20 +288,25 @@ def _draw_differences(
     first: HeldOutPredictions, second: HeldOutPredictions, metric: metrics.Metric, seed: int
 ) -> Floats:
     """Return bootstrap differences of any metric, by drawing images."""
+    names, unit = np.unique(first.units, return_inverse=True)
+    samples = []
+    for repeat in np.unique(first.repeats):
+        rows = first.repeats == repeat
+        both = (first.probabilities[rows], second.probabilities[rows])
+        samples.append(
+            added_images.add(first.targets[rows], both, unit[rows], added_images.OF_TWO, len(names))
+        )
     rng = np.random.default_rng(seed)
-    members = _members(first.units)
-    repeats = np.unique(first.repeats)
     drawn: list[float] = []
-    for _ in range(DRAWS // 4):
-        units = rng.integers(len(members), size=len(members))
-        rows = np.concatenate([members[u] for u in units])
+    for weights in samples[0].weights(DRAWS // 4, seed):
         gains = []
-        for repeat in rng.choice(repeats, len(repeats)):
-            chosen = rows[first.repeats[rows] == repeat]
+        for repeat in rng.integers(len(samples), size=len(samples)).tolist():
+            sample = samples[repeat]
+            chosen = np.repeat(np.arange(len(sample.targets)), weights[sample.units])
             if len(chosen):
                 scores = [
-                    metrics.goodness(metric, h.targets[chosen], h.probabilities[chosen])
-                    for h in (first, second)
+                    metrics.goodness(metric, sample.targets[chosen], matrix[chosen])
+                    for matrix in sample.probabilities
                 ]
                 gains.append(scores[0] - scores[1])
         if gains and np.isfinite(gains).all():

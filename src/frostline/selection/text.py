@@ -123,6 +123,9 @@ def _first(result: Mapping[str, Any]) -> str:
             if repeats == 1
             else f"{repeats} hold-outs"
         )
+        # The figures of a winner that was run on more folds are of images that the others never predicted.
+        if repeats == 1 and any(row.get("winner") and row["folds"] > 1 for row in result["standings"]):
+            basis = f"the first of {result['folds']} folds"
     if len(result["standings"]) == 1:
         return f"{winner} was the only candidate, evaluated on {basis}."
     if not result["differences"]:

@@ -105,7 +105,7 @@ def _wrong_words(strategy: Strategy) -> Iterable[str]:
     for key, known in words.items():
         value = getattr(strategy, key)
         if value is not None and value not in known:
-            yield f"{key} must be one of {', '.join(known)}, found {value!r}{did_you_mean(value, known)}"
+            yield f"found {value!r} for {key}.{did_you_mean(value, known)} Expected one of {', '.join(known)}"
     if strategy.optimizer is not None:
         yield from _wrong_optimizer(strategy.optimizer)
     layers = strategy.layers

@@ -170,7 +170,8 @@ class HeldOut:
         means = np.bincount(place, weights=costs[self.targets, guesses]) / np.bincount(place)
         unit = np.zeros(len(means), dtype=np.int64)
         unit[place] = self.units
-        low, high = metrics.mean_interval(means, unit, self.spread)
+        limits = (float(costs.min()), float(costs.max()))
+        low, high = metrics.mean_interval(means, unit, self.spread, limits)
         return Rate(float(means.mean()), low, high, len(means))
 
 

@@ -290,8 +290,7 @@ class Study:
         """Return a study that must exist already. Raises `StudyError`."""
         study = cls(path)
         if not (study.path / "study.json").is_file():
-            what = "is not a study: it holds no study.json" if study.path.is_dir() else "does not exist"
-            raise StudyError(f"{study.path} {what}. Expected a folder that fit, compare or train wrote.")
+            raise StudyError(f"{study.path} {no_study(study.path)}")
         try:
             card = study.card
         except StudyError:  # damaged: its runs can still be read
@@ -452,3 +451,22 @@ def look_at_test(test_digest: str, config_digest: str) -> int | None:
     except OSError:
         return None
     return len(configurations)
+
+
+def no_study(folder: Path) -> str:
+    """Return what a folder without a study is instead, and what to do, as the rest of a sentence."""
+    expected = "Expected a folder that fit, compare or train wrote."
+    if not folder.is_dir():
+        return f"does not exist. {expected}"
+    try:
+        origin = _object(folder / "config.json").get("frostline")
+    except StudyError:
+        origin = None
+    if not isinstance(origin, dict):
+        return f"is not a study: it holds no study.json. {expected}"
+    uses = []
+    if origin.get("export") != "torch":  # loading that would unpickle
+        uses.append(f"`frostline evaluate {folder} DATA` judges it on labelled images.")
+    if (folder / "infer.py").is_file():
+        uses.append("Its infer.py labels images.")
+    return " ".join(["is an export, not a study.", *uses, "Its README.md says how to load it.", expected])

@@ -344,7 +344,7 @@ class TrainRequest:
         elif not self.data.part("val"):
             wrong = (
                 f"{name} goes by val, and there is no val part: name one (a folder val/, a table's column "
-                f"split; {option('val_size')} draws one from 200 images on), or leave {name} out."
+                f"split; {option('val_size')} draws one where 200 are left beside test), or leave {name} out."
             )
         elif patience < (epochs := self.phases()[-1].epochs):
             return []

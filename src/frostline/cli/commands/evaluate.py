@@ -127,6 +127,8 @@ def _check_files(options: dict[str, Any]) -> None:
             raise UsageError(
                 f"--{name} names a file in {folder}, which does not exist. Make that folder first."
             )
+    if options["confusion"] and Path(options["confusion"]).suffix.lower() != ".csv":
+        raise UsageError(f"--confusion {options['confusion']} is no CSV file: name one that ends in .csv.")
     if options["plot"]:
         from frostline.reports.classification import checked_picture
 

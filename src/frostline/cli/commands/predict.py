@@ -69,6 +69,10 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
             raise UsageError(
                 f"--output names a file in {folder}, which does not exist. Make that folder first."
             )
+        if options["output"] and Path(options["output"]).suffix.lower() not in ("", ".csv", ".parquet"):
+            raise UsageError(
+                f"--output names {Path(options['output']).name}. Expected FILE.csv or FILE.parquet."
+            )
         if options["all_probabilities"]:
             if options["top"] > 1:
                 raise UsageError(

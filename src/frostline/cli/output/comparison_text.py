@@ -33,7 +33,7 @@ def comparison(outcome: Comparison) -> None:
     for line in decided_lines(outcome.result):
         out.print(line, highlight=False)
     spent = minutes(outcome.seconds)
-    budget = "" if outcome.budget_seconds is None else f" of {minutes(outcome.budget_seconds)}"
+    budget = "" if outcome.budget_seconds is None else f" of {limit_text(outcome.budget_seconds)}"
     out.print(f"{spent}{budget}; {counted(outcome.runs, 'run')} in {outcome.study.path}")
     predicting = outcome.result["predicting"]
     if not predicting["winner"]:
@@ -142,9 +142,14 @@ def fitted(outcome: Fitted) -> None:
         out.print(sentences.forecast(outcome.result["forecast"]), highlight=False)
     if outcome.recommended not in (None, outcome.strategy):
         out.print(f"The advice had recommended {outcome.recommended}.", highlight=False)
-    spent, budget = minutes(outcome.seconds), minutes(outcome.budget_seconds)
+    spent, budget = minutes(outcome.seconds), limit_text(outcome.budget_seconds)
     on_every_image = outcome.comparison is None or outcome.comparison.every_image
     suffix = "; the model was trained on all train and val images" if on_every_image else ""
     out.print(f"{spent} of {budget}{suffix}.")
     command = f"frostline predict {shlex.quote(str(outcome.study))} IMAGES"
     out.print(f"\n  {command}", highlight=False, soft_wrap=True)
+
+
+def limit_text(seconds: float) -> str:
+    """Return a time limit as --minutes takes it: one and a half are not two."""
+    return f"{round(seconds / 60, 1):g} min" if 60 <= seconds < 600 else minutes(seconds)

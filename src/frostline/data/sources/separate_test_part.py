@@ -15,8 +15,8 @@ from frostline.errors import DataError, UsageError, option
 from frostline.sentences import counted, named
 
 
-def with_test_part(source: Source, test: Source) -> frozenset[str]:
-    """Add the images of `test` to `source` as its test part; return their paths.
+def with_test_part(source: Source, test: Source) -> None:
+    """Add the images of `test` to `source` as its test part.
 
     Classes are matched by name; images of others are left out, and named in a finding.
 
@@ -47,7 +47,6 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
             "correct the "
             "column of labels."
         )
-    paths = []
     for image in test.images:
         path = os.fspath((test.root / image.path).absolute())
         if image.label in unknown:
@@ -55,7 +54,6 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
             source.skipped.append(SkippedImage(path, image.label, reason, "left_out"))
             continue
         source.images.append(replace(image, path=path, split="test"))
-        paths.append(path)
     source.skipped += [
         replace(skipped, path=os.fspath((test.root / skipped.path).absolute())) for skipped in test.skipped
     ]
@@ -63,25 +61,28 @@ def with_test_part(source: Source, test: Source) -> frozenset[str]:
         listed = named([f"{label} ({counted(count, 'image')})" for label, count in sorted(unknown.items())])
         message = f"Classes of the test data that DATA does not have, left out of the test part: {listed}."
         source.findings.append(Finding("left_out", sum(unknown.values()), message))
-    return frozenset(paths)
 
 
-def without_copies(images: Sequence[Indexed], test_paths: frozenset[str], source: Source) -> list[Indexed]:
+def without_copies(images: Sequence[Indexed], source: Source) -> list[Indexed]:
     """Return the images without those of the test part that are exact copies of others; these are skipped.
 
-    Raises `DataError` where no test image is left.
+    A file that both sources name is a copy of itself. Raises `DataError` where no test image is left.
     """
-    path_of = {
-        image.digest: image.entry.path for image in reversed(images) if image.entry.path not in test_paths
-    }
-    copies = [image for image in images if image.entry.path in test_paths and image.digest in path_of]
-    for image in copies:
-        reason = f"is an exact copy of {path_of[image.digest]}, which may be learned from"
-        source.skipped.append(SkippedImage(image.entry.path, image.entry.label, reason, "leak"))
-    gone = {image.entry.path for image in copies}
-    if not any(image.entry.path in test_paths and image.entry.path not in gone for image in images):
-        raise DataError(
-            f"No image of {option('test_data')} can be used: {counted(len(copies), 'image')} of it are "
-            "exact copies of images of DATA. Expected images that the model does not learn from."
+    path_of = {image.digest: image.entry.path for image in reversed(images) if image.entry.split != "test"}
+    usable, copies = [], 0
+    for image in images:
+        if image.entry.split != "test" or image.digest not in path_of:
+            usable.append(image)
+            continue
+        path, other = image.entry.path, path_of[image.digest]
+        what = "is an image of DATA" if path == other else f"is an exact copy of {other}"
+        source.skipped.append(
+            SkippedImage(path, image.entry.label, f"{what}, which may be learned from", "leak")
         )
-    return [image for image in images if image.entry.path not in gone]
+        copies += 1
+    if not any(image.entry.split == "test" for image in usable):
+        raise DataError(
+            f"No image of {option('test_data')} can be used: {counted(copies, 'image')} of it are images of "
+            "DATA, or exact copies of them. Expected images that the model does not learn from."
+        )
+    return usable

@@ -118,7 +118,7 @@ class Answers:
 
     def figures(self) -> Figures:
         """Return all metrics with their intervals."""
-        drawn = {name: self._drawn(name) for name in DRAWN_DIFFERENCES[: 4 if self.whole else 2]}
+        drawn = {name: self._estimate(name) for name in DRAWN_DIFFERENCES[: 4 if self.whole else 2]}
         if metric_intervals.one_class_each(self.targets, self.units):
             ends = metric_intervals.balanced_interval(self.targets, self.guesses, self.units)
             drawn["balanced_accuracy"] = Estimate(drawn["balanced_accuracy"].value, *ends)
@@ -137,21 +137,28 @@ class Answers:
         if self.metric is None:
             return {}
         name = metrics.name_of(self.metric)
-        value = metrics.score(self.metric, self.targets, self._matrix(self.metric))
-        if not isfinite(value):
-            return {name: UNKNOWN}
-        drawn = [self.draws[name], *([] if self.independent else [self.image_draws[name]])]
-        units = len(np.unique(self.units))
-        return {name: Estimate(value, *metric_intervals.any_interval(self.metric, value, drawn, units))}
+        return {name: self._estimate(self.metric)}
 
-    def _drawn(self, name: str) -> Estimate:
-        value = metrics.score(name, self.targets, self._matrix(name))
+    def _estimate(self, metric: metrics.Metric) -> Estimate:
+        """Return a metric without a formula, with its bootstrap interval."""
+        name, matrix = metrics.name_of(metric), self._matrix(metric)
+        value = metrics.score(metric, self.targets, matrix)
         if not isfinite(value):
             return UNKNOWN
         if name not in self.draws:
             return Estimate(value)
         drawn = [self.draws[name], *([] if self.independent else [self.image_draws[name]])]
-        return Estimate(value, *metric_intervals.rate_interval(value, drawn, len(np.unique(self.units))))
+
+        def added() -> list[Floats]:
+            units = [self.units, *([] if self.independent else [np.arange(len(self.targets))])]
+            return [
+                draws_
+                for each in units
+                for draws_ in metric_intervals.added_draws(self.targets, matrix, each, metric)
+            ]
+
+        ends = metric_intervals.any_interval(metric, value, drawn, added, len(np.unique(self.units)))
+        return Estimate(value, *ends)
 
     def _losses(self) -> dict[str, Estimate]:
         believed = metrics.believed(self.targets, self.probabilities, self.units)
@@ -167,9 +174,12 @@ class Answers:
             return Estimate(value)
         low, high = metric_intervals.calibration_interval(value, self.draws["ece"], self.draws["ece_noise"])
         # The error is at least the distance of mean confidence and accuracy: where that may be larger, so may
-        # the error, also without a single mistake, which no draw can show.
+        # the error, also without a single mistake, which no draw shows. Without one it may be smaller, too.
         stated = float(self.probabilities.max(axis=1).mean())
-        lowest, highest = metrics.interval(self.targets, self.guesses, self.units)
+        likeliest = self.probabilities.argmax(axis=1)
+        lowest, highest = metrics.interval(self.targets, likeliest, self.units)
+        if len(np.unique(likeliest == self.targets)) == 1:
+            low = min(low, max(0.0, lowest - stated, stated - highest))
         return Estimate(value, low, min(1.0, max(high, stated - lowest, highest - stated)))
 
     def per_class(self, classes: Sequence[str]) -> tuple[ClassFigures, ...]:
@@ -216,19 +226,18 @@ class Answers:
         accuracy = significance.difference(self._held(), other._held(), "accuracy")
         differences = {"accuracy": Estimate(accuracy.mean, accuracy.low, accuracy.high)}
         whole = self.whole and other.whole
-        both: list[metrics.Metric] = list(DRAWN_DIFFERENCES[: 4 if whole else 2])
+        groups: list[tuple[metrics.Metric, ...]] = [("balanced_accuracy", "macro_f1")]
+        groups += [("average_precision", "auroc")] if whole else []
         if self.metric is not None and other.metric is not None:
-            both.append(self.metric)
-        for metric in both:
-            name = metrics.name_of(metric)
-            first_value, other_value = (
-                metrics.score(metric, one.targets, one._matrix(metric)) for one in (self, other)
-            )
-            ends: tuple[float | None, float | None] = (None, None)
-            if name in self.draws and name in other.draws:
-                ends = metric_intervals.paired_interval(self.draws[name], other.draws[name])
-            if isfinite(first_value - other_value):
-                differences[name] = Estimate(first_value - other_value, *ends)
+            groups.append((self.metric,))
+        for group in groups:  # of metrics that are computed from the same matrix
+            matrices = self._matrix(group[0]), other._matrix(group[0])
+            ends = metric_intervals.paired_intervals(self.targets, *matrices, self.units, group)
+            for metric in group:
+                first, second = (metrics.score(metric, self.targets, matrix) for matrix in matrices)
+                if isfinite(first - second):
+                    name = metrics.name_of(metric)
+                    differences[name] = Estimate(first - second, *ends[name])
         if whole:
             gains = self._log_losses() - other._log_losses()
             low, high = metrics.mean_interval(gains, self.units)

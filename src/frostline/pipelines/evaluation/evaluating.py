@@ -243,10 +243,11 @@ def _sorted_out(loaded: Sequence[LoadedModel], data: Manifest, predicted: _Predi
     }
     known = np.array([not unknown_to[label] for label in labels])
     if not known.any():
+        knowing = " and ".join(model.name for model in loaded)
         raise DataError(
-            f"None of the classes of these images ({named(sorted(set(labels)))}) is one that "
-            f"{' and '.join(model.name for model in loaded)} know(s): {named(loaded[0].predictor.classes)}. "
-            "Classes are matched by name: rename the folders, or correct the column of labels."
+            f"None of the classes of these images ({named(sorted(set(labels)))}) is one that {knowing} "
+            f"{'knows' if len(loaded) == 1 else 'know'}: {named(loaded[0].predictor.classes)}. Classes are "
+            "matched by name: rename the folders, or correct the column of labels."
         )
     met = _learned_digests(loaded, data)
     has_learned = np.array([sample.digest in met.learned for sample in samples])
@@ -338,7 +339,12 @@ def _evaluated(
             ]
         )
     )
-    others = [read_other(table, paths, images.data.root).naming(known) for table in tables]
+    others = [
+        read_other(table, paths, images.data.root)
+        .naming(known)
+        .beside_labels([sample.label for sample in images.samples])
+        for table in tables
+    ]
     names = [
         *(name for model in loaded for name in model.predictor.classes),
         *(label for other in others for label in other.labels if label),

@@ -71,6 +71,16 @@ class OtherPredictions:
         )
         return replace(self, notes=(*self.notes, note))
 
+    def beside_labels(self, labels: Sequence[str]) -> OtherPredictions:
+        """Return these predictions with a note where they are the images' labels, without a probability."""
+        if self.probabilities is not None or self.labels != tuple(labels):
+            return self
+        note = (
+            f"{self.name}: every prediction is the image's label. If its column holds the labels, it says "
+            "nothing about the other system."
+        )
+        return replace(self, notes=(*self.notes, note))
+
 
 def read_other(path: str | Path, paths: Sequence[str], root: Path | None) -> OtherPredictions:
     """Read a table of predictions, and match it with images.
