@@ -116,7 +116,7 @@ since its advice is about pretrained features.
   `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights).
   Limits are compared with `peak_memory_upper_bytes` and 1.35 × `seconds`.
 - `check`: `data`, `n_images`, `classes: {{name: {{train, val, test}}}}`, `parts: {{train, val, test}}`,
-  `given` (parts that DATA names itself), `skipped: [{{path, label, kind, reason}}]`, `findings: [{{kind,
+  `predefined` (parts that DATA names itself), `skipped: [{{path, label, kind, reason}}]`, `findings: [{{kind,
   n, message, what_to_do, examples}}]` (`n` counts images, or what the message names; `examples` are paths),
   `failed` (kinds that `--fail-on` names and that were found), `page`.
 - `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (no runs

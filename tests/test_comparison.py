@@ -68,13 +68,13 @@ def test_every_image_is_held_out_once_a_repeat_and_the_test_part_never(tmp_path:
 
 
 def test_a_val_part_that_the_source_names_is_kept(data: Manifest) -> None:
-    assert data.given == ("train", "val", "test")
+    assert data.predefined == ("train", "val", "test")
     assert resampling.folds_of(data, 0) == 1
     for repeat in range(2):
         part = resampling.split(data, Cell(repeat, 0), 0)
         assert {s.path for s in part.part("val")} == {s.path for s in data.part("val")}
         assert not part.part("test")
-    assert Manifest.from_json(data.to_json()).given == data.given
+    assert Manifest.from_json(data.to_json()).predefined == data.predefined
 
 
 def test_groups_and_what_can_only_train_stay_together(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
     header, *rows = manifest.read_text().splitlines()
     split_header = {
         **json.loads(header),
-        "given": ["test"],
+        "predefined": ["test"],
         "shares": [0.0, 0.3],
     }  # a test part of the source's own
     manifest.write_text("\n".join([json.dumps(split_header), *rows]) + "\n")

@@ -33,7 +33,7 @@ def test_the_test_part_is_the_other_folder(places: tuple[Path, Path], tmp_path: 
         f"kind {kind}/{n:03}.png" for kind in range(3) for n in range(5) if (kind, n) != (2, 0)
     }
     assert len(data.part("train")) + len(data.part("val")) == 36  # none was drawn for test
-    assert data.given == ("test",)
+    assert data.predefined == ("test",)
     assert data.classes == ("kind 0", "kind 1", "kind 2")
     assert any("kind 9 (1 image)" in note for note in data.notes)
     copies = [gone for gone in data.skipped if gone.kind == "leak"]

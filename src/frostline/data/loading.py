@@ -525,7 +525,7 @@ def _manifest(
         near_copies=near,
         suspects=suspects,
         data_findings=tuple(findings),
-        given=given_parts,
+        predefined=given_parts,
         shares=(split_options.test, split_options.val),
         seed=split_options.seed,
         items=source.items,

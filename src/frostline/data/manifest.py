@@ -65,7 +65,7 @@ class Manifest:
         Paths of near copies that stay in one part; all pairs that look alike.
     data_findings : tuple of Finding
         Findings about the images besides `skipped`.
-    given : tuple of str
+    predefined : tuple of str
         Parts that the source named; the others were drawn.
     shares : tuple of float or None
         Requested shares of test, and of val among the rest.
@@ -85,7 +85,7 @@ class Manifest:
     near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
     data_findings: tuple[Finding, ...] = ()  # besides skipped images
-    given: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
+    predefined: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as requested
     reading: Mapping[str, str] = field(default_factory=dict)  # option → its value, of how the source was read
     seed: int | None = None  # that they were drawn with
@@ -377,7 +377,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
-        plain_fields = ("classes", "near_copies", "suspects", "given", "shares", "seed")
+        plain_fields = ("classes", "near_copies", "suspects", "predefined", "shares", "seed")
         header = {
             "root": None if self.root is None else str(self.root),
             "digest": self.digest,
@@ -527,7 +527,7 @@ def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
         near_copies=tuple((path_a, path_b) for path_a, path_b in header["near_copies"]),
         suspects=tuple((path_a, path_b) for path_a, path_b in header["suspects"]),
         data_findings=tuple(Finding.from_row(row) for row in header["findings"]),
-        given=tuple(header.get("given", ())),
+        predefined=tuple(header.get("predefined", ())),
         reading=dict(header.get("reading", {})),
         shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
         seed=header.get("seed"),
@@ -546,7 +546,7 @@ def _demand_plain(manifest: Manifest) -> None:
     texts += [*manifest.kinds, *manifest.kinds.values()]
     texts += [
         *manifest.classes,
-        *manifest.given,
+        *manifest.predefined,
         *manifest.learned,
         *manifest.reading,
         *manifest.reading.values(),

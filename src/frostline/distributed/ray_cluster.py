@@ -1,6 +1,6 @@
 """Ray clusters: connect, and run one function on every worker.
 
-Which worker does which trial or row is decided elsewhere, by the ledger and the cache's claims,
+Which worker does which trial or row is decided elsewhere, by the trial queue and the cache's claims,
 so a worker that dies costs what it had claimed and nothing else. Workers see the same folders as the caller.
 """
 

@@ -26,7 +26,10 @@ class WandbRun:
         self._run = run
         state = self._read_state().get(KEY) or {}
         self._id: str = state.get("id") or uuid.uuid4().hex[:8]
-        self.epochs_logged, self.finished = int(state.get("held", 0)), bool(state.get("over", False))
+        self.epochs_logged, self.finished = (
+            int(state.get("epochs_logged", 0)),
+            bool(state.get("finished", False)),
+        )
         self._open: Any = None if self.finished else self._begin()
 
     def rewind(self, done: int) -> None:
@@ -78,7 +81,7 @@ class WandbRun:
         return dict(folder.read(STATE_FILE)) if (folder.path / STATE_FILE).is_file() else {}
 
     def _write_state(self) -> None:
-        state = {"id": self._id, "held": self.epochs_logged, "over": self.finished}
+        state = {"id": self._id, "epochs_logged": self.epochs_logged, "finished": self.finished}
         self._run.folder.write(STATE_FILE, {**self._read_state(), KEY: state})
 
 

@@ -40,7 +40,7 @@ def keep_learned_in_train(
     learned = frozenset(d for d, side in seen_images.images.sides.items() if side in LEARNED)
     _demand_clean_parts(data, learned)
     sides = {digest: "train" if digest in learned else "test" for digest in seen_images.images.sides}
-    if "test" in data.given:  # the source says what is tested on
+    if "test" in data.predefined:  # the source says what is tested on
         sides = {digest: side for digest, side in sides.items() if side == "train"}
     result = replace(data, learned=data.learned | learned)
     if any(sides.get(sample.digest, sample.split) != sample.split for sample in data.samples):
@@ -96,7 +96,7 @@ def _of_module(backbone: Backbone, study: Study) -> Fingerprints | None:
 def _demand_clean_parts(data: Manifest, learned: frozenset[str]) -> None:
     for part in ("test", "val"):
         inside = [sample for sample in data.part(part) if sample.digest in learned]
-        if inside and part in data.given:
+        if inside and part in data.predefined:
             raise DataError(
                 f"The {part} part that the source names holds {len(inside)} image(s) that this model learned "
                 f"from ({_listed(inside)}): its accuracy on them says nothing about new images. Remove them "

@@ -15,9 +15,9 @@ def load_parts(load: Callable[..., Manifest]) -> Manifest:
     """Return the data with nothing held out, or with a test part for many images or a source with parts."""
     data = load(test_size=0.0, val_size=0.0)
     few = len(data.samples) < FEW_IMAGES
-    if few and not set(data.given) - {"train"}:
+    if few and not set(data.predefined) - {"train"}:
         return data
-    if "test" in data.given:
+    if "test" in data.predefined:
         return data if few else load(test_size=0.0)
     return load(val_size=0.0 if few else 0.2)
 

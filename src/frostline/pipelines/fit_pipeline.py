@@ -388,7 +388,7 @@ class _Steps:
         """Return the time limit; where none was given, the time as if the slowest network ran them all."""
         if self.config.minutes is not None:
             return self.config.minutes
-        folds = 1 if "val" in self.data.given or len(self.data.samples) >= FEW_IMAGES else FOLDS
+        folds = 1 if "val" in self.data.predefined or len(self.data.samples) >= FEW_IMAGES else FOLDS
         every = [name for names in strategies.values() for name in names]
         more_epochs = _more_epochs(self.config.of_strategy, self.data)
         return max(

@@ -306,7 +306,7 @@ def _split_options(context: ReportContext) -> dict[str, Any]:
     sizes = {
         f"{part}_size": share
         for part, share in zip(("test", "val"), data.shares, strict=True)
-        if part not in data.given
+        if part not in data.predefined
     }
     return {**sizes, **data.reading, **as_options(data.rendering)}
 

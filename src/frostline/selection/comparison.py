@@ -377,7 +377,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
     """Return what is fixed before the first run: folds, repeats and predicted seconds of each run."""
     data, candidates = request.data, request.candidates
     folds, images = resampling.folds_of(data, request.config.seed), len(resampling.pool(data))
-    held_out = len(data.part("val")) if "val" in data.given else images // resampling.FOLDS
+    held_out = len(data.part("val")) if "val" in data.predefined else images // resampling.FOLDS
 
     def cost(candidate: Candidate, share: float, train: int, val: int, test: int, warm: bool = False) -> Cost:
         return predict(

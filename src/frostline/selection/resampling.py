@@ -60,7 +60,7 @@ def folds_of(data: Manifest, seed: int) -> int:
     NothingHeldOut
         If no image can be held out.
     """
-    has_val = "val" in data.given
+    has_val = "val" in data.predefined
     folds = 1 if has_val and len(_given_val(data)) else 0 if has_val else len(_splits(data, 0, seed))
     if not folds:
         raise NothingHeldOut(_nothing_held(data))
@@ -110,7 +110,7 @@ def seed_of(seed: int, cell: Cell) -> int:
 
 def remembered(data: Manifest, seed: int, repeats: int) -> dict[int, dict[str, int]]:
     """Return the folds of the repeats as a study stores them: seed → image digest → fold."""
-    if "val" in data.given:
+    if "val" in data.predefined:
         return {}
     digests = [sample.digest for sample in pool(data)]
     return {
@@ -121,7 +121,7 @@ def remembered(data: Manifest, seed: int, repeats: int) -> dict[int, dict[str, i
 
 def parted(data: Manifest, cell: Cell, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the cell's (training, held-out) positions in the pool."""
-    if "val" in data.given:
+    if "val" in data.predefined:
         held = _given_val(data)
         return np.setdiff1d(np.arange(len(pool(data))), held), held
     return _splits(data, cell.repeat, seed)[cell.fold]

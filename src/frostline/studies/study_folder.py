@@ -442,10 +442,10 @@ def look_at_test(test_digest: str, config_digest: str) -> int | None:
     where the count cannot be kept.
     """
     try:
-        ledger = directories.folder("test-evaluations") / f"{test_digest}.txt"
-        configurations = set(ledger.read_text().split()) if ledger.exists() else set()
+        path = directories.folder("test-evaluations") / f"{test_digest}.txt"
+        configurations = set(path.read_text().split()) if path.exists() else set()
         if config_digest not in configurations:
-            with open(ledger, "a", encoding="ascii") as file:
+            with open(path, "a", encoding="ascii") as file:
                 file.write(config_digest + "\n")
             configurations.add(config_digest)
     except OSError:

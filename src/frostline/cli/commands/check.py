@@ -107,7 +107,7 @@ def check(data: str, **options: Any) -> None:
             "n_images": len(manifest.samples),
             "classes": manifest.counts,
             "parts": {part: len(manifest.part(part)) for part in ("train", "val", "test")},
-            "given": list(manifest.given),
+            "predefined": list(manifest.predefined),
             "skipped": [
                 {"path": skipped.path, "label": skipped.label, "kind": skipped.kind, "reason": skipped.reason}
                 for skipped in manifest.skipped

@@ -43,7 +43,7 @@ def _print(finding: Finding, out: Console) -> None:
 
 
 def _table(data: Manifest) -> Table:
-    given = {part: "given" if part in data.given else "drawn" for part in PARTS}
+    given = {part: "given" if part in data.predefined else "drawn" for part in PARTS}
     table = Table(title="How the images would be split", title_justify="left")
     table.add_column("class", overflow="fold")
     for part in PARTS:

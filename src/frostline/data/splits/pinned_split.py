@@ -26,7 +26,7 @@ def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
     if data.shares is None or data.seed is None:
         raise DataError("This manifest does not record how its parts were drawn: load the data again.")
     split_result = split(
-        [ImageEntry(s.path, s.label, s.group, _source_part(s, data.given)) for s in data.samples],
+        [ImageEntry(s.path, s.label, s.group, _source_part(s, data.predefined)) for s in data.samples],
         [sample.digest for sample in data.samples],
         data.positions(data.near_copies),
         SplitOptions(data.seed, *data.shares),
@@ -80,4 +80,4 @@ def with_samples(
 def split_findings(data: Manifest) -> list[Finding]:
     """Return the findings on the current split."""
     options = SplitOptions(data.seed or 0, *(data.shares or (0.0, 0.0)))
-    return about_split(data.samples, data.classes, data.given, options, data.near_copies)
+    return about_split(data.samples, data.classes, data.predefined, options, data.near_copies)
