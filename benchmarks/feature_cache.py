@@ -43,7 +43,7 @@ from frostline.studies.study_folder import environment
 from frostline.system import numerics
 from frostline.system.timing import _give_back
 from frostline.training.loop import optimizer
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from plain import accuracy, drawn, plain_loop
 
 EPOCHS_HEAD, EPOCHS_SUFFIX = 30, 15

@@ -334,13 +334,13 @@ def layout(data: bytes, folder: Path) -> None:
     """Folders by any names, and `--split-names`: the first line; then a path a line."""
     import click
 
-    from frostline.cli.parameter_types import SplitNames
+    from frostline.cli.parameter_types import SplitNamesType
     from frostline.data.sources import folder_layout as module
     from frostline.data.sources.class_folders import read_folder
 
     first, *lines = data.decode("utf-8", "replace").split("\n")
     try:
-        named = SplitNames().convert(first, None, None) if first else None
+        named = SplitNamesType().convert(first, None, None) if first else None
     except click.ClickException:
         named = None
     paths = ["/".join(part for part in line.split("/") if part.strip(".")) for line in lines]

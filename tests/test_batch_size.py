@@ -20,8 +20,8 @@ from frostline.errors import UsageError
 from frostline.models import Backbone
 from frostline.strategies import BatchSize, batch_rule, batch_size, halved, parse
 from frostline.studies.study_folder import digest_of
-from frostline.training import request as request_module
-from frostline.training.request import TrainRequest
+from frostline.training import train_request
+from frostline.training.train_request import TrainRequest
 from test_advice import case, constantly, trials_of
 from test_cost import DEAR
 from tiny import write_table
@@ -38,7 +38,7 @@ def data(tmp_path: Path) -> Manifest:
 def on_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the rule believe in a GPU, and few steps be enough for it."""
     monkeypatch.setattr(batch_rule, "LEAST_STEPS", 8)
-    monkeypatch.setattr(request_module, "batch_size", lambda *a, **k: batch_size(*a, **{**k, "kind": "cuda"}))
+    monkeypatch.setattr(train_request, "batch_size", lambda *a, **k: batch_size(*a, **{**k, "kind": "cuda"}))
 
 
 # --- the rule -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from frostline.system import numerics
 from frostline.system.timing import Stopwatch
 from frostline.training.loop import trainer
 from frostline.training.resilience import time_limit as budget_of
-from frostline.training.resilience.time_limit import Budget, OutOfTime
+from frostline.training.resilience.time_limit import OutOfTime, TimeLimit
 from tiny import tiny_backbone, tiny_model, write_table
 
 FAST = {"deterministic": True, "threads": 1, "flip": "none"}
@@ -45,7 +45,7 @@ def test_too_little_time_for_one_step_still_gives_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=12), near_copies=False)
-    monkeypatch.setattr(Budget, "late", lambda self, kind: kind == "step")
+    monkeypatch.setattr(TimeLimit, "late", lambda self, kind: kind == "step")
     run = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "a", minutes=1, **FAST)
     assert (run.stopped, run.steps) == ("minutes", 0)
     assert run.accuracy is not None
@@ -90,13 +90,13 @@ def test_time_spent_before_a_kill_counts(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_takes_long_is_not_begun_when_little_is_left() -> None:
     watch = Stopwatch()
-    budget = Budget(1000.0, 10.0, watch)
+    budget = TimeLimit(1000.0, 10.0, watch)
     budget.check("step")
     budget.note("step", -1e6)  # one took very long
     budget.check("validation")
     with pytest.raises(OutOfTime):
         budget.check("step")
-    Budget(None, 0.0, watch).check("step")
+    TimeLimit(None, 0.0, watch).check("step")
 
 
 @pytest.mark.filterwarnings("ignore:Little time was left")  # a second a batch, as this test has it

@@ -31,8 +31,8 @@ from frostline.training.loop.batches import PhaseBatches
 from frostline.training.loop.trainer import Trainer, TrainingState
 from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import _identity
-from frostline.training.resilience.time_limit import Budget
+from frostline.training.resilience.time_limit import TimeLimit
+from frostline.training.train_request import _identity
 from frostline.training.tuning.class_imbalance import Balance
 from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 
@@ -73,7 +73,7 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
         model, queue = nn.Linear(1, 1), list(answers)
         monkeypatch.setattr(Trainer, "_logits", lambda *_, queue=queue: queue.pop(0).astype(np.float32))
         setup = SimpleNamespace(
-            phases=(), val=val, metric=metric, keep="best", budget=Budget(None, 0.0, Stopwatch())
+            phases=(), val=val, metric=metric, keep="best", budget=TimeLimit(None, 0.0, Stopwatch())
         )
         trainer = Trainer.__new__(Trainer)
         trainer._setup, trainer._model, trainer._state, trainer.epochs = setup, model, TrainingState(), []

@@ -15,7 +15,7 @@ from frostline.cli.config_file import NOT_KEPT, leave_config, names_in_file
 from frostline.cli.main import cli
 from frostline.config import FILE, NAMES, OF_COMMANDS, TRAIN_ALONE, Config, Options, read_yaml
 from frostline.errors import UsageError
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from tiny import tiny_backbone, write_folder, write_table
 
 QUICK = ["--size", "32", "--threads", "1", "--json", "--quiet"]
@@ -82,6 +82,8 @@ def test_a_config_and_its_keywords_make_the_same_run(tmp_path: Path) -> None:
     assert Config.load(first.folder.path / FILE) == Config(**options)
     with pytest.raises(UsageError, match="Unknown option 'batch'"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", batch=8)
+    with pytest.raises(UsageError, match=r"Unknown option 'groupby'\. Did you mean 'group_by'\?.*test_data"):
+        frostline.fit(data, study=tmp_path / "fit", groupby="parent")  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="repeats: not an option here"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", repeats=2)
     with pytest.raises(UsageError, match="keep: not an option here"):

@@ -17,7 +17,7 @@ from frostline.errors import ModelError, UsageError
 from frostline.system import devices, numerics
 from frostline.training import numeric_plan
 from frostline.training.loop import trainer
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from tiny import tiny_backbone, tiny_model, write_table
 
 FAST: dict[str, Any] = {"deterministic": True, "threads": 1, "flip": "none", "batch_size": 12}

@@ -28,7 +28,7 @@ from frostline.strategies import ResolvedPhase
 from frostline.training.continuation import PEAK_SHARE
 from frostline.training.loop import trainer
 from frostline.training.loop.epoch_line import epoch_line
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from tiny import tiny_backbone, tiny_model, write_table
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none"}

@@ -16,7 +16,7 @@ from frostline.errors import UsageError
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, Images
 from frostline.strategies import parse
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from tiny import PREPROCESSING, picture, tiny_backbone
 
 # The tiny network sees 16 px, so 32 are left: of 140 a quarter, of fewer than 64 all.

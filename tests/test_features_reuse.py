@@ -284,6 +284,20 @@ def test_a_store_that_was_filled_before_leaves_nothing_to_compute(tmp_path: Path
     assert frostline.fill_cache(tiny_backbone(), data, strategy, **given).computed == 0
 
 
+def test_the_config_of_a_run_fills_what_that_run_reads(tmp_path: Path) -> None:
+    """Also hyperparameters of its strategy, and fields that mean nothing to features."""
+    data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), near_copies=False)
+    config = frostline.Config(
+        deterministic=True, flip="none", threads=1, epochs=3, metric="macro_f1", cache="keep"
+    )
+    filled = frostline.fill_cache(tiny_backbone(), data, "top_k(1)", config=config)
+    assert filled.computed > 0
+    run = frostline.train(tiny_backbone(), data, "top_k(1)", study=tmp_path / "s", config=config)
+    assert run.features["computed"] == 0
+    with pytest.raises(UsageError, match=r"Unknown option 'epoch'\. Did you mean 'epochs'"):
+        frostline.fill_cache(tiny_backbone(), data, epoch=3)  # type: ignore[call-arg]
+
+
 def test_one_cut_is_filled_with_the_views_that_were_asked_for(tmp_path: Path) -> None:
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), near_copies=False)
     filled = frostline.fill_cache(

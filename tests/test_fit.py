@@ -21,7 +21,7 @@ from frostline.cli.main import cli, main
 from frostline.cli.output.comparison_text import limit_text
 from frostline.errors import StudyError, UsageError
 from frostline.pipelines import fit_pipeline
-from frostline.pipelines.candidates import candidates
+from frostline.pipelines.advised_strategies import candidates
 from frostline.pipelines.time_limits import default_minutes
 from frostline.selection import anytime, resampling, significance
 from frostline.selection.anytime import NextTrial

@@ -14,7 +14,7 @@ from frostline.data import Manifest
 from frostline.diagnostics import feature_drift
 from frostline.errors import DataError, ModelError, UsageError
 from frostline.strategies import hyperparameters, parse
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from tiny import tiny_backbone, write_folder
 
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import frostline
 from frostline.cli.main import cli
-from frostline.models.zoo import loading
+from frostline.models.zoo import backbone_loading
 from tiny import picture, write_folder
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-do-i.md"
@@ -52,7 +52,7 @@ def runs() -> list[Any]:
 
 def tiny_network(source: Any, size: int | None, *rest: Any) -> frostline.Backbone:
     """Return a network of four small stages for any name."""
-    return loading._from_name("timm/test_resnet", size or SIDE, True, None, "lite0")
+    return backbone_loading._from_name("timm/test_resnet", size or SIDE, True, None, "lite0")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             csv.writer(file).writerows(lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
-        patch.setattr(loading, "_load", tiny_network)
+        patch.setattr(backbone_loading, "_load", tiny_network)
         patch.chdir(place)
         for strategy in ("head(epochs=1)", "linear_probe"):
             words = f"train photos --strategy {strategy} --study frostline-study --size 32 --deterministic"

@@ -24,7 +24,7 @@ from frostline.errors import RunWarning, UsageError
 from frostline.strategies import parse
 from frostline.system import devices
 from frostline.training.loop import trainer
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from pretended_card import CARD, pretended
 from tiny import write_folder, write_table
 from training_in_processes import OPTIONS, exhaust, images_of, steady_backbone

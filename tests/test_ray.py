@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import frostline
 from frostline.cli.main import cli
 from frostline.distributed import ray_cluster
-from frostline.distributed.ray_cluster import Share
+from frostline.distributed.ray_cluster import WorkerResources
 from frostline.errors import DataError, RunWarning, UsageError
 from frostline.selection import Comparison
 from frostline.selection.trial_queue import TrialQueue
@@ -134,7 +134,7 @@ def test_nothing_listens_to_other_machines_and_the_store_of_objects_is_bounded(r
 @pytest.mark.ecosystem
 def test_what_a_worker_raises_and_what_it_cannot_see_is_one_message(ray: Any, tmp_path: Path) -> None:
     with ray_cluster.connected(threads=1) as connection:
-        assert connection.shares == (Share(1, 0), Share(1, 0))
+        assert connection.shares == (WorkerResources(1, 0), WorkerResources(1, 0))
         with pytest.raises(UsageError, match=r"does not see .*nowhere. Expected a folder"):
             connection.once(os.getcwd, folders=[tmp_path / "nowhere"])
         with pytest.raises(UsageError, match="k must be") as raised:
@@ -166,9 +166,12 @@ def test_machines_are_shared_by_gpu_else_by_threads() -> None:
     def node(cpus: int, gpus: int = 0, alive: bool = True) -> dict[str, Any]:
         return {"Alive": alive, "Resources": {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}}
 
-    assert ray_cluster._shares([node(8), node(4), node(4, alive=False)], None) == (Share(8, 0), Share(4, 0))
-    assert ray_cluster._shares([node(8), node(4)], 3) == (Share(3, 0),) * 3
-    assert ray_cluster._shares([node(8), node(16, 4)], 2) == (Share(4, 1),) * 4
+    assert ray_cluster._shares([node(8), node(4), node(4, alive=False)], None) == (
+        WorkerResources(8, 0),
+        WorkerResources(4, 0),
+    )
+    assert ray_cluster._shares([node(8), node(4)], 3) == (WorkerResources(3, 0),) * 3
+    assert ray_cluster._shares([node(8), node(16, 4)], 2) == (WorkerResources(4, 1),) * 4
     assert ray_cluster._shares([node(2)], 3) == ()
 
 

@@ -24,8 +24,8 @@ from frostline.feature_extraction.random_transforms import rand_augment
 from frostline.models import Backbone
 from frostline.strategies import SCHEDULES, hyperparameters, lr_schedule, optimizers, parse
 from frostline.training.loop import optimizer, trainer
-from frostline.training.request import TrainRequest
 from frostline.training.resilience import checkpoint
+from frostline.training.train_request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 from frostline.training.tuning.mixing import Mixing
 from test_cost import DATA, INVENTED

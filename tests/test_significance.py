@@ -9,8 +9,8 @@ from frostline import metrics, sentences
 from frostline.selection import (
     significance,
 )
+from frostline.selection.outcome_text import verdict_lines
 from frostline.selection.significance import HeldOutPredictions
-from frostline.selection.text import verdict_lines
 
 
 def answers(

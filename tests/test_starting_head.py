@@ -20,7 +20,7 @@ from frostline.pipelines import write_digits
 from frostline.strategies import hyperparameters
 from frostline.system import numerics
 from frostline.training.loop.learner import starting_model
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 from tiny import live_logits, tiny_backbone, write_table
 

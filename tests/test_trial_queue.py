@@ -12,7 +12,7 @@ import pytest
 
 from frostline.errors import StudyError
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import OutOfTime
+from frostline.selection.runner import ComparisonTimeUp
 from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import TrialQueue
 
@@ -72,16 +72,16 @@ def test_a_run_that_was_stopped_for_time_leaves_what_it_was_given(tmp_path: Path
 
     def slow(_: Task) -> dict[str, Any]:
         assert queue.unfinished().running == {task}
-        raise OutOfTime
+        raise ComparisonTimeUp
 
     def interrupted(_: Task) -> dict[str, Any]:
-        raise OutOfTime
+        raise ComparisonTimeUp
 
-    with pytest.raises(OutOfTime):
-        queue.take([task], slow, stop_on=OutOfTime)
+    with pytest.raises(ComparisonTimeUp):
+        queue.take([task], slow, stop_on=ComparisonTimeUp)
     assert queue.unfinished().running == set()
     assert 0 < queue.unfinished().stopped[3] < 5.0
-    with pytest.raises(OutOfTime):
+    with pytest.raises(ComparisonTimeUp):
         queue.take([Task(4, 1.0, Cell(0, 0))], interrupted)
     assert 4 not in queue.unfinished().stopped
     assert queue.take([task], lambda _: {"score": 1.0}) == task

@@ -24,7 +24,7 @@ from frostline.selection import runner as runner_module
 from frostline.selection.anytime import next_task, repeats_judged
 from frostline.selection.candidates import listed, searched
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import Clock, OutOfTime, TrialRunner, closing_s
+from frostline.selection.runner import Clock, ComparisonTimeUp, TrialRunner, closing_s
 from frostline.selection.scoreboard import CandidateCost, Scoreboard, Terms, TrialResult
 from frostline.selection.successive_halving import HalvingSchedule, Rung, Task
 from frostline.selection.trial_queue import TrialQueue
@@ -139,7 +139,7 @@ def test_a_run_that_is_slow_does_not_use_up_the_winners_time() -> None:
     late = runner(limit_s=90.0)
     late.outcomes = trial_runner.outcomes
     late.reserve_time()
-    with pytest.raises(OutOfTime):
+    with pytest.raises(ComparisonTimeUp):
         late._on_progress("Training", 1, 2)
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
     def work(self: TrialRunner, task: Task) -> dict[str, Any]:
         begun[task.candidate] += 1
         if task.candidate == 1:
-            raise OutOfTime
+            raise ComparisonTimeUp
         return {"score": task.candidate / 10, "seconds": 0.1, "taken": 0.1}
 
     monkeypatch.setattr(TrialRunner, "_work", work)

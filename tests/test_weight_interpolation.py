@@ -12,7 +12,7 @@ import frostline
 from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import UsageError
-from frostline.selection import text, wise_ft_share
+from frostline.selection import outcome_text, wise_ft_share
 from frostline.selection.significance import HeldOutPredictions
 from frostline.system.timing import Stopwatch
 from frostline.training.tuning.wise_ft import POINTS
@@ -88,8 +88,10 @@ def test_with_one_part_held_out_it_says_that_the_same_images_chose(tmp_path: Pat
     assert not interpolation["unbiased"]
     assert interpolation["by_fold"] == [interpolation["share"]]
     at_share = {**interpolation, "share": 0.2}
-    assert "on the same images that its accuracy is reported on" in text._interpolated(at_share, "accuracy")
-    assert "same images" not in text._interpolated({**at_share, "unbiased": True}, "accuracy")
+    assert "on the same images that its accuracy is reported on" in outcome_text._interpolated(
+        at_share, "accuracy"
+    )
+    assert "same images" not in outcome_text._interpolated({**at_share, "unbiased": True}, "accuracy")
 
 
 def test_a_folds_own_images_have_no_say_in_its_share() -> None:

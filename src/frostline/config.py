@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -224,18 +224,25 @@ class Config:
 
     @classmethod
     def of(
-        cls, config: Config | None, options: Mapping[str, Any], *, without: tuple[str, ...] = ()
+        cls,
+        config: Config | None,
+        options: Mapping[str, Any],
+        *,
+        without: tuple[str, ...] = (),
+        besides: Iterable[str] = (),
     ) -> Config:
         """Return `config` (default: every default) with some fields replaced.
 
-        `without` are fields that the caller has no use for. Raises `UsageError` for those, where they are not
-        at their defaults, and for keywords that are no fields.
+        `without` are fields that the caller has no use for; `besides` are keywords that it takes itself, for
+        the message. Raises `UsageError` for the former, where they are not at their defaults, and for
+        keywords that are no fields.
         """
         unknown = [name for name in options if name not in NAMES]
         if unknown:
+            expected = [*(name for name in NAMES if name not in without), *besides]
             raise UsageError(
-                f"Unknown option {unknown[0]!r}.{did_you_mean(unknown[0], NAMES)} Expected some of "
-                f"{', '.join(name for name in NAMES if name not in without)}."
+                f"Unknown option {unknown[0]!r}.{did_you_mean(unknown[0], expected)} Expected some of "
+                f"{', '.join(expected)}."
             )
         made = replace(config or cls(), **options)
         useless = [name for name in without if getattr(made, name) != getattr(cls, name)]

@@ -3,9 +3,9 @@
 knowledge (earlier trials) → forecast (expected accuracy) → recommendation (with reasons) → planner (`plan`)
 """
 
+from frostline.advice.advice_text import TIME_MARGIN, outlook
 from frostline.advice.planner import Planned, plan
 from frostline.advice.recommendation import Advice, Budget, Case, Option, advise
-from frostline.advice.text import TIME_MARGIN, outlook
 
 __all__ = [
     "TIME_MARGIN",

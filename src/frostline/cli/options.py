@@ -6,19 +6,19 @@ import click
 
 from frostline.cli.command_context import stack
 from frostline.cli.parameter_types import (
-    AlphaBackground,
-    BatchSizes,
-    Device,
-    GroupBy,
-    IntensityRange,
-    LoggerNames,
-    MetricName,
-    RayAddress,
-    Setting,
-    Share,
-    Size,
-    SplitNames,
-    Workers,
+    AlphaBackgroundType,
+    BatchSizesType,
+    DeviceType,
+    GroupByType,
+    IntensityRangeType,
+    LoggerNamesType,
+    MetricNameType,
+    RayAddressType,
+    SettingType,
+    ShareType,
+    SizeType,
+    SplitNamesType,
+    WorkersType,
 )
 from frostline.config import AUTO_BATCH, OF_OPERATING_POINT, OF_STRATEGIES, as_number
 from frostline.distributed import ray_cluster
@@ -71,7 +71,7 @@ varied_options = stack(
 )
 device_option = click.option(
     "--device",
-    type=Device(),
+    type=DeviceType(),
     metavar="auto|cpu|cuda|cuda:1|mps",
     default="auto",
     show_default=True,
@@ -80,7 +80,7 @@ device_option = click.option(
 
 device_memory_option = click.option(
     "--device-memory",
-    type=Size(),
+    type=SizeType(),
     help="Memory of the GPU that a run may use, e.g. 8GB [all that it has]. Where that is too little for a "
     "step, its batch is learned from in pieces.",
 )
@@ -91,7 +91,7 @@ plain_timm = click.option(
 )
 workers_option = click.option(
     "--workers",
-    type=Workers(),
+    type=WorkersType(),
     default="auto",
     show_default=True,
     help="Threads that decode images ahead [auto: as many as compute; with a GPU, one a core]; 0 decodes in "
@@ -140,14 +140,14 @@ METRIC_NAMES = (
 )
 metric_option = click.option(
     "--metric",
-    type=MetricName(),
+    type=MetricNameType(),
     default="accuracy",
     show_default=True,
     help=f"Metric that decides: {METRIC_NAMES}.",
 )
 evaluation_metric_option = click.option(
     "--metric",
-    type=MetricName(),
+    type=MetricNameType(),
     default="accuracy",
     show_default=True,
     help=f"Metric that is shown first, and for each value of --by: {METRIC_NAMES}.",
@@ -204,7 +204,7 @@ patience_option = click.option(
 )
 winner_weights_option = click.option(
     "--interpolate-weights",
-    type=Share(),
+    type=ShareType(),
     help="Interpolate the winner's weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto "
     "chooses by the folds.",
 )
@@ -216,7 +216,7 @@ ray_option = click.option(
     "ray",
     is_flag=False,
     flag_value=ray_cluster.AUTO,
-    type=RayAddress(),
+    type=RayAddressType(),
     help="Use the workers of a Ray cluster with the same folders: a running one, else one on this machine. "
     "One worker per GPU, or per --threads cores, or per machine.",
 )
@@ -236,7 +236,7 @@ imbalance_option = click.option(
 )
 batch_size_option = click.option(
     "--batch-size",
-    type=BatchSizes(),
+    type=BatchSizesType(),
     default=AUTO_BATCH,
     show_default=True,
     help="Images per step. auto: 32; on an NVIDIA GPU up to 256, with a learning rate that follows unless "
@@ -283,7 +283,7 @@ hyperparameter_options = stack(
     click.option(
         "--set",
         "hyperparameters",
-        type=Setting(),
+        type=SettingType(),
         multiple=True,
         callback=_by_name,
         help="Any hyperparameter of the strategy, such as layer_decay=0.8; may be given more than once "
@@ -323,13 +323,13 @@ repeats_option = click.option(
 logger_option = click.option(
     "--logger",
     "logger",
-    type=LoggerNames(),
+    type=LoggerNamesType(),
     multiple=True,
     help="Log each epoch to tensorboard, mlflow or wandb, too; may be given more than once.",
 )
 split_names_option = click.option(
     "--split-names",
-    type=SplitNames(),
+    type=SplitNamesType(),
     help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: folders "
     "are classes [by their names].",
 )
@@ -349,7 +349,7 @@ test_data_option = click.option(
 )
 group_by_option = click.option(
     "--group-by",
-    type=GroupBy(),
+    type=GroupByType(),
     metavar="parent|column:NAME|re:REGEX|auto",
     help="What defines a group, which stays in one part: the folder below the class folder, a table's "
     "column, the match of an expression in a file's name (in the path if it holds a slash), or what names "
@@ -358,13 +358,13 @@ group_by_option = click.option(
 shown_options = stack(
     click.option(
         "--intensity-range",
-        type=IntensityRange(),
+        type=IntensityRangeType(),
         help="Values that become black and white, for images deeper than 8 bits [as the study has it, else "
         "auto: robust percentiles of the training images].",
     ),
     click.option(
         "--alpha-background",
-        type=AlphaBackground(),
+        type=AlphaBackgroundType(),
         help="Background of transparent pixels [as the study has it, else white; grey if white would hide "
         "images].",
     ),

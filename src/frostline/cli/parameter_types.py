@@ -15,7 +15,7 @@ from frostline.errors import UsageError
 from frostline.loggers import parse_names
 
 
-class StrategyText(click.ParamType[str]):
+class StrategyTextType(click.ParamType[str]):
     """A strategy in its notation, checked before anything is loaded."""
 
     name = "STRATEGY"
@@ -28,7 +28,7 @@ class StrategyText(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class Minutes(click.FloatRange):
+class MinutesType(click.FloatRange):
     """A finite time above 0: click accepts `nan` and `inf`, which would be no limit."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Minutes(click.FloatRange):
         return minutes
 
 
-class SplitNames(click.ParamType[dict[str, str] | str]):
+class SplitNamesType(click.ParamType[dict[str, str] | str]):
     """Parts with their folders, or `none`."""
 
     name = "PART=FOLDER,…"
@@ -60,7 +60,7 @@ class SplitNames(click.ParamType[dict[str, str] | str]):
         return {folder.strip().rstrip("/"): part.strip() for part, _, folder in pairs}
 
 
-class Share(click.ParamType[float | str]):
+class ShareType(click.ParamType[float | str]):
     """A number between 0 and 1, or `auto`."""
 
     name = "SHARE"
@@ -78,7 +78,7 @@ class Share(click.ParamType[float | str]):
         return share
 
 
-class Workers(click.ParamType[int | str]):
+class WorkersType(click.ParamType[int | str]):
     """A number from 0, or `auto`."""
 
     name = "auto|NUMBER"
@@ -99,7 +99,7 @@ class Workers(click.ParamType[int | str]):
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-class Size(click.ParamType[int]):
+class SizeType(click.ParamType[int]):
     """A number of bytes, such as 500MB or 2.5 GB."""
 
     name = "SIZE"
@@ -118,7 +118,7 @@ class Size(click.ParamType[int]):
         return int(size)
 
 
-class BatchSizes(click.ParamType[int | str]):
+class BatchSizesType(click.ParamType[int | str]):
     """A number from 1, or `auto`."""
 
     name = "auto|NUMBER"
@@ -128,7 +128,7 @@ class BatchSizes(click.ParamType[int | str]):
         return AUTO_BATCH if value == AUTO_BATCH else click.IntRange(1).convert(value, param, ctx)
 
 
-class LoggerNames(click.ParamType[str]):
+class LoggerNamesType(click.ParamType[str]):
     """Loggers separated by commas, checked before anything is loaded."""
 
     name = "LOGGER"
@@ -141,7 +141,7 @@ class LoggerNames(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class RayAddress(click.ParamType[str]):
+class RayAddressType(click.ParamType[str]):
     """Address of a Ray cluster. A value that looks like a path was meant as DATA."""
 
     name = "ADDRESS"
@@ -160,7 +160,7 @@ class RayAddress(click.ParamType[str]):
         return value
 
 
-class Device(click.ParamType[str]):
+class DeviceType(click.ParamType[str]):
     """The name of a device, whether this machine has it or not: that is known once torch is imported."""
 
     name = "DEVICE"
@@ -176,7 +176,7 @@ class Device(click.ParamType[str]):
         return value
 
 
-class MetricName(click.ParamType[str]):
+class MetricNameType(click.ParamType[str]):
     """A metric's name, checked before anything is loaded."""
 
     name = "METRIC"
@@ -191,7 +191,7 @@ class MetricName(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class Setting(click.ParamType[str]):
+class SettingType(click.ParamType[str]):
     """A hyperparameter with its value."""
 
     name = "KEY=VALUE"
@@ -209,7 +209,7 @@ class Setting(click.ParamType[str]):
         return f"{key}={text}"
 
 
-class GroupBy(click.ParamType[str]):
+class GroupByType(click.ParamType[str]):
     """What makes a group, checked before anything is loaded."""
 
     name = "GROUPS"
@@ -225,7 +225,7 @@ class GroupBy(click.ParamType[str]):
         return value
 
 
-class IntensityRange(click.ParamType[str]):
+class IntensityRangeType(click.ParamType[str]):
     """Two values, or how to find them."""
 
     name = "auto|per-image|LOW,HIGH"
@@ -240,7 +240,7 @@ class IntensityRange(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class AlphaBackground(click.ParamType[str]):
+class AlphaBackgroundType(click.ParamType[str]):
     """A colour, or how to find it."""
 
     name = "auto|white|grey|black|R,G,B"

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from frostline.data.findings import KINDS, TROUBLE, Finding
 from frostline.data.labels import is_missing, read_labels
-from frostline.data.loading import LabelledImages, load_data, load_labelled
+from frostline.data.loading import LabelledImages, LoadOptions, load_data, load_labelled
 from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import PARTS, Conflict, Sample, SkippedImage
 from frostline.data.pixels.cropping import CutAway, cut_away
@@ -51,6 +51,7 @@ __all__ = [
     "CutAway",
     "Finding",
     "LabelledImages",
+    "LoadOptions",
     "Manifest",
     "Pairs",
     "PredictionInput",

@@ -16,7 +16,7 @@ NAMED = 3  # files in a sentence
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FindingKind:
     """The meaning of a kind of finding, and its default advice."""
 
     meaning: str
@@ -24,71 +24,71 @@ class Kind:
     trouble: bool = True  # False: a fact, or a choice that was made, which can be right as it is
 
 
-KINDS: dict[str, Kind] = {
-    "unreadable": Kind(
+KINDS: dict[str, FindingKind] = {
+    "unreadable": FindingKind(
         "files that can't be read as images", "Repair or remove them; they are not used."
     ),
-    "missing": Kind(
+    "missing": FindingKind(
         "files that are named and do not exist", "Correct the paths, or remove the rows from the table."
     ),
-    "unlabelled": Kind("images without a label", "Label or remove them; they are not used."),
-    "left_out": Kind(
+    "unlabelled": FindingKind("images without a label", "Label or remove them; they are not used."),
+    "left_out": FindingKind(
         "files and folders that belong to no class",
         "Move them into a class folder, or leave them: they are not used.",
     ),
-    "repeated": Kind("rows that repeat an earlier row", "Remove the repetitions; each is used once."),
-    "empty": Kind("classes without a usable image", "Add images, or remove the class."),
-    "label_words": Kind("classes named with a word for a missing label"),
-    "class_names": Kind(
+    "repeated": FindingKind("rows that repeat an earlier row", "Remove the repetitions; each is used once."),
+    "empty": FindingKind("classes without a usable image", "Add images, or remove the class."),
+    "label_words": FindingKind("classes named with a word for a missing label"),
+    "class_names": FindingKind(
         "classes whose names differ in case, spaces, hyphens or the form of characters only, or are the same "
         "number",
         "Give them one name if so.",
     ),
-    "group_names": Kind(
+    "group_names": FindingKind(
         "groups whose names differ as those of such classes do", "Give them one name where they are one."
     ),
-    "group_words": Kind(
+    "group_words": FindingKind(
         "groups named with a word for a missing value", "Leave the group of images that stand alone empty."
     ),
-    "conflict": Kind("identical images with different labels", "Check them, and correct the labels."),
-    "near_conflict": Kind("near copies with different labels", "Check them, and correct the labels."),
-    "copies": Kind(
+    "conflict": FindingKind("identical images with different labels", "Check them, and correct the labels."),
+    "near_conflict": FindingKind("near copies with different labels", "Check them, and correct the labels."),
+    "copies": FindingKind(
         "exact copies of another image", "Nothing has to be done; only distinct images add information."
     ),
-    "near_copies": Kind(
+    "near_copies": FindingKind(
         "images that look alike",
         "Check a few; where they show one object, give it a group (--group-by, or a column group).",
     ),
-    "leak": Kind(
+    "leak": FindingKind(
         "copies, or images of one group, in several of the given parts",
         "Move images that belong together into one part.",
     ),
-    "tied": Kind("images skipped since new images link two parts"),
-    "groups_proposed": Kind("names that look like frames of one video, slices of one scan, …"),
-    "few": Kind("classes with very few images", "Add images: at least ten are needed to evaluate a class."),
-    "imbalance": Kind(
+    "tied": FindingKind("images skipped since new images link two parts"),
+    "groups_proposed": FindingKind("names that look like frames of one video, slices of one scan, …"),
+    "few": FindingKind("classes of very few images", "Add images: a class needs ten to be evaluated."),
+    "imbalance": FindingKind(
         "classes of very different size, from 5:1 on",
         "Look at balanced accuracy (--metric balanced_accuracy); --imbalance weights the classes.",
     ),
-    "gaps": Kind("classes without an image in val or test", "Add images of them, or a larger share."),
-    "flat": Kind("images of one flat colour", "Check them; remove those that show nothing."),
-    "saturated": Kind(
+    "gaps": FindingKind("classes without an image in val or test", "Add images of them, or a larger share."),
+    "flat": FindingKind("images of one flat colour", "Check them; remove those that show nothing."),
+    "saturated": FindingKind(
         "images with values outside the rendered range", "Check them, or set --intensity-range."
     ),
-    "mixed_depth": Kind("8-bit images among deeper ones", "Check whether depth goes with the class."),
-    "cut_away": Kind("images whose edges a centre crop removes, from 1.5:1 on"),
-    "pages": Kind("files of several pages or frames", "Save each page or frame to use as a separate file."),
-    "split": Kind("how many images there are, and in which parts", trouble=False),
-    "no_val": Kind("why there is no val part", trouble=False),
-    "no_test": Kind("why there is no test part, or where it comes from", trouble=False),
-    "shares": Kind("parts that miss the requested share", trouble=False),
-    "groups": Kind("groups that stay in one part", trouble=False),
-    "assumed": Kind("what was assumed about folders or a table", trouble=False),
-    "depth": Kind("images of more than 8 bits, and how they are rendered", trouble=False),
-    "transparent": Kind("transparent images, and their background", trouble=False),
-    "resize": Kind("how images were resized for a model that was adapted before", trouble=False),
-    "learned": Kind("images that the model has seen before", trouble=False),
-    "memory": Kind("a cache of digests that could not be used", trouble=False),
+    "mixed_depth": FindingKind("8-bit images among deeper ones", "Check whether depth goes with the class."),
+    "cut_away": FindingKind("images whose edges a centre crop removes, from 1.5:1 on"),
+    "pages": FindingKind("files of several pages or frames", "Save each page or frame to use as a file."),
+    "split": FindingKind("how many images there are, and in which parts", trouble=False),
+    "no_val": FindingKind("why there is no val part", trouble=False),
+    "no_test": FindingKind("why there is no test part, or where it comes from", trouble=False),
+    "shares": FindingKind("parts that miss the requested share", trouble=False),
+    "groups": FindingKind("groups that stay in one part", trouble=False),
+    "assumed": FindingKind("what was assumed about folders or a table", trouble=False),
+    "depth": FindingKind("images of more than 8 bits, and how they are rendered", trouble=False),
+    "transparent": FindingKind("transparent images, and their background", trouble=False),
+    "resize": FindingKind("how images were resized for a model that was adapted before", trouble=False),
+    "learned": FindingKind("images that the model has seen before", trouble=False),
+    "memory": FindingKind("a cache of digests that could not be used", trouble=False),
 }  # fmt: skip
 TROUBLE = tuple(name for name, kind in KINDS.items() if kind.trouble)
 

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from frostline.data.digest_cache import DigestCache
 from frostline.data.findings import Finding
@@ -48,6 +48,19 @@ from frostline.progress import OnProgress, Progress
 
 DRAWN = 0.2  # share of the test part by default: a fifth is the usual choice
 TABLE_SUFFIXES = (".csv", ".parquet")
+
+
+class LoadOptions(TypedDict, total=False):
+    """The keywords of `load_data` that `fit` takes as well."""
+
+    strict: bool
+    split_names: SplitNames
+    intensity_range: str | tuple[float, float] | None
+    alpha_background: str | None
+    path_column: str | None
+    label_column: str | None
+    group_by: str | None
+    test_data: str | Path | None
 
 
 def load_data(

@@ -4,7 +4,7 @@ dataset_size · activation_statistics → stage_features → pretraining_similar
 transferability) → measurement · feature_drift
 """
 
-from frostline.diagnostics.dataset_size import Size
+from frostline.diagnostics.dataset_size import DatasetSize
 from frostline.diagnostics.measurement import Confidence, Signals, class_balanced_subset, measure
 from frostline.diagnostics.pretraining_similarity import Similarity, similarity
 from frostline.diagnostics.stage_probes import CurvePoint, StageProbe
@@ -12,9 +12,9 @@ from frostline.diagnostics.stage_probes import CurvePoint, StageProbe
 __all__ = [
     "Confidence",
     "CurvePoint",
+    "DatasetSize",
     "Signals",
     "Similarity",
-    "Size",
     "StageProbe",
     "class_balanced_subset",
     "measure",

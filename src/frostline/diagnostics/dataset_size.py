@@ -12,7 +12,7 @@ OPENED = 64  # images whose resolution is looked at, spread over the set: a seco
 
 
 @dataclass(frozen=True)
-class Size:
+class DatasetSize:
     """Size of a dataset.
 
     Attributes
@@ -51,7 +51,7 @@ class Size:
     smallest_side: int
 
 
-def size_of(data: Manifest) -> Size:
+def size_of(data: Manifest) -> DatasetSize:
     """Count what a manifest holds. Opens at most 64 images, and none whose size is known."""
     parts = {name: data.part(name) for name in ("train", "val", "test")}
     counts = np.bincount(data.targets(parts["train"]), minlength=len(data.classes))
@@ -64,7 +64,7 @@ def size_of(data: Manifest) -> Size:
     spread = [train[i] for i in np.linspace(0, len(train) - 1, min(OPENED, len(train))).astype(int)]
     sides = np.array([data.sizes.get(sample.digest) or data.read(sample).size for sample in spread])
     width, height = (int(side) for side in np.median(sides, axis=0))
-    return Size(
+    return DatasetSize(
         images=len(data.samples),
         train=len(train),
         val=len(parts["val"]),

@@ -20,7 +20,7 @@ from frostline.cost import Rates
 from frostline.data import CutAway, Manifest, Sample
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
-from frostline.diagnostics.dataset_size import Size, size_of
+from frostline.diagnostics.dataset_size import DatasetSize, size_of
 from frostline.diagnostics.pretraining_similarity import FEWEST, Similarity, similarity_from
 from frostline.diagnostics.stage_features import stage_features
 from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, StageProbe
@@ -97,7 +97,7 @@ class Signals:
 
     model: str
     input_size: int
-    size: Size
+    size: DatasetSize
     n_measured: int
     similarity: Similarity | None
     confidence: Confidence | None

@@ -33,7 +33,7 @@ SHARED_LIBRARIES = ("frostline", "torch", "torchvision", "timm", "pillow", "nump
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerResources:
     """The resources of one worker."""
 
     cpus: int
@@ -45,7 +45,7 @@ class Cluster:
     """A Ray cluster that is connected, and how it is shared among workers."""
 
     ray: Any
-    shares: tuple[Share, ...]
+    shares: tuple[WorkerResources, ...]
     address: str  # as it is shown to a person
     own: bool = False  # whether the connection ends with this use of it, and with it all that runs
 
@@ -75,7 +75,7 @@ class Cluster:
 
     def _run(
         self,
-        shares: Sequence[Share],
+        shares: Sequence[WorkerResources],
         function: Callable[..., Any],
         arguments: tuple[Any, ...],
         folders: Sequence[Path],
@@ -236,17 +236,23 @@ def _signals_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _shares(nodes: Sequence[dict[str, Any]], threads: int | None) -> tuple[Share, ...]:
+def _shares(nodes: Sequence[dict[str, Any]], threads: int | None) -> tuple[WorkerResources, ...]:
     """Divide the machines that are up among workers."""
     up = [node["Resources"] for node in nodes if node["Alive"]]
     sizes = [(int(resources.get("CPU", 0)), int(resources.get("GPU", 0))) for resources in up]
     with_gpu = [
-        Share(max(1, cpus // gpus), 1) for cpus, gpus in sizes if gpus for _ in range(min(gpus, max(1, cpus)))
+        WorkerResources(max(1, cpus // gpus), 1)
+        for cpus, gpus in sizes
+        if gpus
+        for _ in range(min(gpus, max(1, cpus)))
     ]
     if with_gpu:
         return tuple(with_gpu)
     return tuple(
-        Share(threads or cpus, 0) for cpus, _ in sizes if cpus for _ in range(cpus // (threads or cpus))
+        WorkerResources(threads or cpus, 0)
+        for cpus, _ in sizes
+        if cpus
+        for _ in range(cpus // (threads or cpus))
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from frostline.feature_cache.cache_folder import Folder
-from frostline.feature_cache.index import Index, Place, PrefixSummary
+from frostline.feature_cache.index import Index, PrefixSummary, RowLocation
 from frostline.feature_cache.prefix_features import CachedPrefix, key_of
 from frostline.feature_cache.shard_file import Form
 from frostline.system import directories
@@ -217,8 +217,8 @@ class FeatureCache:
         return Checked(intact, damaged, lost, adopted)
 
     def _damaged(
-        self, shard: int, rows: Sequence[tuple[int, bytes, Place]], forms: Mapping[int, Form | None]
-    ) -> list[tuple[int, bytes, Place]]:
+        self, shard: int, rows: Sequence[tuple[int, bytes, RowLocation]], forms: Mapping[int, Form | None]
+    ) -> list[tuple[int, bytes, RowLocation]]:
         opened = self._folder.opened(shard)
         damaged = []
         for prefix, key, place in rows:

@@ -55,7 +55,7 @@ class OtherFormat(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RowLocation:
     """The shard and position of a row."""
 
     shard: int
@@ -150,10 +150,10 @@ class Index:
 
     # --- rows ------------------------------------------------------------------------------------------
 
-    def locate(self, prefix: int, keys: Iterable[bytes]) -> dict[bytes, Place]:
+    def locate(self, prefix: int, keys: Iterable[bytes]) -> dict[bytes, RowLocation]:
         """Return where each of the keys lies, for those that lie somewhere."""
         unique_keys = list(dict.fromkeys(keys))
-        places: dict[bytes, Place] = {}
+        places: dict[bytes, RowLocation] = {}
         for start in range(0, len(unique_keys), BATCH_ROWS):
             batch = unique_keys[start : start + BATCH_ROWS]
             marks = ",".join("?" * len(batch))
@@ -161,7 +161,7 @@ class Index:
                 f"SELECT key, shard, place, checksum FROM rows WHERE shelf = ? AND key IN ({marks})",
                 (prefix, *batch),
             ):
-                places[key] = Place(*place)
+                places[key] = RowLocation(*place)
         return places
 
     def add(
@@ -187,7 +187,7 @@ class Index:
             do.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", rows)
             do.executemany("DELETE FROM claims WHERE shelf = ? AND key = ?", [(prefix, key) for key in keys])
 
-    def drop_rows(self, prefix: int, rows: Iterable[tuple[bytes, Place]]) -> None:
+    def drop_rows(self, prefix: int, rows: Iterable[tuple[bytes, RowLocation]]) -> None:
         """Drop rows that are damaged or missing, unless another process replaced them."""
         with self._writing() as do:
             do.executemany(
@@ -211,10 +211,10 @@ class Index:
         """Return what all shards take on disk."""
         return int(self._all("SELECT COALESCE(SUM(bytes), 0) FROM shards")[0][0])
 
-    def rows_of(self, shard: int) -> list[tuple[int, bytes, Place]]:
+    def rows_of(self, shard: int) -> list[tuple[int, bytes, RowLocation]]:
         """Return (shelf, key, place) of a shard's rows."""
         rows = self._all("SELECT shelf, key, shard, place, checksum FROM rows WHERE shard = ?", (shard,))
-        return [(row[0], row[1], Place(*row[2:])) for row in rows]
+        return [(row[0], row[1], RowLocation(*row[2:])) for row in rows]
 
     def drop_shard(self, shard: int) -> None:
         """Forget a shard and its rows."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from frostline.feature_cache.cache_folder import Folder
-from frostline.feature_cache.index import LEASE_S, Index, Place
+from frostline.feature_cache.index import LEASE_S, Index, RowLocation
 from frostline.feature_cache.shard_file import KEY_BYTES, Bytes, Form
 
 # A shard is closed at this size or age: a killed process loses no more than that, and there are few files.
@@ -81,7 +81,7 @@ class CachedPrefix:
         located = self._locate(keys)
         return [key for key in dict.fromkeys(keys) if key not in located]
 
-    def _locate(self, keys: Iterable[bytes]) -> dict[bytes, Place]:
+    def _locate(self, keys: Iterable[bytes]) -> dict[bytes, RowLocation]:
         if self.form is None:
             return {}
         return self._folder.attempt(lambda index: index.locate(self._number(index), keys), {})
@@ -104,8 +104,8 @@ class CachedPrefix:
         places = self._locate(keys)
         rows: Bytes = np.empty((len(keys), self._form.row_bytes if self._form else 0), dtype=np.uint8)
         missing: list[int] = []
-        vanished: list[tuple[bytes, Place]] = []
-        damaged: list[tuple[bytes, Place]] = []
+        vanished: list[tuple[bytes, RowLocation]] = []
+        damaged: list[tuple[bytes, RowLocation]] = []
         for position, key in enumerate(keys):
             place = places.get(key)
             shard = self._folder.opened(place.shard) if place else None
@@ -121,7 +121,7 @@ class CachedPrefix:
             self._drop([*vanished, *damaged], len(damaged))
         return rows, missing
 
-    def _drop(self, dropped: list[tuple[bytes, Place]], damaged: int) -> None:
+    def _drop(self, dropped: list[tuple[bytes, RowLocation]], damaged: int) -> None:
         """Drop rows that could not be read, with a warning for damaged ones."""
         if self._folder.writable:
             self._folder.attempt(lambda index: index.drop_rows(self._number(index), dropped), None)

@@ -49,7 +49,7 @@ ModelOf = Callable[[str], nn.Module | None]
 
 
 @dataclass(frozen=True)
-class Mistake:
+class MistakePosition:
     """A misclassified image's place among the images; `predicted` is the index of the predicted class."""
 
     position: int
@@ -76,7 +76,7 @@ def write_gallery(
         (folder / "error-gallery").mkdir(exist_ok=True)
         rows, mapped, reason = [], True, NO_MAPS
 
-        def pixels_of(mistake: Mistake) -> Tensor | None:
+        def pixels_of(mistake: MistakePosition) -> Tensor | None:
             with contextlib.suppress(FrostlineError, OSError):
                 return images[(mistake.position, 0)]
             return None
@@ -99,7 +99,7 @@ def write_gallery(
         directories.write_atomically(folder / "error-gallery.json", (text + "\n").encode())
 
 
-def _worst(predictions: Path, images: Images) -> list[Mistake]:
+def _worst(predictions: Path, images: Images) -> list[MistakePosition]:
     predicted = load_predictions(predictions)
     by_path = {sample.path: position for position, sample in enumerate(images.samples)}
     mistake_rows = [row for row in mistakes(predicted).tolist() if predicted.paths[row] in by_path]
@@ -108,7 +108,7 @@ def _worst(predictions: Path, images: Images) -> list[Mistake]:
         >= LABEL_ISSUE_RATIO * (predicted.probabilities[np.arange(len(predicted.paths)), predicted.targets])
     )
     rows = mistake_rows[:MOST] + [row for row in mistake_rows[MOST:] if firm[row]][:MOST]
-    return [Mistake(by_path[predicted.paths[row]], int(predicted.predicted[row])) for row in rows]
+    return [MistakePosition(by_path[predicted.paths[row]], int(predicted.predicted[row])) for row in rows]
 
 
 def _write_example(folder: Path, sample: Sample, pixels: Tensor, heat: Floats | None) -> dict[str, Any]:

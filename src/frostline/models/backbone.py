@@ -74,7 +74,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Layout:
+class StageLayout:
     """The stage of every parameter and buffer, and the first and last stage of every module, by name."""
 
     tensors: Mapping[str, int]
@@ -122,7 +122,7 @@ class Backbone:
     digest: str
     notes: tuple[str, ...]
     source: dict[str, Any]
-    layout: Layout = field(repr=False)
+    layout: StageLayout = field(repr=False)
     classifier: Head = field(repr=False)
     fresh: Callable[[], nn.Module] | None = field(default=None, repr=False)  # the same, random weights
     fingerprints: Fingerprints | None = field(

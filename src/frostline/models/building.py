@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from frostline.errors import ModelError, NoTime
-from frostline.models.backbone import Backbone, Cut, Layout, Stage, weights_digest
+from frostline.models.backbone import Backbone, Cut, Stage, StageLayout, weights_digest
 from frostline.models.classifier import Head, find_head
 from frostline.models.cutting.cuts import Proofs, Runs, find_recipes, run_twice
 from frostline.models.cutting.cuts_cache import (
@@ -26,7 +26,7 @@ from frostline.models.cutting.cuts_cache import (
 )
 from frostline.models.cutting.nested_values import tensors
 from frostline.models.cutting.replay import Recipe
-from frostline.models.cutting.stages import Section, sections
+from frostline.models.cutting.stage_discovery import StageSpan, sections
 from frostline.models.cutting.tracing import Call, Trace
 from frostline.models.preprocessing import Preprocessing
 from frostline.system import deadline, numerics
@@ -156,14 +156,14 @@ def _offered(index: int, recipes: dict[int, Recipe]) -> bool:
     return index == 0 or index in recipes
 
 
-def _cut(index: int, section: Section, recipes: dict[int, Recipe]) -> Cut:
+def _cut(index: int, section: StageSpan, recipes: dict[int, Recipe]) -> Cut:
     recipe = recipes.get(index)
     if recipe is None:
         return Cut(0, section.name, None, "input", True)
     return Cut(index, section.name, recipe.module, recipe.at, True, recipe)
 
 
-def _notes(parts: Sequence[Section], recipes: dict[int, Recipe], head: Head) -> list[str]:
+def _notes(parts: Sequence[StageSpan], recipes: dict[int, Recipe], head: Head) -> list[str]:
     notes = [
         f"No exact cut between {before.name} and {section.name}."
         for index, (before, section) in enumerate(pairwise(parts), start=1)
@@ -176,7 +176,7 @@ def _notes(parts: Sequence[Section], recipes: dict[int, Recipe], head: Head) -> 
     return notes
 
 
-def _layout(model: nn.Module, trace: Trace, parts: Sequence[Section], head: Head) -> Layout:
+def _layout(model: nn.Module, trace: Trace, parts: Sequence[StageSpan], head: Head) -> StageLayout:
     """Return which stage each tensor and module belongs to, from first uses and calls."""
     starts = [0, *(section.start for section in parts[1:])]
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
@@ -189,7 +189,7 @@ def _layout(model: nn.Module, trace: Trace, parts: Sequence[Section], head: Head
     stages = {name: last if head.owns(name) else used_in.get(name, -1) for name, _ in tensors}
     for name in [name for name, stage in stages.items() if stage < 0]:
         stages[name] = _like_neighbours(name, used_in)
-    return Layout(stages, _spans(model, trace, starts, stages, head))
+    return StageLayout(stages, _spans(model, trace, starts, stages, head))
 
 
 def _like_neighbours(name: str, used_in: dict[str, int]) -> int:
@@ -223,7 +223,9 @@ def _spans(
     return spans
 
 
-def _stages(model: nn.Module, runs: Runs, parts: Sequence[Section], layout: Layout) -> tuple[Stage, ...]:
+def _stages(
+    model: nn.Module, runs: Runs, parts: Sequence[StageSpan], layout: StageLayout
+) -> tuple[Stage, ...]:
     """Measure each stage: parameters, share of operations, and the shape it hands on."""
     small, large = runs.traces
     owner: dict[int, int] = {}
@@ -241,11 +243,11 @@ def _stages(model: nn.Module, runs: Runs, parts: Sequence[Section], layout: Layo
     return tuple(stages)
 
 
-def _flops_before(trace: Trace, section: Section) -> int:
+def _flops_before(trace: Trace, section: StageSpan) -> int:
     return next((call.flops_before for call in trace.calls if call.module == section.first), 0)
 
 
-def _handed_on(trace: Trace, parts: Sequence[Section], index: int) -> tuple[int, ...]:
+def _handed_on(trace: Trace, parts: Sequence[StageSpan], index: int) -> tuple[int, ...]:
     """Return the shape per image of a stage's output: that of its last module with an output."""
     if index == len(parts) - 1:
         return tuple(trace.output.shape[1:]) if isinstance(trace.output, torch.Tensor) else ()

@@ -16,7 +16,7 @@ from frostline.progress import Progress
 from frostline.selection import Limits, screen
 from frostline.strategies import Strategy
 from frostline.studies.study_folder import Study, digest_of, plain
-from frostline.training.request import metric_identity
+from frostline.training.train_request import metric_identity
 
 FILE = "models.json"
 AUTO = "auto"

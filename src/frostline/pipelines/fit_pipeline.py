@@ -15,15 +15,15 @@ from typing import Any, Unpack
 from frostline import metrics
 from frostline.advice import Planned, plan
 from frostline.config import OF_OPERATING_POINT, TRAIN_ALONE, Config, Options
-from frostline.data import Manifest, is_study, load_data
+from frostline.data import LoadOptions, Manifest, is_study, load_data
 from frostline.distributed import torchrun_env
 from frostline.errors import NoTime, StudyError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, leakage
+from frostline.pipelines.advised_strategies import candidates, names_of
 from frostline.pipelines.backbone_request import BackboneRequest, select_backbones
-from frostline.pipelines.candidates import candidates, names_of
 from frostline.pipelines.data_parts import data_lines, fold_count, load_parts
 from frostline.pipelines.first_model import FirstModel, deciding_config, first_line, probe_config
 from frostline.pipelines.fit_result import Fitted
@@ -61,7 +61,12 @@ from frostline.studies.study_folder import Study
 from frostline.system import deadline, devices, timing
 from frostline.system.timing import Stopwatch
 
+LOAD_OPTIONS = tuple(LoadOptions.__annotations__)
 FIT_STUDY = "frostline-fit"  # its own folder, because it splits the images differently from `train`
+
+
+class FitOptions(Options, LoadOptions, total=False):
+    """The fields of `Config` and the options of `load_data`, as keywords of `fit`."""
 
 
 @devices.computes()
@@ -79,19 +84,11 @@ def fit(
     study: str | Path = FIT_STUDY,
     database: str | None = None,
     config: Config | None = None,
-    strict: bool = False,
-    split_names: Mapping[str, str] | str | None = None,
-    intensity_range: str | tuple[float, float] | None = None,
-    alpha_background: str | None = None,
-    path_column: str | None = None,
-    label_column: str | None = None,
-    group_by: str | None = None,
-    test_data: str | Path | None = None,
     logger: str | Iterable[str] | Loggers | None = None,
     watch: Stopwatch | None = None,
     progress: OnProgress | None = None,
     log: OnLine | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[FitOptions],
 ) -> Fitted:
     """Adapt a backbone to labelled images, and estimate its accuracy.
 
@@ -118,30 +115,28 @@ def fit(
         Largest size of the weights in megabytes (10⁶ bytes); larger networks are skipped.
     architecture, size, download
         As in `load_backbone`. Downloads are agreed on before anything is read.
-    minutes
-        Time limit from the start of `watch`; `None` for one by the predicted cost.
     strategies
         Strategies to compare; `None` for those that the advice recommends.
-    repeats, database, patience, interpolate_weights
-        As in `compare`.
     study
         Folder that holds everything. Images that it has seen before keep their part.
-    seed, metric, augment, flip, resize, min_crop, rotate, imbalance, batch_size
-        As in `train`; the last for the compared strategies.
-    epochs, lr, weight_decay, label_smoothing, hyperparameters
-        As in `compare`, for the compared strategies that take them; they go before what the advice names.
-    device, deterministic, precision, compile, threads, workers
-        As in `train`.
-    strict, split_names, intensity_range, alpha_background, path_column, label_column, group_by, test_data
-        As in `load_data`.
+    database
+        As in `compare`.
+    config
+        Options as a `Config`; default: every default.
     logger
         Loggers that follow every run, as in `train`.
     watch
-        Stopwatch that the time limit counts from.
+        Stopwatch that `minutes` counts from.
     progress
         Called as `progress(what, done, total)`.
     log
         Called with lines for a person; `None` leaves them to `progress`, where that is a `Progress`.
+    **options
+        Fields of `Config` by name, which override those of `config`: `minutes` limits everything (`None`: by
+        the predicted cost); `batch_size`, `epochs`, `lr`, `weight_decay`, `label_smoothing` and
+        `hyperparameters` are for the compared strategies, and go before what the advice names; the others are
+        as in `train` and `compare`. And of `load_data`: `strict`, `split_names`, `intensity_range`,
+        `alpha_background`, `path_column`, `label_column`, `group_by`, `test_data`.
 
     Returns
     -------
@@ -158,7 +153,9 @@ def fit(
     loggers = make_loggers(logger, study)
     watch, cache = watch or Stopwatch(), FeatureCache()
     progress = Progress.of(progress, log)
-    chosen = Config.of(config, options, without=TRAIN_ALONE)
+    load_options: dict[str, Any] = {name: value for name, value in options.items() if name in LOAD_OPTIONS}
+    config_options = {name: value for name, value in options.items() if name not in LOAD_OPTIONS}
+    chosen = Config.of(config, config_options, without=TRAIN_ALONE, besides=LOAD_OPTIONS)
     strategies = parse_list(strategies) if isinstance(strategies, str) else strategies
     named = [parse(name) if isinstance(name, str) else name for name in strategies or ()]
     values = chosen.of_strategy
@@ -180,14 +177,7 @@ def fit(
         load_data,
         source,
         seed=chosen.seed,
-        strict=strict,
-        split_names=split_names,
-        path_column=path_column,
-        label_column=label_column,
-        group_by=group_by,
-        test_data=test_data,
-        intensity_range=intensity_range,
-        alpha_background=alpha_background,
+        **load_options,
         study=study if is_study(Path(study)) else None,
         progress=progress,
     )

@@ -19,7 +19,7 @@ MOST_COLUMNS = 60  # epochs drawn one by one; a longer schedule is drawn with se
 
 
 @dataclass(frozen=True)
-class Stage:
+class ChartStage:
     """One stage, and its learning rate in each column (`None`: frozen)."""
 
     name: str
@@ -43,7 +43,7 @@ class Stage:
 class Flow:
     """A network under a strategy. `columns` are each column's first epoch, from 1; none for closed form."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[ChartStage, ...]
     columns: tuple[int, ...]
     phases: tuple[str, ...]  # sentences
 
@@ -71,7 +71,7 @@ def flow(contents: StudyContents, run: RunContents) -> Flow | None:
     columns = list(range(len(rates)))
     width = math.ceil(len(columns) / MOST_COLUMNS) or 1
     stages = tuple(
-        Stage(
+        ChartStage(
             name=str(stage["name"]),
             shape=" × ".join(str(side) for side in stage["shape"]) if index < head else "a new classifier",
             parameters=int(stage["parameters"]) if index < head else None,

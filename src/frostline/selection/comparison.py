@@ -23,10 +23,10 @@ from frostline.models import Backbone, leakage
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import early_stopping, ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
+from frostline.selection.compare_request import CompareRequest
 from frostline.selection.comparison_result import Comparison, read_result
 from frostline.selection.conclusion import conclude
 from frostline.selection.earlier_runs import join
-from frostline.selection.request import CompareRequest
 from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue

@@ -17,13 +17,13 @@ from frostline.errors import NoTime
 from frostline.progress import Activity, Progress
 from frostline.selection import early_stopping, resampling, wise_ft_share
 from frostline.selection.candidates import Candidate
+from frostline.selection.compare_request import CompareRequest
 from frostline.selection.comparison_result import Comparison
 from frostline.selection.out_of_fold import gather, longest, write_predictions
+from frostline.selection.outcome_text import verdict_lines
 from frostline.selection.ranking import complete_repeats, evaluated_folds, rank, without_incomplete
-from frostline.selection.request import CompareRequest
-from frostline.selection.runner import PLAN, OutOfTime, TrialRunner, sub_study
+from frostline.selection.runner import PLAN, ComparisonTimeUp, TrialRunner, sub_study
 from frostline.selection.significance import HeldOutPredictions, Verdict, optimism
-from frostline.selection.text import verdict_lines
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
 from frostline.selection.winner_evaluation import evidence
 from frostline.selection.wise_ft_share import Interpolation
@@ -359,7 +359,7 @@ def _final_run(
 
     def timed(what: str, done: int, total: int) -> None:
         if runner.clock.late and what != Activity.DECODE:  # a finished run only checks its images
-            raise OutOfTime
+            raise ComparisonTimeUp
         request.progress(what, done, total)
 
     try:
@@ -370,7 +370,7 @@ def _final_run(
             share,
             stopping,
         )
-    except OutOfTime:
+    except ComparisonTimeUp:
         task = min(longest(runner.outcomes, index), key=lambda t: (t.cell.repeat, t.cell.fold))
         folder = request.study.run_at(runner.outcomes[task].get("run"))
         split = Study(folder.path.parents[1])

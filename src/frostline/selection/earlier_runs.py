@@ -13,7 +13,7 @@ import filelock
 
 from frostline.errors import StudyError, UsageError
 from frostline.selection.candidates import Candidate
-from frostline.selection.request import CompareRequest, EarlierRuns
+from frostline.selection.compare_request import CompareRequest, EarlierRuns
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver
 from frostline.studies.contenders import Contender, network_of, setting_difference, trained_runs

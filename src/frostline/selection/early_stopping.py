@@ -12,7 +12,7 @@ from typing import Any
 from frostline.errors import UsageError, option
 from frostline.models import Backbone
 from frostline.selection import resampling
-from frostline.selection.request import CompareRequest
+from frostline.selection.compare_request import CompareRequest
 from frostline.selection.resampling import Cell
 from frostline.strategies import Strategy, schedule
 

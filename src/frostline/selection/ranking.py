@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from frostline.selection.anytime import repeats_judged
+from frostline.selection.compare_request import CompareRequest
 from frostline.selection.out_of_fold import gather
-from frostline.selection.request import CompareRequest
 from frostline.selection.resampling import Cell
 from frostline.selection.runner import TrialRunner
 from frostline.selection.significance import HeldOutPredictions, Verdict, difference, judge, shallowest

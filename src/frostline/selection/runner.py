@@ -47,7 +47,7 @@ PLAN = "plan.json"  # in a comparison's folder: what was fixed before the first 
 POLL_S = 0.5  # seconds between checks of what other processes have finished
 
 
-class OutOfTime(Exception):
+class ComparisonTimeUp(Exception):
     """Raised inside a run when the comparison's time is up; caught by the comparison."""
 
 
@@ -157,8 +157,10 @@ class TrialRunner:
             ends_s = self.clock.left_s - trial.may_take_s
             self._reserve_s = max(0.0, ends_s)
             try:
-                self.queue.take([trial.task], self._work, stop_on=OutOfTime, allowed_s=trial.may_take_s)
-            except OutOfTime:  # noted in the queue; other candidates get the time that is left
+                self.queue.take(
+                    [trial.task], self._work, stop_on=ComparisonTimeUp, allowed_s=trial.may_take_s
+                )
+            except ComparisonTimeUp:  # noted in the queue; other candidates get the time that is left
                 self.progress.log(
                     f"  {self.candidates[trial.task.candidate]} was stopped: it takes too long."
                 )
@@ -216,7 +218,7 @@ class TrialRunner:
             try:
                 if self.queue.take(feasible, self._work) is None:
                     self._wait()
-            except OutOfTime:
+            except ComparisonTimeUp:
                 return False
             self.clock.note()
 
@@ -364,13 +366,13 @@ class TrialRunner:
 
     def _on_progress(self, what: str, done: int, total: int) -> None:
         if self.clock.left_s <= self._reserve_s:
-            raise OutOfTime
+            raise ComparisonTimeUp
         self.progress(what, done, total)
 
     def _wait(self) -> None:
         """Wait, because other processes are making every run that is left."""
         if self.clock.left_s <= self._reserve_s:
-            raise OutOfTime
+            raise ComparisonTimeUp
         time.sleep(POLL_S)
 
 

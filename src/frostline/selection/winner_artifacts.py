@@ -6,8 +6,8 @@ from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery, selective_prediction
 from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.selection import resampling, wise_ft_share
+from frostline.selection.compare_request import CompareRequest
 from frostline.selection.out_of_fold import longest
-from frostline.selection.request import CompareRequest
 from frostline.selection.runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system import directories

@@ -8,7 +8,7 @@ import numpy as np
 
 from frostline import metrics
 from frostline.selection import resampling
-from frostline.selection.request import CompareRequest
+from frostline.selection.compare_request import CompareRequest
 from frostline.selection.resampling import Cell
 from frostline.selection.significance import HeldOutPredictions
 from frostline.studies.study_folder import digest_of

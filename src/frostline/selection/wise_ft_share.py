@@ -26,8 +26,8 @@ from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
 from frostline.selection import resampling
 from frostline.selection.candidates import Candidate
+from frostline.selection.compare_request import CompareRequest
 from frostline.selection.out_of_fold import fold_models, longest
-from frostline.selection.request import CompareRequest
 from frostline.selection.runner import TrialRunner, sub_study
 from frostline.selection.significance import HeldOutPredictions
 from frostline.selection.successive_halving import Task

@@ -220,7 +220,7 @@ ONE_CYCLE_WARMUP = 0.3
 
 
 @dataclass(frozen=True)
-class Kind:
+class StrategyKind:
     """What one named strategy is: its phases, the settings it changes, and what may be set."""
 
     phases: Callable[[Strategy, int, float], tuple[Phase, ...]]  # (strategy, stages below the head, epochs)
@@ -241,8 +241,8 @@ def _gradual(strategy: Strategy, below: int, total: float) -> tuple[Phase, ...]:
 
 
 _PROBE_FIRST = {"head_init": "Kumar et al., arXiv 2202.10054"}
-KINDS: dict[str, Kind] = {
-    "linear_probe": Kind(
+KINDS: dict[str, StrategyKind] = {
+    "linear_probe": StrategyKind(
         lambda s, n, e: (),
         {"layers": SEVERAL},
         allowed=("label_smoothing", "layers"),
@@ -252,13 +252,13 @@ KINDS: dict[str, Kind] = {
             "label_smoothing": "scikit-learn's LogisticRegression has none; ridge takes none",
         },
     ),
-    "head": Kind(
+    "head": StrategyKind(
         lambda s, n, e: (Phase(0),),
         {"lr": 3e-3},
         allowed=(*_ANY, "feature_augment"),
         sources={"lr": "a choice: three times the rate of a whole network"},
     ),
-    "top_k": Kind(
+    "top_k": StrategyKind(
         lambda s, n, e: (Phase(s.k or 0),),
         {"head_init": "probe"},
         allowed=(*_TUNED, "feature_augment", "l2_sp"),
@@ -266,8 +266,8 @@ KINDS: dict[str, Kind] = {
         takes="k",
         sources=_PROBE_FIRST,
     ),
-    "lp_ft": Kind(lambda s, n, e: (Phase(ALL),), {"head_init": "probe"}, sources=_PROBE_FIRST),
-    "gradual_unfreeze": Kind(
+    "lp_ft": StrategyKind(lambda s, n, e: (Phase(ALL),), {"head_init": "probe"}, sources=_PROBE_FIRST),
+    "gradual_unfreeze": StrategyKind(
         _gradual,
         {"head_init": "probe"},
         allowed=(*_TUNED, "feature_augment", "l2_sp"),
@@ -276,10 +276,10 @@ KINDS: dict[str, Kind] = {
     ),
     # A fresh head sends noise down at first, which AdamW scales up to full steps: at 1e-3 `full` stood still
     # on spectrograms (49 % against 79 % at 5e-4). A head from a probe bears 1e-3.
-    "full": Kind(
+    "full": StrategyKind(
         lambda s, n, e: (Phase(ALL),), {"lr": 5e-4}, sources={"lr": "a fresh head, docs/LOG.md 2026-11-23"}
     ),
-    "scratch": Kind(
+    "scratch": StrategyKind(
         lambda s, n, e: (Phase(ALL),),
         {"layer_decay": 1.0, "bn": "train", "lr": 2e-3},
         allowed=_TUNED,
@@ -289,7 +289,9 @@ KINDS: dict[str, Kind] = {
             "lr": "a choice; fastai ships 2e-3",
         },
     ),
-    "phases": Kind(lambda s, n, e: s.phases, allowed=(*_TUNED, "feature_augment", "l2_sp"), takes="phases"),
+    "phases": StrategyKind(
+        lambda s, n, e: s.phases, allowed=(*_TUNED, "feature_augment", "l2_sp"), takes="phases"
+    ),
 }
 
 NAMED = (

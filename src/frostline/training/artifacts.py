@@ -21,10 +21,10 @@ from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.training import evaluation
-from frostline.training.evaluation import HeldOut
+from frostline.training.evaluation import EvaluationExtras
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import Parts, TrainRequest
 from frostline.training.resilience import time_limit
+from frostline.training.train_request import Parts, TrainRequest
 
 
 def leave(
@@ -33,7 +33,7 @@ def leave(
     model: nn.Module,
     cut: str,
     parts: Parts,
-    held_out: HeldOut,
+    held_out: EvaluationExtras,
     store: FeatureCache | None,
 ) -> dict[str, Any]:
     """Write what reports and predictions will want of the run; return what belongs into its result.

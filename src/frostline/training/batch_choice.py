@@ -10,7 +10,7 @@ from frostline.config import AUTO_BATCH, BATCH
 from frostline.errors import StudyError
 from frostline.strategies import BatchSize
 from frostline.studies.study_folder import RunFolder, digest_of, plain
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 
 CHOSEN = ("batch_size", "lr_factor")  # of a configuration: what the rule chooses
 

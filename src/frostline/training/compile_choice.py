@@ -16,7 +16,7 @@ from frostline.feature_extraction.image_batches import Images
 from frostline.strategies import hyperparameters
 from frostline.system import compiling, devices
 from frostline.system.numerics import NumericPlan
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 
 NOT_ON = {
     "cpu": "on a processor it was seen to take longer than it saves (docs/LOG.md, 2026-11-24)",

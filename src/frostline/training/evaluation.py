@@ -26,15 +26,15 @@ from frostline.inference.error_gallery import ClassMaps
 from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
 from frostline.training.caching import cache_planning
-from frostline.training.loop.solved_head import Adapted
-from frostline.training.request import Parts, TrainRequest
+from frostline.training.loop.solved_head import TrainedModel
+from frostline.training.train_request import Parts, TrainRequest
 
 THUMBNAIL_PX = 64
 Maps = dict[tuple[str, int], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvaluationExtras:
     """What one pass over held-out images gave besides the figures.
 
     Attributes
@@ -55,11 +55,11 @@ class HeldOut:
 def predict_parts(
     request: TrainRequest,
     folder: RunFolder,
-    adapted: Adapted,
+    adapted: TrainedModel,
     parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
-) -> tuple[dict[str, Any], HeldOut]:
+) -> tuple[dict[str, Any], EvaluationExtras]:
     """Predict val and test, each image once, with the model as it will be taken away: float32, plain."""
     with devices.full_float32():
         return _predict_parts(request, folder, adapted, parts, store, counts)
@@ -68,11 +68,11 @@ def predict_parts(
 def _predict_parts(
     request: TrainRequest,
     folder: RunFolder,
-    adapted: Adapted,
+    adapted: TrainedModel,
     parts: Parts,
     store: FeatureCache | None,
     counts: Counts,
-) -> tuple[dict[str, Any], HeldOut]:
+) -> tuple[dict[str, Any], EvaluationExtras]:
     forward = ForwardPass(
         request.backbone,
         adapted.model,
@@ -90,7 +90,7 @@ def _predict_parts(
         f"val_{name}": None,
         "val_goodness": None,
     }
-    val, held_out = parts.val, HeldOut(torch.empty(0, request.backbone.feature_width))
+    val, held_out = parts.val, EvaluationExtras(torch.empty(0, request.backbone.feature_width))
     if len(val):
         if request.taken_away:
             share = process_group.share(len(val))
@@ -111,7 +111,7 @@ def _predict_parts(
 
 def pass_once(
     forward: ForwardPass, images: Images, drifting: bool, share: slice | None = None
-) -> tuple[NDArray[np.float32], HeldOut]:
+) -> tuple[NDArray[np.float32], EvaluationExtras]:
     """Return the logits of all images, features to doubt by, and drift where it is asked for.
 
     With `share`, the processes of a job pass a share each, and all of them call this.
@@ -129,7 +129,7 @@ def pass_once(
     if share is not None:
         process_group.add_up([features])
         raw = process_group.gathered(raw, len(images))
-    return raw, HeldOut(features, drift_of)
+    return raw, EvaluationExtras(features, drift_of)
 
 
 def _logits(forward: ForwardPass, images: Images) -> NDArray[np.float32]:

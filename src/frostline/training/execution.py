@@ -32,12 +32,12 @@ from frostline.system import deadline, devices, directories, numerics
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
 from frostline.training import artifacts, evaluation, numeric_plan, operating
 from frostline.training.caching import cache_planning
-from frostline.training.evaluation import HeldOut
+from frostline.training.evaluation import EvaluationExtras
 from frostline.training.loop import learner
-from frostline.training.loop.solved_head import Adapted
-from frostline.training.request import Parts, TrainRequest
+from frostline.training.loop.solved_head import TrainedModel
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
 from frostline.training.run import Run
+from frostline.training.train_request import Parts, TrainRequest
 
 
 def take_part(request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache) -> Run:
@@ -162,11 +162,11 @@ def _write_config(request: TrainRequest, folder: RunFolder) -> None:
 class _Made:
     """A model, its figures, and how it was made."""
 
-    adapted: Adapted
+    adapted: TrainedModel
     figures: dict[str, Any]
     about: dict[str, Any]
     parts: Parts
-    held_out: HeldOut
+    held_out: EvaluationExtras
 
 
 def _work(

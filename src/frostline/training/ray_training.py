@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from frostline.distributed import ray_cluster
-from frostline.distributed.ray_cluster import Caller, Cluster, Share
+from frostline.distributed.ray_cluster import Caller, Cluster, WorkerResources
 from frostline.errors import FrostlineError, LostProcess, RunWarning, TrainingError, UsageError
 from frostline.progress import QUIET, Activity
 from frostline.studies.study_folder import Study
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 
 LOOK_S = 1.0  # between two looks at how far the processes are
 # Ray Train's second generation; what else it may print is of no use to a person who waits for a run.
@@ -68,7 +68,7 @@ def _job(cluster: Cluster, work: Work, caller: Caller, request: TrainRequest, st
         raise UsageError(
             f'Ray Train cannot be imported here ({error}). Install it: pip install "frostline[ray]"'
         ) from None
-    least = Share(min(s.cpus for s in cluster.shares), min(s.gpus for s in cluster.shares))
+    least = WorkerResources(min(s.cpus for s in cluster.shares), min(s.gpus for s in cluster.shares))
     needs = {"CPU": float(least.cpus)} | ({"GPU": float(least.gpus)} if least.gpus else {})
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=study) as scratch:
         trainer = TorchTrainer(

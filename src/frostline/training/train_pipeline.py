@@ -37,8 +37,8 @@ from frostline.system.timing import Stopwatch
 from frostline.training import batch_choice, continuation, ray_training
 from frostline.training.continuation import Parent
 from frostline.training.execution import lead, study_of_request, take_part
-from frostline.training.request import TrainRequest
 from frostline.training.run import Run
+from frostline.training.train_request import TrainRequest
 
 DEFAULT_STUDY = "frostline-study"
 

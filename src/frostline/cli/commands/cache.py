@@ -17,7 +17,7 @@ from frostline.cli.options import (
     running,
     varied_options,
 )
-from frostline.cli.parameter_types import Size, StrategyText
+from frostline.cli.parameter_types import SizeType, StrategyTextType
 
 
 @click.group(
@@ -54,7 +54,7 @@ def cache(context: click.Context, /, **options: Any) -> None:
 @click.argument("data")
 @click.option(
     "--strategy",
-    type=StrategyText(),
+    type=StrategyTextType(),
     default="head",
     show_default=True,
     help="Cache what this strategy will read.",
@@ -113,7 +113,7 @@ def fill(group_options: dict[str, Any], /, data: str, **options: Any) -> None:
 
 
 @cache.command()
-@click.option("--max-size", type=Size(), required=True, help="Size to reduce the cache to, such as 5GB.")
+@click.option("--max-size", type=SizeType(), required=True, help="Size to reduce the cache to, such as 5GB.")
 @everywhere
 @click.pass_obj
 def prune(group_options: dict[str, Any], /, max_size: int, **options: Any) -> None:

@@ -37,7 +37,7 @@ from frostline.cli.options import (
     varied_options,
     winner_weights_option,
 )
-from frostline.cli.parameter_types import Minutes
+from frostline.cli.parameter_types import MinutesType
 from frostline.config import FILE, SEARCHED
 from frostline.errors import UsageError, did_you_mean
 
@@ -106,7 +106,7 @@ class CandidateList(StrategyList):
     default=True,
     help="Include strategies that were trained in the study before [included].",
 )
-@click.option("--minutes", type=Minutes(), help="Time limit for everything [no limit].")
+@click.option("--minutes", type=MinutesType(), help="Time limit for everything [no limit].")
 @repeats_option
 @click.option(
     "--search",

@@ -40,7 +40,7 @@ from frostline.cli.options import (
     varied_options,
     winner_weights_option,
 )
-from frostline.cli.parameter_types import Minutes
+from frostline.cli.parameter_types import MinutesType
 from frostline.config import FILE
 from frostline.errors import UsageError
 from frostline.strategies import NAMED
@@ -80,7 +80,7 @@ def _network(options: dict[str, Any]) -> Any:
 
 @click.command(short_help="From images to a model with a reliable accuracy, in one command.")
 @click.argument("data")
-@click.option("--minutes", type=Minutes(), help="Time limit for everything [shown at the start].")
+@click.option("--minutes", type=MinutesType(), help="Time limit for everything [shown at the start].")
 @click.option(
     "--strategies", "names", type=StrategyList(), help="Strategies to compare [the best of the advice]."
 )

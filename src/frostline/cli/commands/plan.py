@@ -10,7 +10,7 @@ import click
 from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.command_inputs import loaded
 from frostline.cli.options import data_options, device_option, model_options, workers_option
-from frostline.cli.parameter_types import Minutes, Size
+from frostline.cli.parameter_types import MinutesType, SizeType
 
 measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
@@ -55,14 +55,14 @@ def measure(data: str, **options: Any) -> None:
 @model_options
 @data_options
 @measuring
-@click.option("--minutes", type=Minutes(), help="Time limit of one run [no limit].")
+@click.option("--minutes", type=MinutesType(), help="Time limit of one run [no limit].")
 @click.option(
-    "--memory", type=Size(), help="Memory that a run may use above its imports, e.g. 4GB [no limit]."
+    "--memory", type=SizeType(), help="Memory that a run may use above its imports, e.g. 4GB [no limit]."
 )
 @click.option(
-    "--device-memory", type=Size(), help="Memory of a GPU that a run may use, e.g. 8GB [all that it has]."
+    "--device-memory", type=SizeType(), help="Memory of a GPU that a run may use, e.g. 8GB [all that it has]."
 )
-@click.option("--disk", type=Size(), help="Disk for cached features, e.g. 2GB [no limit].")
+@click.option("--disk", type=SizeType(), help="Disk for cached features, e.g. 2GB [no limit].")
 @everywhere
 def plan(data: str, **options: Any) -> None:
     """Recommend a strategy for DATA: expected accuracy, seconds, memory and disk of each, and why.

@@ -31,7 +31,7 @@ from frostline.cli.options import (
     test_data_option,
     varied_options,
 )
-from frostline.cli.parameter_types import Minutes, Share, StrategyText
+from frostline.cli.parameter_types import MinutesType, ShareType, StrategyTextType
 from frostline.config import FILE
 from frostline.errors import NoTime
 from frostline.system import deadline
@@ -41,7 +41,7 @@ from frostline.system import deadline
 @click.argument("data")
 @click.option(
     "--strategy",
-    type=StrategyText(),
+    type=StrategyTextType(),
     default="top_k(2)",
     show_default=True,
     help=f"One of {', '.join(strategies.NAMED)}, with hyperparameters in brackets.",
@@ -89,7 +89,7 @@ from frostline.system import deadline
 )
 @click.option(
     "--minutes",
-    type=Minutes(),
+    type=MinutesType(),
     help="Hard time limit: training stops in time for the final evaluation, with the best weights so far.",
 )
 @click.option(
@@ -101,7 +101,7 @@ from frostline.system import deadline
 )
 @click.option(
     "--interpolate-weights",
-    type=Share(),
+    type=ShareType(),
     help="Interpolate weights: 0 is the pretrained ones with a probe, 1 the adapted ones; auto uses val.",
 )
 @click.option(

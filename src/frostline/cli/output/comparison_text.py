@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 
 from frostline import sentences
-from frostline.advice.text import minutes
+from frostline.advice.advice_text import minutes
 from frostline.cli.output.formatting import AGAIN, console_out
-from frostline.selection.text import ACCURACY, LOG_LOSS, in_words
+from frostline.selection.outcome_text import ACCURACY, LOG_LOSS, in_words
 from frostline.sentences import between, counted, percent
 
 if TYPE_CHECKING:

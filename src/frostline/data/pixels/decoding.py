@@ -202,7 +202,7 @@ def _dicom_picture(content: bytes) -> Picture:
     return Picture("", Image.fromarray(pixels).convert("RGB"), several=frames > 1)
 
 
-def _dicom_header(file: Any) -> dicom.Header:
+def _dicom_header(file: Any) -> dicom.DicomHeader:
     about = dicom.header(file)
     if fault := size_fault(about.width, about.height):
         raise DamagedImage(fault)

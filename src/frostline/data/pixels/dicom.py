@@ -23,7 +23,7 @@ _lock = threading.Lock()  # its warnings are silenced for the whole process whil
 
 
 @dataclass(frozen=True)
-class Header:
+class DicomHeader:
     """The header: size, kind, frames and patient."""
 
     width: int
@@ -33,7 +33,7 @@ class Header:
     group: str  # of the patient; "" where none is named
 
 
-def header(file: Any) -> Header:
+def header(file: Any) -> DicomHeader:
     """Read a header. Raises `DamagedImage`, and whatever pydicom raises."""
     import pydicom
 
@@ -71,7 +71,7 @@ def read(content: bytes) -> tuple[Deep | NDArray[np.uint8], int]:
     return Deep(about.kind, values), about.frames
 
 
-def _header(data: Any) -> Header:
+def _header(data: Any) -> DicomHeader:
     if "Rows" not in data or "Columns" not in data:
         raise DamagedImage(f"is a DICOM file without an image ({data.get('Modality') or 'no modality'})")
     deep = int(data.get("BitsAllocated", 8)) > 8 or "RescaleSlope" in data or "ModalityLUTSequence" in data
@@ -83,7 +83,7 @@ def _header(data: Any) -> Header:
             int(data.get("BitsAllocated", 8)) > 8 and data.get("PhotometricInterpretation") != "PALETTE COLOR"
         )
     patient = str(data.get("PatientID") or "").strip()
-    return Header(
+    return DicomHeader(
         int(data.Columns),
         int(data.Rows),
         f"DICOM {data.get('Modality') or 'of no modality'}{' RGB' * colour}" if deep else "",

@@ -15,7 +15,7 @@ from frostline.data.sources.file_listing import (
     own,
     walk_files,
 )
-from frostline.data.sources.folder_layout import Layout, SplitNames, Tree, layout_of
+from frostline.data.sources.folder_layout import FolderLayout, SplitNames, Tree, layout_of
 from frostline.errors import DataError
 
 # Below the root lie at most: a folder of the same name, a part, one of its name, and classes.
@@ -112,7 +112,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(child for child in inside if not own(child))
 
 
-def _own_inside(root: Path, layout: Layout) -> list[tuple[Path, str]]:
+def _own_inside(root: Path, layout: FolderLayout) -> list[tuple[Path, str]]:
     """Return the folders of frostline's own that stand where classes or parts do, and what they are."""
     places = dict.fromkeys([root, *(root.joinpath(*path) for path in layout.classes_in)])
     inside = (child for place in places for child in sorted(place.iterdir()) if child.is_dir())

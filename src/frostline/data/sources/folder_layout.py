@@ -58,7 +58,7 @@ Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """The folders that hold class folders, with their part ("" where unnamed), and unlabelled ones."""
 
     classes_in: dict[Path, str]
@@ -93,7 +93,9 @@ def split_names_text(split_names: SplitNames) -> str:
     return split_names or ""
 
 
-def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_inside: bool = False) -> Layout:
+def layout_of(
+    tree: Tree, root: str, split_names: SplitNames = None, groups_inside: bool = False
+) -> FolderLayout:
     """Return what the folders below `root` (its name, for messages) mean.
 
     `groups_inside` says that folders below classes are groups: patients, clips. Raises `DataError` where it
@@ -113,7 +115,7 @@ def layout_of(tree: Tree, root: str, split_names: SplitNames = None, groups_insi
             return _in_parts(tree, base, parts, findings)
         if not groups_inside:
             _refuse_doubtful(inside, root)
-    return Layout({base: ""}, findings=tuple(findings))
+    return FolderLayout({base: ""}, findings=tuple(findings))
 
 
 def part_of(name: str) -> str | None:
@@ -159,7 +161,7 @@ def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str)
     return True
 
 
-def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], findings: list[Finding]) -> Layout:
+def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], findings: list[Finding]) -> FolderLayout:
     folders = tree.at(base).folders
     classes_in, unlabelled = {}, []
     for name in folders:
@@ -182,12 +184,12 @@ def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], findings: list[F
         flat = _listed(path[-1] for path in unlabelled)
         why = f"Images in {flat} have no label, since there are no class folders: they are skipped."
         findings.append(Finding("assumed", len(unlabelled), why))
-    return Layout(classes_in, tuple(unlabelled), tuple(findings))
+    return FolderLayout(classes_in, tuple(unlabelled), tuple(findings))
 
 
 def _as_said(
     tree: Tree, base: Path, root: str, split_names: Mapping[str, str], findings: list[Finding]
-) -> Layout:
+) -> FolderLayout:
     folders = tree.at(base).folders
     missing = [name for name in split_names if name not in folders]
     if missing:
@@ -200,7 +202,7 @@ def _as_said(
     if unnamed:
         names = _listed(path[-1] for path in unnamed)
         findings.append(Finding("assumed", len(unnamed), f"--split-names does not name {names}: skipped."))
-    return Layout(classes_in, tuple(unnamed), tuple(findings))
+    return FolderLayout(classes_in, tuple(unnamed), tuple(findings))
 
 
 def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:

@@ -17,7 +17,7 @@ from frostline.data.pixels.formats import suffixes
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.sources.file_listing import listed_in
 from frostline.data.sources.python_datasets import picture
-from frostline.data.sources.remote import Fetcher, Place, images_below, is_address, masked
+from frostline.data.sources.remote import Fetcher, ImageLocation, images_below, is_address, masked
 from frostline.data.sources.tables import read_paths
 from frostline.data.sources.tar_shards import images_in, is_shards
 from frostline.errors import DamagedImage, DataError, RunWarning
@@ -192,7 +192,9 @@ def _inputs_at(text: str, path_column: str | None) -> PredictionInputs:
                 "lie at addresses."
             )
         single = ending in suffixes()
-        image_names = [fetcher.add(masked(text), Place(text))] if single else images_below(text, fetcher)
+        image_names = (
+            [fetcher.add(masked(text), ImageLocation(text))] if single else images_below(text, fetcher)
+        )
         return _fetched(fetcher, image_names)
     if ending not in TABLES or not path.is_file():
         listing = listed_in(path)

@@ -58,7 +58,7 @@ def masked(address: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ImageLocation:
     """The location of an image's bytes: a whole object, or `size_bytes` of it from `offset` on."""
 
     address: str
@@ -72,9 +72,9 @@ class Fetcher:
     """Reads images by the names that are shown for them. `root` is where other names are files."""
 
     root: Path | None = None
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, ImageLocation] = field(default_factory=dict)
 
-    def add(self, name: str, place: Place) -> str:
+    def add(self, name: str, place: ImageLocation) -> str:
         """Note where an image lies; return the name it goes by, which no other image has."""
         unique_name, count = name, 1
         while self.places.setdefault(unique_name, place).address != place.address:
@@ -151,10 +151,10 @@ def images_below(address: str, fetcher: Fetcher) -> list[str]:
     return [fetcher.add(f"{root}/{name}", listing[name]) for name in names]
 
 
-def listed(address: str) -> dict[str, Place]:
+def listed(address: str) -> dict[str, ImageLocation]:
     """Return every object below an address, by its path from there."""
 
-    def find() -> dict[str, Place]:
+    def find() -> dict[str, ImageLocation]:
         system, root = filesystem(address)
         objects = system.find(root, detail=True)
         below = root.rstrip("/") + "/"
@@ -183,11 +183,11 @@ def refusal(address: str, error: Exception) -> DataError:
     )
 
 
-def place_of(address: str, info: Mapping[str, Any]) -> Place:
+def place_of(address: str, info: Mapping[str, Any]) -> ImageLocation:
     """Return what a listing says of an object."""
     version = next((f"{name} {info[name]}" for name in VERSIONS if info.get(name)), "")
     size = info.get("size")
-    return Place(address, None if size is None else int(size), version=version)
+    return ImageLocation(address, None if size is None else int(size), version=version)
 
 
 def filesystem(address: str) -> tuple[Any, str]:
@@ -265,7 +265,7 @@ def _say(address: str) -> None:
         )
 
 
-def _read_bytes(place: Place) -> bytes:
+def _read_bytes(place: ImageLocation) -> bytes:
     """Read one image; fewer bytes than there should be are a failure."""
     system, path = filesystem(place.address)
     if place.offset is None:

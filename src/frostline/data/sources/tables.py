@@ -16,7 +16,7 @@ from frostline.data.labels import read_labels
 from frostline.data.pixels.formats import suffixes
 from frostline.data.sources.common import ImageEntry, Source, listing, part_named, unknown_part
 from frostline.data.sources.file_listing import is_hidden
-from frostline.data.sources.remote import Fetcher, Place, is_address, masked
+from frostline.data.sources.remote import Fetcher, ImageLocation, is_address, masked
 from frostline.data.sources.table_cells import Cells, as_text, own_bytes, read_cells
 from frostline.data.sources.table_columns import IS_VALID, ColumnChoice, choose, listed
 from frostline.errors import DataError, did_you_mean
@@ -278,7 +278,7 @@ def _add_addresses(source: Source) -> None:
         return
     fetcher = Fetcher(source.root)
     source.images = [
-        replace(entry, path=fetcher.add(masked(entry.path), Place(entry.path)))
+        replace(entry, path=fetcher.add(masked(entry.path), ImageLocation(entry.path)))
         if is_address(entry.path)
         else entry
         for entry in source.images

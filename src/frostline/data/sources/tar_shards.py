@@ -19,7 +19,7 @@ from frostline.data.sources.common import ImageEntry, Source, listing
 from frostline.data.sources.remote import (
     MAX_OBJECT_BYTES,
     Fetcher,
-    Place,
+    ImageLocation,
     filesystem,
     is_address,
     masked,
@@ -118,14 +118,14 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
             source.skipped.append(SkippedImage(image_name, "", reason, "unlabelled"))
 
 
-def _looked_through(address: str) -> list[tuple[str, Place | None, Any]]:
+def _looked_through(address: str) -> list[tuple[str, ImageLocation | None, Any]]:
     try:
         return patiently(address, lambda: list(_members(address)))
     except (FileNotFoundError, PermissionError) as error:
         raise refusal(address, error) from None
 
 
-def _members(address: str) -> Iterator[tuple[str, Place | None, Any]]:
+def _members(address: str) -> Iterator[tuple[str, ImageLocation | None, Any]]:
     """Yield (path, place, "") of images, (path, None, label) of labels, (path, None, reason) of the rest."""
     system, path = filesystem(address)
     shard = place_of(address, system.info(path))
@@ -150,8 +150,8 @@ def _begins_as_picture(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
 
 
 def _member(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Place
-) -> tuple[str, Place | None, Any] | None:
+    tar: tarfile.TarFile, member: tarfile.TarInfo, shard: ImageLocation
+) -> tuple[str, ImageLocation | None, Any] | None:
     path = PurePosixPath(member.name)
     if member.isdir() or path.name.startswith("."):
         return None
@@ -167,7 +167,7 @@ def _member(
         return _refused(
             member.name, f"has {member.size:,} bytes; more than {MAX_OBJECT_BYTES:,} are not read"
         )
-    place = Place(shard.address, member.size, member.offset_data, shard.version)
+    place = ImageLocation(shard.address, member.size, member.offset_data, shard.version)
     return member.name, place, ""
 
 

@@ -28,7 +28,7 @@ from frostline.models.cutting.nested_values import (
     tensors,
 )
 from frostline.models.cutting.replay import Recipe, first_half, first_halves, second_half
-from frostline.models.cutting.stages import Section
+from frostline.models.cutting.stage_discovery import StageSpan
 from frostline.models.cutting.tracing import Call, Trace, depends_on_images, traced
 from frostline.system import deadline
 
@@ -70,7 +70,7 @@ Proofs = dict[int, Recipe | None]  # by stage index; None where the model can't 
 
 
 def find_recipes(
-    model: nn.Module, runs: Runs, sections: Sequence[Section], head: Head, proofs: Proofs | None = None
+    model: nn.Module, runs: Runs, sections: Sequence[StageSpan], head: Head, proofs: Proofs | None = None
 ) -> dict[int, Recipe]:
     """Return a proved recipe for each stage index at which the model can be cut exactly.
 
@@ -91,7 +91,7 @@ def find_recipes(
     return {index: recipe for index, recipe in sorted(proofs.items()) if recipe is not None}
 
 
-def _candidates(runs: Runs, section: Section, pooling: Head | None) -> Iterator[Recipe]:
+def _candidates(runs: Runs, section: StageSpan, pooling: Head | None) -> Iterator[Recipe]:
     small, large = runs.traces
     if len(small.calls) != len(large.calls):
         return

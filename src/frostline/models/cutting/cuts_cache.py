@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from frostline.models.backbone import Cut, Layout, Stage
+from frostline.models.backbone import Cut, Stage, StageLayout
 from frostline.models.classifier import Head
 from frostline.models.cutting.replay import Recipe
 from frostline.system import directories
@@ -43,7 +43,7 @@ class Findings:
         head: Head,
         stages: tuple[Stage, ...],
         cuts: tuple[Cut, ...],
-        layout: Layout,
+        layout: StageLayout,
         notes: tuple[str, ...],
     ) -> None:
         self.head, self.stages, self.cuts, self.layout, self.notes = head, stages, cuts, layout, notes
@@ -71,7 +71,7 @@ class Findings:
             for cut in data["cuts"]
         )
         modules = {name: (first, last) for name, (first, last) in data["modules"].items()}
-        layout = Layout(dict(data["tensors"]), modules)
+        layout = StageLayout(dict(data["tensors"]), modules)
         return cls(Head(**data["head"]), stages, cuts, layout, tuple(data["notes"]))
 
 

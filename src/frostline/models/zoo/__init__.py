@@ -6,9 +6,9 @@ downloading → loading → base_weights → delta → adapted
 
 from __future__ import annotations
 
+from frostline.models.zoo.backbone_loading import agreed, load_backbone, rebuild_backbone
 from frostline.models.zoo.base_weights import architecture_of, hub_name, known_name, licence, load_base
 from frostline.models.zoo.catalogue import on_disk
-from frostline.models.zoo.loading import agreed, load_backbone, rebuild_backbone
 
 __all__ = [
     "agreed",

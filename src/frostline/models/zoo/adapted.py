@@ -19,7 +19,7 @@ from frostline.errors import ModelError, StudyError
 from frostline.models import Backbone, Preprocessing
 from frostline.models.heads import MULTI_STAGE, adapted_for, put_plain_head, reads_several
 from frostline.models.zoo import delta
-from frostline.models.zoo.loading import checked, described, rebuild_backbone
+from frostline.models.zoo.backbone_loading import checked, described, rebuild_backbone
 from frostline.strategies import parse
 from frostline.studies.best_run import best_of
 from frostline.studies.study_folder import MAX_CLASSES, RunFolder, Study

@@ -9,8 +9,8 @@ from torch import nn
 from frostline.errors import ModelError, option
 from frostline.models import Backbone, Preprocessing
 from frostline.models.zoo.architectures import Architecture
+from frostline.models.zoo.backbone_loading import load_backbone
 from frostline.models.zoo.efficientnet_lite import PACKAGES
-from frostline.models.zoo.loading import load_backbone
 
 
 def load_base(source: dict[str, Any], base: str | nn.Module | Backbone | None = None) -> Backbone:

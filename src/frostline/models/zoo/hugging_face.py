@@ -58,7 +58,7 @@ CONVNEXT_SQUASHES_FROM = 384
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class HubModel:
     """A model as it was loaded; `missing` are the tensors that its file did not hold."""
 
     model: nn.Module
@@ -72,7 +72,7 @@ def is_hugging_face(source: str) -> bool:
     return source.startswith(PREFIX) or (Path(source).expanduser() / "config.json").is_file()
 
 
-def load(source: str, *, random: bool = False, preprocessing: Preprocessing | None = None) -> LoadedModel:
+def load(source: str, *, random: bool = False, preprocessing: Preprocessing | None = None) -> HubModel:
     """Return the classifier that `hf/NAME` or a folder holds, in eval mode, float32, with its preprocessing.
 
     Raises `ModelError` where there is none, where the library is missing, and where its image processor does
@@ -89,10 +89,10 @@ def load(source: str, *, random: bool = False, preprocessing: Preprocessing | No
         else:
             model, missing = _pretrained(library, place, options, config)
         own = preprocessing or _preprocessing(library, source, place, options)
-    return LoadedModel(as_logits_model(model), own, settings, missing)
+    return HubModel(as_logits_model(model), own, settings, missing)
 
 
-def rebuilt(config: object, preprocessing: Preprocessing) -> LoadedModel:
+def rebuilt(config: object, preprocessing: Preprocessing) -> HubModel:
     """Return the classifier that a study's configuration describes, with random weights; needs no files.
 
     Raises `ModelError` where it names code, a network of another library, or nothing that can be built: a
@@ -105,7 +105,7 @@ def rebuilt(config: object, preprocessing: Preprocessing) -> LoadedModel:
         raise ModelError(f"The study's model takes parts from elsewhere ({', '.join(elsewhere)}): not built.")
     with _own_words("The study's model"):
         try:
-            return LoadedModel(build(config), preprocessing, config)
+            return HubModel(build(config), preprocessing, config)
         except (TypeError, AttributeError, ArithmeticError) as error:  # settings of another type
             raise ValueError(str(error)) from error
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from frostline.data.seen_images import Fingerprints
 from frostline.errors import StudyError, UsageError
-from frostline.exports.loading import load_export
+from frostline.exports.exported_predictor import load_export
 from frostline.inference.chosen_model import chosen_model
 from frostline.inference.predictor import Predictor
 from frostline.models import Backbone

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
-from frostline.config import BATCH, Config
+from frostline.config import Config, Options
 from frostline.data import PARTS, Manifest
 from frostline.distributed import ray_cluster, torchrun_env
 from frostline.errors import UsageError
@@ -21,12 +21,12 @@ from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images, Item
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, OnProgress, Progress
-from frostline.strategies import Strategy, checked, hyperparameters, parse
+from frostline.strategies import Strategy, checked, hyperparameters, overridden, parse
 from frostline.system import devices, directories, numerics, timing
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_planning
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 
 SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
 
@@ -52,55 +52,51 @@ def fill_cache(
     strategy: Strategy | str = "head",
     *,
     cut: int | None = None,
-    views: int | None = None,
     ray: str | None = None,
-    seed: int = 0,
-    augment: str = "standard",
-    flip: str = "auto",
-    resize: str | None = None,
-    min_crop: float | None = None,
-    rotate: str = "none",
-    batch_size: int = BATCH,
-    device: str = "auto",
-    deterministic: bool = False,
-    precision: str = "auto",
-    threads: int | None = None,
-    workers: int | str = "auto",
-    pixels: str = "auto",
+    config: Config | None = None,
     progress: OnProgress | None = None,
+    **options: Unpack[Options],
 ) -> CacheFill:
-    """Compute and keep the rows that training by `strategy` will read, those that are kept already left out.
+    """Compute the features that training by `strategy` will read, and keep them in the cache.
 
-    With `cut`, an index that `frostline stages` shows, the rows of that cut alone, `views` of each training
-    image (one, if not said: the plain one). Training reads them where seed, augmentation and precision agree;
-    `resize`, `min_crop`, `rotate` and `pixels` are as in `train`.
-    `ray` ("auto", "local" or an address) lets the workers of a Ray cluster do it, who see the same store and
-    images; each row is computed by one of them.
-    Raises `UsageError`, `DataError` or `ModelError`.
+    Features that are in the cache already are left out.
+
+    Parameters
+    ----------
+    backbone, data, strategy
+        As in `train`.
+    cut
+        Index of a cut, as `frostline stages` shows it: features of that cut alone, `views` of each training
+        image (default 1, the image without augmentation).
+    ray
+        "auto", "local" or the address of a Ray cluster, whose workers compute the features. They see the same
+        cache and images; each feature is computed by one of them.
+    config
+        Options as a `Config`: what `train` will be given. Fields without effect on features are ignored.
+    progress
+        Called as `progress(what, done, total)`.
+    **options
+        Fields of `Config` by name, which override those of `config`.
+
+    Returns
+    -------
+    CacheFill
+
+    Raises
+    ------
+    UsageError, DataError, ModelError
     """
     timing.prepare_process()
     torchrun_env.demand_alone("cache fill")
-    progress = Progress.of(progress)
+    progress, chosen = Progress.of(progress), Config.of(config, options)
+    strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
+    (strategy,) = overridden([strategy], chosen.of_strategy).strategies
+    views = chosen.views
     request = TrainRequest(
-        backbone=backbone.resized(resize),
+        backbone=backbone.resized(chosen.resize),
         data=data.checked(progress),
-        strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
-        config=Config(
-            seed=seed,
-            augment=augment,
-            flip=flip,
-            min_crop=min_crop,
-            rotate=rotate,
-            batch_size=batch_size,
-            device=device,
-            deterministic=deterministic,
-            precision=precision,
-            threads=threads,
-            workers=workers,
-            pixels=pixels,
-            views=views,
-            cache="keep",
-        ),
+        strategy=strategy,
+        config=replace(chosen.without_strategy, cache="keep"),
         progress=progress,
     )
     request.check()

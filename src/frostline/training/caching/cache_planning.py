@@ -20,7 +20,7 @@ from frostline.feature_extraction.image_batches import Images
 from frostline.models import Cut
 from frostline.strategies import hyperparameters
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 
 
 def opened(rows: str, cache: FeatureCache) -> AbstractContextManager[FeatureCache | None]:

@@ -22,11 +22,11 @@ from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.loop.pace import starved_line
-from frostline.training.loop.solved_head import Adapted, as_head, refit, solve_head
+from frostline.training.loop.solved_head import TrainedModel, as_head, refit, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import Parts, TrainRequest
-from frostline.training.resilience.time_limit import Budget
+from frostline.training.resilience.time_limit import TimeLimit
+from frostline.training.train_request import Parts, TrainRequest
 from frostline.training.tuning import batchnorm_recalibration, wise_ft
 from frostline.training.tuning.class_imbalance import Balance
 
@@ -38,9 +38,9 @@ def learn(
     head: Frozen,
     parts: Parts,
     watch: Stopwatch,
-    budget: Budget,
+    budget: TimeLimit,
     hear: OnEpochs,
-) -> Adapted:
+) -> TrainedModel:
     """Return the adapted model, and how it learned."""
     images = parts.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
@@ -114,7 +114,7 @@ def learn(
             else {"early_stopping": _early_stopping(setup, trainer, state.best_epoch)}
         ),
     }
-    return Adapted(model.eval(), cut, figures, earlier_seconds=state.seconds)
+    return TrainedModel(model.eval(), cut, figures, earlier_seconds=state.seconds)
 
 
 def _early_stopping(setup: Setup, trainer: Trainer, best_epoch: int | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training.numeric_plan import Plan
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from frostline.training.tuning.class_imbalance import Balance
 
 # Numbers of stages that `layers=auto` chooses from, beside all of them. On six sets, 8 and 40 images a class,
@@ -47,7 +47,7 @@ class _Columns:
 
 
 @dataclass(frozen=True)
-class Adapted:
+class TrainedModel:
     """A model that has learned.
 
     Attributes
@@ -73,7 +73,7 @@ class Adapted:
 
 def solve_head(
     request: TrainRequest, folder: RunFolder, features_of: Frozen, images: Images, balance: Balance
-) -> Adapted:
+) -> TrainedModel:
     """Return the network with a head solved for on frozen features, its L2 chosen by cross-validation.
 
     Where `layers` is auto, out-of-fold log loss chooses how many stages it reads.
@@ -127,7 +127,7 @@ def solve_head(
         "notes": [],
         **chosen,
     }
-    return Adapted(model.eval(), last, figures, temperature[0])
+    return TrainedModel(model.eval(), last, figures, temperature[0])
 
 
 def refit(

@@ -47,7 +47,7 @@ from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.interruption import Leave, heard
-from frostline.training.resilience.time_limit import Budget, OutOfTime
+from frostline.training.resilience.time_limit import OutOfTime, TimeLimit
 from frostline.training.tuning.class_imbalance import Balance
 from frostline.training.tuning.mixing import Mixing
 from frostline.unfreezing import check_gradients, set_rates
@@ -73,7 +73,7 @@ class Setup:
     workers: Workers
     folder: RunFolder
     watch: Stopwatch
-    budget: Budget
+    budget: TimeLimit
     progress: Progress = QUIET
     deterministic: bool = False
     stop_after: int | None = None  # epochs of all phases, after which it stops whatever val says

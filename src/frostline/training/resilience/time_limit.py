@@ -25,7 +25,7 @@ from frostline.strategies import hyperparameters
 from frostline.system import deadline
 from frostline.system.deadline import MARGIN, refusal
 from frostline.system.timing import Stopwatch
-from frostline.training.request import TrainRequest
+from frostline.training.train_request import TrainRequest
 from frostline.training.tuning.wise_ft import POINTS
 
 LOOKED_AT = 8  # images decoded to measure how long that takes
@@ -40,7 +40,7 @@ class OutOfTime(Exception):
     """Raised between two steps when the time is up; never seen outside of training."""
 
 
-class Budget:
+class TimeLimit:
     """What is left of a run's time. Without a limit nothing is measured and nothing stops."""
 
     def __init__(self, limit_s: float | None, reserve_s: float, watch: Stopwatch) -> None:
@@ -92,13 +92,13 @@ class Budget:
         return Progress.of(checked, progress.log)
 
 
-def begin(request: TrainRequest, watch: Stopwatch) -> Budget:
+def begin(request: TrainRequest, watch: Stopwatch) -> TimeLimit:
     """Start a run's budget; with a limit, estimate from timings what must be kept free for the end.
 
     Raises `UsageError` where the limit is shorter than what comes before and after the first step.
     """
     if request.config.minutes is None:
-        return Budget(None, 0.0, watch)
+        return TimeLimit(None, 0.0, watch)
     limit_s, watch = 60.0 * request.config.minutes, request.since or watch
     reserve_s, spent_s = process_group.decided(lambda: (_reserve_s(request), watch.seconds))
     if spent_s + reserve_s > limit_s:
@@ -107,7 +107,7 @@ def begin(request: TrainRequest, watch: Stopwatch) -> Budget:
                 request.config.minutes, spent_s + reserve_s, "loading, a first step and the final figures"
             )
         )
-    return Budget(limit_s, reserve_s, watch)
+    return TimeLimit(limit_s, reserve_s, watch)
 
 
 def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], threads: int | None) -> float:

@@ -21,7 +21,7 @@ from frostline.studies.best_run import PassedOver
 from frostline.studies.study_folder import Study, digest_of, plain
 from frostline.system import devices
 from frostline.system.timing import Stopwatch
-from frostline.training.request import metric_identity
+from frostline.training.train_request import metric_identity
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Section:
+class StageSpan:
     """A stage before it is measured: its name, its first module, and when that starts."""
 
     name: str
@@ -109,7 +109,7 @@ def _shape(call: Call) -> tuple[int, ...]:
     return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
 
 
-def sections(model: nn.Module, trace: Trace, head: Head) -> list[Section]:
+def sections(model: nn.Module, trace: Trace, head: Head) -> list[StageSpan]:
     """Return the stages of a traced model in order: stem, blocks, head."""
     tree = _Tree(model, trace, head)
     units = _enough_blocks(tree)
@@ -117,7 +117,7 @@ def sections(model: nn.Module, trace: Trace, head: Head) -> list[Section]:
     edges = [0, *starts, len(units)]
     groups = [units[a:b] for a, b in pairwise(edges) if b > a]
     body = [_section(group, position == 0) for position, group in enumerate(groups)]
-    return [*body, Section("head", head.name, tree.end, head.names)]
+    return [*body, StageSpan("head", head.name, tree.end, head.names)]
 
 
 def _enough_blocks(tree: _Tree) -> list[Unit]:
@@ -169,11 +169,11 @@ def _changes(units: Sequence[Unit], starts: list[int]) -> list[int]:
     return starts[:1] + [b for a, b in pairwise(starts) if units[a].shape != units[b].shape]
 
 
-def _section(group: Sequence[Unit], stem: bool) -> Section:
+def _section(group: Sequence[Unit], stem: bool) -> StageSpan:
     names = tuple(unit.name for unit in group)
     blocks = [unit.name for unit in group if unit.block] or [unit.name for unit in group if unit.weights]
     name = "stem" if stem else _spanning(blocks or list(names))
-    return Section(name, names[0], group[0].start, names)
+    return StageSpan(name, names[0], group[0].start, names)
 
 
 def _spanning(names: Sequence[str]) -> str:

@@ -290,7 +290,7 @@ def _from_hugging_face(
     return backbone
 
 
-def _of_hugging_face(loaded: hugging_face.LoadedModel, name: str, random: bool) -> Backbone:
+def _of_hugging_face(loaded: hugging_face.HubModel, name: str, random: bool) -> Backbone:
     source: dict[str, Any] = {
         "kind": hugging_face.KIND,
         "architecture": loaded.config["model_type"],
