@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import studies
+from frostline import sentences
 from frostline.reports import prediction_table, tried_strategies
 from frostline.reports.conclusions import DISTANCES, EXPECTATIONS
 from frostline.reports.network_chart import flow
@@ -161,3 +162,17 @@ def test_peaks_are_the_optimizers() -> None:
     for group in parameter_groups:
         below = len(backbone.stages) - 1 - group["stage"]
         assert group["peak"] == lr_schedule.peak(0.01, parsed.layer_decay, below)
+
+
+def test_files_skipped_for_one_reason_are_not_a_line_each() -> None:
+    alike = [(f"{number}.jpg", "is of class moth, of which DATA has no image") for number in range(9)]
+    lines = sentences.skipped_lines([*alike, ("odd.jpg", "is damaged")])
+    assert lines[0] == "Skipped 10 files:"
+    assert lines[4] == "  … and 6 more: is of class moth, of which DATA has no image"
+    assert lines[5:] == ["  odd.jpg: is damaged"]
+    each = sentences.skipped_lines(
+        [(f"{number}.jpg", f"is damaged at byte {number}") for number in range(39)]
+    )
+    assert each[-1] == "  … and 19 more (in the study's manifest.jsonl)"
+    assert len(each) == 22
+    assert sentences.skipped_lines([]) == []

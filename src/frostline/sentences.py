@@ -48,6 +48,10 @@ class Closeness(Enum):
         return cls.NEAR if similarity >= NEAR else cls.FAR if similarity < FAR else cls.BETWEEN
 
 
+SKIPPED_PATHS = 3  # skipped files that are shown of one reason; a choice
+SKIPPED_LINES = 20  # lines about skipped files, about what a terminal shows
+
+
 def percent(value: float) -> str:
     """Return a fraction 0–1 as a percentage."""
     return f"{100 * value:.1f} %"
@@ -163,6 +167,26 @@ def named(names: Sequence[str]) -> str:
     """Name a few of many."""
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def skipped_lines(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """Return lines about skipped files, given as (path, reason): a few of each reason, then how many more."""
+    if not skipped:
+        return []
+    paths_by_reason: dict[str, list[str]] = {}
+    for path, reason in skipped:
+        paths_by_reason.setdefault(reason, []).append(path)
+    lines, rest = [f"Skipped {counted(len(skipped), 'file')}:"], len(skipped)
+    for reason, paths in paths_by_reason.items():
+        if len(lines) > SKIPPED_LINES:
+            lines.append(f"  … and {rest:,} more (in the study's manifest.jsonl)")
+            break
+        shown = paths if len(paths) <= SKIPPED_PATHS + 1 else paths[:SKIPPED_PATHS]
+        lines += [f"  {path}: {reason}" for path in shown]
+        if len(paths) > len(shown):
+            lines.append(f"  … and {len(paths) - len(shown):,} more: {reason}")
+        rest -= len(paths)
+    return lines
 
 
 def short(accuracy: float | None, low: float | None, high: float | None, on: str) -> str:

@@ -8,8 +8,6 @@ from frostline import sentences
 from frostline.data import Manifest
 from frostline.selection import FEW_IMAGES, NothingHeldOut, folds_of
 
-SHOWN = 20  # unusable files that are listed one by one
-
 
 def load_parts(load: Callable[..., Manifest]) -> Manifest:
     """Return the data with nothing held out, or with a test part for many images or a source with parts."""
@@ -33,11 +31,7 @@ def fold_count(data: Manifest, seed: int) -> int:
 def data_lines(data: Manifest, folds: int) -> list[str]:
     """Return lines about the data; `folds` is the number of folds of a repeat."""
     lines = [finding.note for finding in data.data_findings if finding.kind not in ("no_val", "no_test")]
-    if data.skipped:
-        lines.append(f"{len(data.skipped)} file(s) cannot be used and are skipped:")
-        lines += [f"  {item.path}: {item.reason}" for item in data.skipped[:SHOWN]]
-        if len(data.skipped) > SHOWN:
-            lines.append(f"  … and {len(data.skipped) - SHOWN} more (in the study's manifest.jsonl)")
+    lines += sentences.skipped_lines([(item.path, item.reason) for item in data.skipped])
     if not data.part("test") and not folds:
         lines.append(f"Every image will train the model. {sentences.NOTHING_TO_ASK}")
     elif not data.part("test") and folds > 1:

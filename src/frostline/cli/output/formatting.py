@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from frostline.sentences import percent
+from frostline.sentences import percent, skipped_lines
 
 if TYPE_CHECKING:
     from frostline.data import Manifest
@@ -29,11 +29,7 @@ def size(value_bytes: float) -> str:
 def data_lines(data: Manifest) -> str:
     """Return lines about the data: notes and skipped files."""
     lines = list(data.notes)
-    if data.skipped:
-        lines.append(f"{len(data.skipped)} file(s) cannot be used and are skipped:")
-        lines += [f"  {item.path}: {item.reason}" for item in data.skipped[:20]]
-        if len(data.skipped) > 20:
-            lines.append(f"  … and {len(data.skipped) - 20} more (in the study's manifest.jsonl)")
+    lines += skipped_lines([(item.path, item.reason) for item in data.skipped])
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,8 +53,8 @@ class Sweep:
     """One group's sweep: rates and smoothed losses, and the suggestion or the reason for none."""
 
     group: str
-    rates: tuple[float, ...]
-    losses: tuple[float, ...]
+    rates: tuple[float, ...] = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False)
     suggestion: float | None
     reason: str
 
