@@ -253,7 +253,7 @@ def rows_lost(store: Path, before: int) -> int:
     os.environ["FROSTLINE_CACHE_DIR"] = str(store)
     with FeatureCache() as cache:
         damage = cache.verify()
-    return damage.damaged + damage.lost + max(0, before - damage.right)
+    return damage.damaged + damage.lost + max(0, before - damage.intact)
 
 
 def moment(study: Path) -> str:
