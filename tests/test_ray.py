@@ -190,6 +190,7 @@ def test_a_run_on_a_cluster_has_the_bits_of_torchruns(ray: Any, tmp_path: Path) 
     assert not list(Path(here).glob(".ray-*")), "Ray left something behind"
 
 
+@pytest.mark.timeout(900)  # three jobs, whose processes import everything: 170 s on two slow cores, alone
 @pytest.mark.ecosystem
 def test_a_run_that_loses_a_process_is_begun_again_and_goes_on(
     ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
