@@ -2,7 +2,7 @@
 
 That is what `torch.cuda.max_memory_allocated` counts: weights, gradients, moments, what a step keeps for its
 backward pass, and what kernels need beside. The context of CUDA and what the allocator holds in reserve are
-none of it. The sum was compared with what tensors held on a processor; **it was not measured on a card**.
+none of it. The sum was compared with what tensors held on a processor; **it was not measured on a GPU**.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NOTED = 3  # weights and moments as the epoch began, to go back to
 AVERAGES = 2  # an average of the weights: the one that moves, and as the epoch began
 # cuBLAS takes 32 MiB a handle on Hopper, and 8 MiB where it is held to one order of additions
 # (docs.nvidia.com/cuda/cublas, cublasSetWorkspace); cuDNN takes what its algorithm wants, for which as much
-# again is set aside. Not measured on a card.
+# again is set aside. Not measured on a GPU.
 WORKSPACE_BYTES = 64 * 2**20
 # Of the widest row at a cut, what lives at once in a pass without gradients: layers inside a stage are wider
 # than what it ends with. lite0 at 96 px held 7 times as much on a processor (docs/LOG.md 2026-11-28).
@@ -25,10 +25,10 @@ LIVE = 7
 
 
 def device_peak(rates: Rates, job: Job) -> int:
-    """Return the bytes that a run's tensors take on a card at its peak.
+    """Return the bytes that a run's tensors take on a GPU at its peak.
 
     The largest of frozen batches, steps and figures, beside the weights that are there all the time. Features
-    that are kept, pictures and rows lie in the host's memory, a batch of them on the card.
+    that are kept, pictures and rows lie in the host's memory, a batch of them on the GPU.
     """
     pretrained = rates.model_bytes * (2 if rates.copies else 1)  # frozen layers may be computed on a copy
     frozen = pretrained + rates.frozen_batch * _live(rates)

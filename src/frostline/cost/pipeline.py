@@ -36,7 +36,7 @@ class Pipeline:
     def waiting_s(self, decode_s: float, computing_s: float) -> float:
         """Return how much longer computing takes because pictures are decoded for it.
 
-        On a card decoding costs nothing that fits beside computing. On a processor both share the cores in
+        On a GPU decoding costs nothing that fits beside computing. On a processor both share the cores in
         use: what decoding takes of them is missing, whichever thread has it.
 
         Parameters

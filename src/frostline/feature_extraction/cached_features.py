@@ -193,7 +193,7 @@ class Frozen:
     ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
         """Yield what `compute` returns for each batch of pixels and taps, in order.
 
-        A card is given the next batch before what it made of the last is fetched, so that it never waits.
+        A GPU is given the next batch before what it made of the last is fetched, so that it never waits.
         """
         begun_before = int(on_card(self.config.plan.device))
         begun: deque[Launched] = deque()
@@ -217,7 +217,7 @@ class Frozen:
         return self.launch(pixels, taps).values()
 
     def launch(self, pixels: Tensor, taps: Sequence[Tap] = ()) -> Launched:
-        """Begin to compute z for uint8 pixels (n, 3, s, s): a card goes on while the processor does."""
+        """Begin to compute z for uint8 pixels (n, 3, s, s): a GPU goes on while the processor does."""
         x = self.config.plan.batch(padded(pixels, self.config.batch), self._backbone.preprocessing.normalise)
         with self._inference() as model, collecting(model, taps) as collected:
             z = bb.prefix(self._backbone, model, self.cut)(x)

@@ -48,7 +48,7 @@ CARD_BATCH = 256
 
 AUTO = "auto"
 Workers = int | str  # threads that decode images ahead; "auto": as the machine suggests
-MOST_AUTO = 16  # more have not been tried: the machine with a card had 16 cores
+MOST_AUTO = 16  # more have not been tried: the machine with a GPU had 16 cores
 # Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
 THREAD_BYTES = 256_000_000
 

@@ -1,4 +1,4 @@
-"""Tensors between the processor and a card, without either waiting for the other.
+"""Tensors between the processor and a GPU, without either waiting for the other.
 
 Pinned memory is torch's own: its caching allocator gives a block again once the copy out of it is over.
 """
@@ -35,9 +35,9 @@ def to_device(batch: Tensor, device: str | torch.device) -> Tensor:
 
 
 def sent_ahead(batches: Iterable[Tensor], device: str | torch.device) -> Iterator[Tensor]:
-    """Yield batches on a device; on a card the next one is on its way while this one is worked with.
+    """Yield batches on a device; on a GPU the next one is on its way while this one is worked with.
 
-    Copies go by a stream of their own, so that they pass while the card computes.
+    Copies go by a stream of their own, so that they pass while the GPU computes.
     """
     if not on_card(device):
         yield from (batch.to(device) for batch in batches)
@@ -64,7 +64,7 @@ def _received(batch: Tensor, arrived: Any) -> Tensor:
 
 
 class Fetched:
-    """A tensor on its way to the processor; on a card it arrives while both go on.
+    """A tensor on its way to the processor; on a GPU it arrives while both go on.
 
     Parameters
     ----------

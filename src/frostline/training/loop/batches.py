@@ -28,7 +28,7 @@ from frostline.system.transfers import sent_ahead, to_device
 from frostline.training.numeric_plan import Plan
 from frostline.training.tuning.class_imbalance import Balance
 
-# Of the card's memory that no step has needed, what rows may take. A choice: memory is in pieces, and a later
+# Of the GPU's memory that no step has needed, what rows may take. A choice: memory is in pieces, and a later
 # step may want more.
 ROOM_SHARE = 0.5
 
@@ -56,9 +56,9 @@ class PhaseBatches:
         self._held: dict[tuple[int, int] | None, Tensor] = {}  # (part, view) → all its rows, in order
         self._whole: set[tuple[int, int]] = set()  # of these every row was prepared
         self._room_bytes = HELD_BYTES
-        self._on_card: dict[tuple[int, int], Tensor] = {}  # the same, where the card has room for them
+        self._on_card: dict[tuple[int, int], Tensor] = {}  # the same, where the GPU has room for them
         beside = torch.device(plan.numbers.device).type != "cpu"
-        self._lodges = beside and process_group.size() == 1  # rows may lie on the card
+        self._lodges = beside and process_group.size() == 1  # rows may lie on the GPU
 
         def frozen(index: int) -> Frozen:
             return Frozen(backbone, model, backbone.cut(index), plan.way, store, counts)
@@ -163,12 +163,12 @@ class PhaseBatches:
         return all_cached and sorted(p for batch in items for p, _ in batch) == list(range(len(images)))
 
     def _forget(self, place: tuple[int, int]) -> None:
-        """Let the host's memory go of rows that lie on the card."""
+        """Let the host's memory go of rows that lie on the GPU."""
         held = self._held.pop(place, None)
         self._room_bytes += 0 if held is None else held.nbytes
 
     def leave_card(self) -> bool:
-        """Put no rows on the card any more, since a step needs its memory; return whether any were there."""
+        """Put no rows on the GPU any more, since a step needs its memory; return whether any were there."""
         any_there, self._lodges = bool(self._on_card), False
         self._on_card.clear()
         return any_there
@@ -235,7 +235,7 @@ def _place(images: Images, items: Sequence[Sequence[Item]]) -> tuple[int, int] |
 
 
 class _Lodging:
-    """Rows that are gathered on the card while they are learned from for the first time.
+    """Rows that are gathered on the GPU while they are learned from for the first time.
 
     Whether there is room is known once a step was made of the first batch: what is left then was not needed.
     """

@@ -1,4 +1,4 @@
-"""How fast batches come beside how fast a card learns from them: whether it is starved."""
+"""How fast batches come beside how fast a GPU learns from them: whether it is starved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from frostline.system import devices, numerics
 
-# A card that learns from fewer images a second than this share of what its steps allow waits for pictures.
+# A GPU that learns from fewer images a second than this share of what its steps allow waits for pictures.
 # A choice: below it a third more and over is lost, which is more than what follows an epoch takes.
 STARVED = 0.75
 AT_ONCE = 256  # steps whose events wait to be read: a choice
@@ -100,7 +100,7 @@ class Pace:
 
 
 def starved_line(pace: dict[str, Any] | None, workers: int | str) -> str:
-    """Return what to say of a card that waited for pictures; "" where it did not."""
+    """Return what to say of a GPU that waited for pictures; "" where it did not."""
     if not pace or not pace["starved"]:
         return ""
     return (

@@ -77,7 +77,7 @@ def told_plainly() -> Iterator[None]:
 
 
 class LossWatch:
-    """Looks at losses while steps go on; where they lie on a card, some steps later, so that nobody waits.
+    """Looks at losses while steps go on; where they lie on a GPU, some steps later, so that nobody waits.
 
     What it has not seen by the end of an epoch, or before a checkpoint, `check_losses` looks at.
     """
