@@ -39,16 +39,16 @@ def _at_most(pixels: int) -> Iterator[None]:
 
 def image(data: bytes, folder: Path) -> None:
     """The decoder, with a pixel limit that keeps an execution short."""
-    from frostline.data.pixels import decoding, rendering, traits
+    from frostline.data.pixels import decoding, image_traits, rendering
     from frostline.data.splits import near_duplicates
 
     with _at_most(FEW_PIXELS):
         decoding.header(io.BytesIO(data))
         with contextlib.suppress(_frostline().DamagedImage):
-            traits.with_decoded_traits(decoding.picture_small(data, 32))
+            image_traits.with_decoded_traits(decoding.picture_small(data, 32))
         seen = decoding.picture(data)
-    about = traits.with_decoded_traits(seen)
-    assert traits.Traits.read(about.text()) == about
+    about = image_traits.with_decoded_traits(seen)
+    assert image_traits.Traits.read(about.text()) == about
     near_duplicates.mark_of(seen)
     for how in ("0,255", "-1e300,1e300", "per-image"):
         made = seen.rgb(rendering.Rendering(how, ground=(1, 2, 3)))
@@ -58,10 +58,10 @@ def image(data: bytes, folder: Path) -> None:
 
 def lies(data: bytes, folder: Path) -> None:
     """Headers that promise far more than the file holds, under the limit that people have."""
-    from frostline.data.pixels import decoding, traits
+    from frostline.data.pixels import decoding, image_traits
 
     seen = decoding.picture(_promising(data))
-    traits.with_decoded_traits(seen)
+    image_traits.with_decoded_traits(seen)
     assert seen.rgb().mode == "RGB"
 
 

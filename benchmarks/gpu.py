@@ -41,7 +41,7 @@ from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.pipelines.packaged_demo import write_digits
 from frostline.studies.study_folder import environment
-from frostline.system import numerics, transfers
+from frostline.system import device_transfers, numerics
 from gpu_rows import ON_FOUR_CORES, ROWS, TINY, Row, Sizes, Table
 
 REPEATS = 20  # of what takes milliseconds
@@ -159,7 +159,7 @@ def sending(bench: Bench) -> dict[str, Any]:
     there = z.to("cuda")
     ways: dict[str, Callable[[], object]] = {
         "plain": lambda: pixels.to("cuda"),
-        "pinned anew (what frostline does)": lambda: transfers.to_device(pixels, "cuda"),
+        "pinned anew (what frostline does)": lambda: device_transfers.to_device(pixels, "cuda"),
         "pinned before": lambda: pinned.to("cuda", non_blocking=True),
         "rows back": lambda: there.cpu(),
     }

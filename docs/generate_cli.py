@@ -108,9 +108,10 @@ since its advice is about pretrained features.
   worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
   1.5:1). What can't be measured is null or empty.
 - `plan`: `recommended`, `runner_up`, `options: [{{strategy, expected_accuracy, low, high, seconds,
-  seconds_low, seconds_high, peak_memory_bytes, peak_memory_upper_bytes, device_peak_bytes, disk_bytes, cache, fits, reason,
-  expected_regret, hyperparameters}}]` (80 % intervals; null if nothing can be forecast; `expected_regret`
-  is what it is expected to lose to whichever turns out best), `expected_regret` and `worst_regret` (of the
+  seconds_low, seconds_high, peak_memory_bytes, peak_memory_upper_bytes, device_peak_bytes, disk_bytes,
+  cache, fits, reason, expected_regret, hyperparameters}}]` (80 % intervals; null if nothing can be
+  forecast; `expected_regret` is what it is expected to lose to whichever turns out best),
+  `expected_regret` and `worst_regret` (of the
   recommended one, over the earlier image sets and on the worst of them), `hyperparameters: {{lr,
   layer_decay, cut, epochs, bn, augment, size, batch}}` (of the recommended one), `why`, `would_change`,
   `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights).

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from frostline.feature_extraction import cached_features
 from frostline.models import Backbone
 from frostline.profiling import training_rates
-from frostline.system import devices, numerics, transfers
+from frostline.system import device_transfers, devices, numerics
 
 CARD = "lazy:0"  # a kind of device whose backward pass torch runs in the thread that asks for it
 MIXED = f"Expected all tensors to be on the same device, but found at least two devices, {CARD} and cpu!"
@@ -68,18 +68,18 @@ class OnCard(Tensor):
 def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Return what an operation gives, on the card where its tensors are or where it is told to."""
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-    on_card = any(isinstance(x, OnCard) for x in tensors)
+    on_gpu = any(isinstance(x, OnCard) for x in tensors)
     name = func._schema.name
-    if on_card and name not in ACROSS and any(not isinstance(x, OnCard) and x.ndim for x in tensors):
+    if on_gpu and name not in ACROSS and any(not isinstance(x, OnCard) and x.ndim for x in tensors):
         raise RuntimeError(f"{MIXED} ({name})")
     _note_wait(name, tensors, args, kwargs)
     named_devices = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.device)]
     if named_devices:
-        on_card = named_devices[0].type == torch.device(CARD).type
+        on_gpu = named_devices[0].type == torch.device(CARD).type
         args = [torch.device("cpu") if isinstance(x, torch.device) else x for x in args]
         kwargs = {k: torch.device("cpu") if isinstance(x, torch.device) else x for k, x in kwargs.items()}
     elif name == "aten::copy_":
-        on_card = isinstance(args[0], OnCard)
+        on_gpu = isinstance(args[0], OnCard)
     if kwargs.get("pin_memory"):
         kwargs = {**kwargs, "pin_memory": False}
     wrapper = {id(x.held): x for x in tensors if isinstance(x, OnCard)}
@@ -87,7 +87,7 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         *tree_map(lambda x: x.held if isinstance(x, OnCard) else x, args),
         **tree_map(lambda x: x.held if isinstance(x, OnCard) else x, kwargs),
     )
-    if not on_card:
+    if not on_gpu:
         return out
 
     def wrapped(x: Any) -> Any:
@@ -100,15 +100,15 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _note_wait(name: str, tensors: list[Tensor], args: Any, kwargs: dict[str, Any]) -> None:
     """Note what a real card would be waited for: a number that is read, a copy that must be there at once."""
-    on_card = [isinstance(x, OnCard) for x in tensors]
-    if name == "aten::_local_scalar_dense" and on_card[0]:
+    on_gpu = [isinstance(x, OnCard) for x in tensors]
+    if name == "aten::_local_scalar_dense" and on_gpu[0]:
         waits.append(name)
-    elif name in ("aten::index", "aten::index_put", "aten::index_put_") and any(on_card) != all(on_card):
+    elif name in ("aten::index", "aten::index_put", "aten::index_put_") and any(on_gpu) != all(on_gpu):
         waits.append(f"{name} by positions of the processor")
     elif name in ("aten::_to_copy", "aten::copy_"):
         device = torch.device(kwargs.get("device") or "cpu") if name == "aten::_to_copy" else None
         across = (
-            on_card[0] != (device.type == torch.device(CARD).type) if device else any(on_card) != all(on_card)
+            on_gpu[0] != (device.type == torch.device(CARD).type) if device else any(on_gpu) != all(on_gpu)
         )
         moves = name == "aten::copy_" or kwargs.get("device") is not None
         waiting = not (kwargs.get("non_blocking") or (name == "aten::copy_" and len(args) > 2 and args[2]))
@@ -158,9 +158,9 @@ def pretended() -> Iterator[None]:
         patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
         patch.setattr(torch.cuda, "current_stream", lambda device=None: _Stream())
         patch.setattr(Tensor, "record_stream", lambda tensor, stream: None)
-        on_card = ("cuda", torch.device(CARD).type)
-        patch.setattr(transfers, "on_card", lambda device: torch.device(device).type in on_card)
-        patch.setattr(cached_features, "on_card", transfers.on_card)
+        on_gpu = ("cuda", torch.device(CARD).type)
+        patch.setattr(device_transfers, "on_gpu", lambda device: torch.device(device).type in on_gpu)
+        patch.setattr(cached_features, "on_gpu", device_transfers.on_gpu)
         patch.setattr(numerics, "device_room_bytes", lambda: 10**9)
         patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
         patch.setattr(torch.cuda, "max_memory_allocated", lambda: 1)

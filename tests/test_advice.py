@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frostline.advice import Budget, Case, advice_text, advise, recommendation
-from frostline.advice.advice_text import TIME_MARGIN
+from frostline.advice import Budget, Case, advice_wording, advise, recommendation
+from frostline.advice.advice_wording import TIME_MARGIN
 from frostline.advice.forecast import OWN_CHANCE, average_leads, bases_of, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, read_experience, read_tasks
 from frostline.cost import Cost
@@ -313,7 +313,7 @@ def test_advice_names_everything_that_was_decided() -> None:
     assert advice.expected_regret is not None
     assert advice.worst_regret is not None
     assert 0 <= advice.expected_regret <= advice.worst_regret < 0.05
-    assert f"to lose {advice_text.points(advice.expected_regret)} to" in advice.why[1]
+    assert f"to lose {advice_wording.points(advice.expected_regret)} to" in advice.why[1]
 
 
 def test_a_departure_names_what_decided() -> None:
@@ -378,10 +378,10 @@ def test_what_does_not_fit_a_gpu_is_left_out() -> None:
 
 @pytest.mark.parametrize("seconds", [0.2, 12.4, 89.6, 100.0, 140.0, 5399.0, 5401.0, 9000.0])
 def test_time_that_is_said_to_be_enough_is_enough(seconds: float) -> None:
-    number, unit = advice_text.enough(seconds).split()
+    number, unit = advice_wording.enough(seconds).split()
     allowed = float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
     assert seconds <= allowed <= max(1.0, 1.7 * seconds)
-    assert advice_text.minutes(0.001) != "0 s"
+    assert advice_wording.minutes(0.001) != "0 s"
 
 
 def test_random_weights_were_never_tried() -> None:
@@ -484,6 +484,6 @@ def test_a_head_that_timm_has_not_is_said_with_what_the_other_loses() -> None:
 
 
 def test_durations_are_shown_as_an_interval() -> None:
-    assert advice_text.seconds_between(19.2, 31.0) == "19–31 s"
-    assert advice_text.seconds_between(80.0, 130.0) == "80 s–2 min"
-    assert advice_text.seconds_between(18.9, 19.3) == "19 s"
+    assert advice_wording.seconds_between(19.2, 31.0) == "19–31 s"
+    assert advice_wording.seconds_between(80.0, 130.0) == "80 s–2 min"
+    assert advice_wording.seconds_between(18.9, 19.3) == "19 s"

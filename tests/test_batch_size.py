@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Manifest:
 
 
 @pytest.fixture
-def on_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the rule believe in a GPU, and few steps be enough for it."""
     monkeypatch.setattr(batch_rule, "LEAST_STEPS", 8)
     monkeypatch.setattr(train_request, "batch_size", lambda *a, **k: batch_size(*a, **{**k, "kind": "cuda"}))
@@ -134,7 +134,7 @@ def test_a_batch_size_that_is_none(backbone: Backbone, data: Manifest, value: An
         request.check()
 
 
-@pytest.mark.usefixtures("on_card")
+@pytest.mark.usefixtures("on_gpu")
 def test_a_run_keeps_to_what_was_chosen(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_run_keeps_to_what_was_chosen(
     assert train(batch_size=32).folder.path != run.folder.path
 
 
-@pytest.mark.usefixtures("on_card")
+@pytest.mark.usefixtures("on_gpu")
 def test_an_interrupted_run_goes_on_with_its_batches(
     backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +180,7 @@ def test_an_interrupted_run_goes_on_with_its_batches(
     assert run.folder.metrics()[0]["lr"] == pytest.approx(5e-4 * chosen["lr_factor"])
 
 
-@pytest.mark.usefixtures("on_card")
+@pytest.mark.usefixtures("on_gpu")
 def test_a_run_that_continues_has_the_batches_of_its_parent(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:

@@ -18,8 +18,8 @@ import studies
 from frostline.data import Manifest
 from frostline.errors import StudyError
 from frostline.studies.best_run import apart_from, best_of, passed_over_line
-from frostline.studies.contenders import Contender, significantly_better
-from frostline.studies.reasons import Reason, ReasonKind
+from frostline.studies.predicting_runs import Contender, significantly_better
+from frostline.studies.run_exclusions import Reason, ReasonKind
 from frostline.studies.study_folder import RunFolder, Study
 
 SETTINGS = {

@@ -22,8 +22,8 @@ from frostline.selection import (
     resampling,
 )
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import Clock, TrialRunner
 from frostline.selection.significance import HeldOutPredictions, Verdict, judge
+from frostline.selection.trial_runner import Clock, TrialRunner
 from frostline.strategies import parse
 from tiny import tiny_backbone, tiny_model, write_table
 

@@ -491,13 +491,13 @@ def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.Mon
 
 
 def test_on_a_card_the_slower_of_decoding_and_computing_decides() -> None:
-    card = Pipeline(workers=16, cores=16, on_card=True)
+    card = Pipeline(workers=16, cores=16, on_gpu=True)
     assert card.waiting_s(12.96, 2.0) == 0.0  # 16 threads, 0.81 of each: one second
     assert card.waiting_s(12.96, 0.25) == pytest.approx(0.75)
     assert (card.decides(12.96, 2.0), card.decides(12.96, 0.25)) == ("network", "decoding")
     fewer = dataclasses.replace(card, cores=4)
     assert fewer.waiting_s(3.24, 0.0) == pytest.approx(1.0)  # threads beyond the cores bring nothing
-    assert Pipeline(workers=1, cores=16, on_card=True).waiting_s(3.0, 2.0) == pytest.approx(1.0)
+    assert Pipeline(workers=1, cores=16, on_gpu=True).waiting_s(3.0, 2.0) == pytest.approx(1.0)
     assert dataclasses.replace(card, workers=0).waiting_s(3.0, 100.0) == 3.0  # in between
 
 
@@ -523,9 +523,9 @@ def test_predicted_seconds_know_the_pipeline() -> None:
 
     assert decode(Pipeline()) == pytest.approx(options["decode"])
     assert decode(Pipeline(2, 2)) == pytest.approx(options["decode"] / 2)
-    four = Pipeline(4, 4, on_card=True)
+    four = Pipeline(4, 4, on_gpu=True)
     assert decode(four) == pytest.approx(options["decode"] / 3.24 - computed)
-    assert decode(Pipeline(16, 16, on_card=True)) == 0.0  # 1.5 s beside 2.7 s
+    assert decode(Pipeline(16, 16, on_gpu=True)) == 0.0  # 1.5 s beside 2.7 s
     slow = predict("full(epochs=1)", dataclasses.replace(known, pipeline=four), **DATA)  # type: ignore[arg-type]
     quick = predict("full(epochs=1)", INVENTED, **DATA)  # type: ignore[arg-type]
     assert (slow.decides, quick.decides) == ("decoding", "")

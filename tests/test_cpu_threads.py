@@ -27,8 +27,8 @@ from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import rate_correction
 from frostline.profiling.rate_correction import Expected
-from frostline.selection import runner as contests
-from frostline.selection.runner import TrialRunner
+from frostline.selection import trial_runner as contests
+from frostline.selection.trial_runner import TrialRunner
 from frostline.system import cpu_threads, directories, numerics
 from frostline.system.cpu_threads import AS_IT_COMES, PASSIVE, Free, Reading
 from test_cost import DATA, DEAR, INVENTED

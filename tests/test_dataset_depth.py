@@ -14,9 +14,9 @@ from deep_examples import png, ppm, tiff
 from frostline.data import Manifest, Rendering, load_data, open_image
 from frostline.data.pixels.decoding import picture
 from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.image_traits import Traits
 from frostline.data.pixels.rendering import Levels, ranges_of
 from frostline.data.pixels.rendering_choice import findings
-from frostline.data.pixels.traits import Traits
 from frostline.data.splits.near_duplicates import mark_of
 from frostline.errors import DamagedImage, DataError, UsageError
 

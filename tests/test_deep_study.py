@@ -18,8 +18,8 @@ from deep_examples import png, tiff
 from frostline.cli.main import cli
 from frostline.data import RenderedImage, Rendering, notes_on, open_image
 from frostline.data.pixels.decoding import picture
+from frostline.data.pixels.image_traits import Traits
 from frostline.data.pixels.rendering_choice import RenderingOptions, choose_rendering
-from frostline.data.pixels.traits import Traits
 from frostline.errors import RunWarning
 from frostline.exports.code_examples import image_loading_code
 from frostline.feature_extraction.image_batches import Images

@@ -336,10 +336,10 @@ def test_strategies_train_on_a_card_and_predict(strategy: str, data: Manifest, t
 def test_signals_of_a_card_are_those_of_the_processor(data: Manifest) -> None:
     """The random twin's pixels stayed behind."""
     with pretended():
-        on_card = frostline.measure(tiny_backbone(), data, rates=False, threads=1).as_dict()
+        on_gpu = frostline.measure(tiny_backbone(), data, rates=False, threads=1).as_dict()
     on_cpu = frostline.measure(tiny_backbone(), data, rates=False, threads=1, device="cpu").as_dict()
-    assert on_card["similarity"]["value"] == pytest.approx(on_cpu["similarity"]["value"], abs=1e-4)
-    for there, here in zip(on_card["probe_by_stage"], on_cpu["probe_by_stage"], strict=True):
+    assert on_gpu["similarity"]["value"] == pytest.approx(on_cpu["similarity"]["value"], abs=1e-4)
+    for there, here in zip(on_gpu["probe_by_stage"], on_cpu["probe_by_stage"], strict=True):
         assert there["accuracy"] == pytest.approx(here["accuracy"], abs=0.05)
         assert there["random"] == pytest.approx(here["random"], abs=0.1)
 
@@ -380,10 +380,10 @@ def test_the_clock_waits_for_the_device_that_computes(monkeypatch: pytest.Monkey
 
 def test_rates_and_rows_name_the_device() -> None:
     with pretended():
-        on_card, card_row = numerics.rates_key("x", 1), ForwardConfig(numerics.exact_plan(1), 8).describe()
+        on_gpu, card_row = numerics.rates_key("x", 1), ForwardConfig(numerics.exact_plan(1), 8).describe()
         with devices.computing("cpu"):
             on_cpu, cpu_row = numerics.rates_key("x", 1), ForwardConfig(numerics.exact_plan(1), 8).describe()
-    assert on_card != on_cpu
+    assert on_gpu != on_cpu
     assert on_cpu.startswith("x on cpu ")
     assert card_row["device"] != cpu_row["device"]
 

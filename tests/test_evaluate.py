@@ -18,7 +18,7 @@ from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.pipelines.evaluation import Evaluation, evaluating
-from frostline.pipelines.evaluation.answers import Answers
+from frostline.pipelines.evaluation.aligned_predictions import Answers
 from frostline.selection import metric_intervals, significance
 from tiny import picture, tiny_backbone, tiny_model, write_folder
 

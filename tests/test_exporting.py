@@ -22,7 +22,7 @@ import frostline
 from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import ModelError, StudyError, UsageError
-from frostline.exports import code_examples, model_card, programs, verification
+from frostline.exports import code_examples, model_card, onnx_and_torch, verification
 from frostline.exports.exported_model import calibrated, load_exported_model
 from frostline.inference.predictor import Predictor
 from frostline.models import heads, zoo
@@ -380,7 +380,7 @@ def test_transformers_loads_it(runs: dict[str, Run], tmp_path: Path) -> None:
 def test_without_the_extra_there_is_one_message(
     runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "ONNX_PACKAGES", ("onnx_that_is_not_installed",))
+    monkeypatch.setattr(onnx_and_torch, "ONNX_PACKAGES", ("onnx_that_is_not_installed",))
     result = CliRunner().invoke(cli, ["export", str(runs["linear"].study.path), "--to", "onnx"])
     assert result.exit_code == 2
     assert 'pip install "frostline[export]"' in result.output
@@ -389,13 +389,13 @@ def test_without_the_extra_there_is_one_message(
 def test_a_changed_answer_is_refused_and_nothing_is_left(
     runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_logits = programs.module_logits
+    real_logits = onnx_and_torch.module_logits
 
     def wrong(*arguments: Any) -> Any:
         logits = real_logits(*arguments)
         return lambda pixels: -logits(pixels)
 
-    monkeypatch.setattr(programs, "module_logits", wrong)
+    monkeypatch.setattr(onnx_and_torch, "module_logits", wrong)
     with pytest.raises(ModelError, match="predictions differ from PyTorch's"):
         frostline.export(runs["linear"].study.path, to="torch", output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

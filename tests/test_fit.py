@@ -25,7 +25,7 @@ from frostline.pipelines.advised_strategies import candidates
 from frostline.pipelines.time_limits import default_minutes
 from frostline.selection import anytime, resampling, significance
 from frostline.selection.anytime import NextTrial
-from frostline.selection.runner import TrialRunner
+from frostline.selection.trial_runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system.timing import Stopwatch
 from test_significance import answers

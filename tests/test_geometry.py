@@ -25,7 +25,7 @@ from frostline.cli.output import run_text
 from frostline.data import Manifest, cut_away
 from frostline.data.pixels import cropping, decoding, random_rotation
 from frostline.errors import UsageError
-from frostline.exports import programs
+from frostline.exports import onnx_and_torch
 from frostline.exports.exported_model import load_exported_model
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
@@ -33,7 +33,7 @@ from frostline.feature_extraction.augmentation import Policy, SeededView, Transf
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images
 from frostline.integrations.sklearn import FrostlineClassifier
 from frostline.models import RESIZES, Preprocessing
-from frostline.studies.contenders import SAME, setting_difference, trained_runs
+from frostline.studies.predicting_runs import SAME, setting_difference, trained_runs
 from frostline.studies.study_folder import Study
 from frostline.system import numerics
 from frostline.system.seeds import derive
@@ -464,9 +464,9 @@ def test_an_export_carries_the_geometry(edges: dict[str, Run], resize: str, tmp_
         theirs = model(batch).softmax(dim=1).max(dim=1).values.tolist()
     assert theirs == pytest.approx([row.probability for row in answers], abs=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
-    config = programs.program_config(load_exported_model(study, None, None), False, programs.TORCH_RUNTIME)[
-        "preprocessing"
-    ]  # of onnx and torch
+    config = onnx_and_torch.program_config(
+        load_exported_model(study, None, None), False, onnx_and_torch.TORCH_RUNTIME
+    )["preprocessing"]  # of onnx and torch
     assert (config["crop_mode"], config["resize"]) == ("squash" if resize == "squash" else "border", 32)
     assert config.get("fill") == (None if resize == "squash" else [124, 116, 104])
     assert config["words"] in card

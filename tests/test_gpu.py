@@ -12,7 +12,7 @@ import torch
 
 import frostline
 from frostline.errors import TrainingError, UsageError
-from frostline.system import devices, numerics, transfers
+from frostline.system import device_transfers, devices, numerics
 from frostline.training.resilience import nan_oom_recovery
 from tiny import tiny_backbone, write_table
 
@@ -96,10 +96,10 @@ def test_a_batch_goes_to_a_gpu_from_pinned_memory_and_nobody_waits() -> None:
             return self
 
     batch = Batch()
-    transfers.to_device(batch, "cuda")  # type: ignore[arg-type]
+    device_transfers.to_device(batch, "cuda")  # type: ignore[arg-type]
     assert batch.done == ["pinned", ("cuda", True)]
     pixels = torch.zeros(2)
-    assert transfers.to_device(pixels, "cpu") is pixels
+    assert device_transfers.to_device(pixels, "cpu") is pixels
 
 
 def test_the_questions_are_answered_and_one_that_fails_stops_no_other(

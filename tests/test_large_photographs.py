@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 import frostline
 from frostline.data import Manifest, fingerprints_of, load_labelled, recognised
-from frostline.data.pixels import decoding, top_rows
+from frostline.data.pixels import decoding, jpeg_digests
 from frostline.data.pixels.decoding import Picture
 from frostline.data.seen_images import NAME, Fingerprints
 from tiny import tiny_backbone
@@ -143,12 +143,12 @@ def test_first_rows_are_those_of_the_picture_however_it_is_turned(orientation: i
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     content = jpeg(scene(1, noise=1), exif=exif)
-    digest = top_rows.digest_of(content)
+    digest = jpeg_digests.digest_of(content)
     whole = decoding.picture(content)
     assert digest
-    assert top_rows.candidates(whole).count(digest) == 1
+    assert jpeg_digests.candidates(whole).count(digest) == 1
     assert whole.image is not None
-    assert digest not in top_rows.candidates(Picture("", ImageOps.invert(whole.image)))
+    assert digest not in jpeg_digests.candidates(Picture("", ImageOps.invert(whole.image)))
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_first_rows_are_those_of_the_picture_however_it_is_turned(orientation: i
 def test_first_rows_are_the_same_bytes_as_those_of_the_whole(options: dict[str, Any], grey: bool) -> None:
     image = scene(2, noise=2)
     content = jpeg(image.convert("L") if grey else image, **options)
-    digest = top_rows.digest_of(content)
+    digest = jpeg_digests.digest_of(content)
     assert digest
-    assert digest == top_rows.candidates(decoding.picture(content))[0]
+    assert digest == jpeg_digests.candidates(decoding.picture(content))[0]
 
 
 def test_what_first_rows_cannot_tell_is_decoded_whole(
@@ -185,7 +185,7 @@ def test_what_first_rows_cannot_tell_is_decoded_whole(
         "broken.jpg": b"\xff\xd8\xff",
         "empty.jpg": b"",
     }
-    assert not any(map(top_rows.digest_of, files.values()))
+    assert not any(map(jpeg_digests.digest_of, files.values()))
     rows = ["path,label,split"]
     for number, name in enumerate(("progressive.jpg", "flat-top.jpg", "small.jpg")):
         (tmp_path / name).write_bytes(files[name])
@@ -237,5 +237,5 @@ def test_a_photograph_is_decoded_without_a_copy_and_others_are_left_alone(photog
 def test_a_manifest_tells_first_rows_of_its_files(photographs: Path) -> None:
     data: Manifest = frostline.load_data(photographs / "table.csv", near_copies=False)
     by_path = {sample.path: sample for sample in data.samples}
-    assert data.top_digest(by_path["0.jpg"]) == top_rows.digest_of((photographs / "0.jpg").read_bytes())
+    assert data.top_digest(by_path["0.jpg"]) == jpeg_digests.digest_of((photographs / "0.jpg").read_bytes())
     assert data.top_digest(by_path["100.png"]) == b""

@@ -20,7 +20,7 @@ from frostline.inference import error_gallery, selective_prediction
 from frostline.inference.prediction import predict_probabilities
 from frostline.inference.predictor import Predictor
 from frostline.system import numerics
-from frostline.training import evaluation
+from frostline.training import run_evaluation
 from tiny import live_logits, tiny_backbone, write_folder, write_table
 
 TRAIN, VAL, TEST = 30, 12, 15  # images
@@ -36,7 +36,7 @@ def test_each_image_is_decoded_and_passed_once(
     decoded: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     original, over = backbone.model.get_submodule("blocks.2.conv"), list[bool]()
-    predict_parts, read = evaluation.predict_parts, Manifest.read
+    predict_parts, read = run_evaluation.predict_parts, Manifest.read
 
     def trained(*arguments: Any) -> Any:
         over.append(True)
@@ -50,7 +50,7 @@ def test_each_image_is_decoded_and_passed_once(
         if over and isinstance(module, torch.nn.Conv2d) and module.out_channels == 24:
             passed["original" if module is original else "adapted"] += len(inputs[0])
 
-    monkeypatch.setattr(evaluation, "predict_parts", trained)
+    monkeypatch.setattr(run_evaluation, "predict_parts", trained)
     monkeypatch.setattr(Manifest, "read", counted)
     hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
     options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}

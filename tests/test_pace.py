@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from frostline.training.loop.pace import AT_ONCE, Pace, starved_line
+from frostline.training.loop.input_starvation import AT_ONCE, Pace, starved_line
 
 
 @dataclass

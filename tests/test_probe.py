@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold
 
 from frostline import metrics, probe
-from frostline.probe import on_card
+from frostline.probe import gpu_loss
 
 
 @pytest.fixture
@@ -137,14 +137,14 @@ def test_a_head_that_a_card_solves_for_is_the_same(monkeypatch: pytest.MonkeyPat
     features = (rng.normal(size=(60, 8)) + np.eye(8)[targets] * 2).astype(np.float32)
     here = probe.logistic(features, targets, 3, l2=1e-3, label_smoothing=0.1)
     steps: list[int] = []
-    real = on_card.LossOnCard.__call__
+    real = gpu_loss.LossOnCard.__call__
 
-    def counted(self: on_card.LossOnCard, *head: Any) -> Any:
+    def counted(self: gpu_loss.LossOnCard, *head: Any) -> Any:
         steps.append(1)
         return real(self, *head)
 
-    monkeypatch.setattr(on_card.LossOnCard, "__call__", counted)
-    monkeypatch.setattr(on_card, "device_for", lambda multiplications: CARD)
+    monkeypatch.setattr(gpu_loss.LossOnCard, "__call__", counted)
+    monkeypatch.setattr(gpu_loss, "device_for", lambda multiplications: CARD)
     with pretended():
         there = probe.logistic(features, targets, 3, l2=1e-3, label_smoothing=0.1)
     assert len(steps) > 3
@@ -155,7 +155,7 @@ def test_a_head_that_a_card_solves_for_is_the_same(monkeypatch: pytest.MonkeyPat
 def test_only_a_card_and_only_many_features_are_worth_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     from frostline.system import devices
 
-    assert on_card.device_for(on_card.FROM) is None  # a processor computes here
+    assert gpu_loss.device_for(gpu_loss.FROM) is None  # a processor computes here
     monkeypatch.setattr(devices, "_best", lambda: "cuda")
-    assert on_card.device_for(on_card.FROM) == "cuda"
-    assert on_card.device_for(on_card.FROM - 1) is None
+    assert gpu_loss.device_for(gpu_loss.FROM) == "cuda"
+    assert gpu_loss.device_for(gpu_loss.FROM - 1) is None

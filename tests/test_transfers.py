@@ -13,7 +13,7 @@ from torch import Tensor
 
 import frostline
 import pretended_card
-from frostline.system import transfers
+from frostline.system import device_transfers
 from frostline.training.loop import batches, trainer
 from frostline.training.resilience import nan_oom_recovery
 from pretended_card import pretended, waits
@@ -81,7 +81,7 @@ def test_the_pretended_card_notes_what_is_waited_for() -> None:
             wait()
             assert waits, wait
         waits.clear()
-        transfers.to_device(torch.ones(3), pretended_card.CARD).mul_(2).sum()
+        device_transfers.to_device(torch.ones(3), pretended_card.CARD).mul_(2).sum()
         assert waits == []
 
 
@@ -94,16 +94,16 @@ def test_batches_are_sent_one_ahead_and_in_order() -> None:
             yield torch.full((2,), float(number))
 
     with pretended():
-        sent = transfers.sent_ahead(source(), pretended_card.CARD)
+        sent = device_transfers.sent_ahead(source(), pretended_card.CARD)
         first = next(sent)
         assert (taken, first.tolist()) == ([0, 1], [0.0, 0.0])
         assert [batch.tolist()[0] for batch in sent] == [1.0, 2.0, 3.0]
     taken.clear()
-    assert next(transfers.sent_ahead(source(), "cpu")).tolist() == [0.0, 0.0]
+    assert next(device_transfers.sent_ahead(source(), "cpu")).tolist() == [0.0, 0.0]
     assert taken == [0]  # a processor has nothing to send
 
 
-class Later(transfers.Fetched):
+class Later(device_transfers.Fetched):
     """What arrives when the test says so."""
 
     there = False
@@ -143,7 +143,7 @@ def weights(tmp_path: Path, name: str, strategy: str = "head(epochs=4)", **optio
 def sent_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call of the trainer sends to the card."""
     counts: list[int] = []
-    real = transfers.sent_ahead
+    real = device_transfers.sent_ahead
 
     def counted(rows: Any, device: Any) -> Any:
         def each() -> Any:

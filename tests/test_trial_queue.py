@@ -12,9 +12,9 @@ import pytest
 
 from frostline.errors import StudyError
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import ComparisonTimeUp
 from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import TrialQueue
+from frostline.selection.trial_runner import ComparisonTimeUp
 
 WORKER = """
 import json, sys, time

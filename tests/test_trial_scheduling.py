@@ -20,14 +20,14 @@ from frostline.selection import (
     successive_halving,
     winner_artifacts,
 )
-from frostline.selection import runner as runner_module
+from frostline.selection import trial_runner as runner_module
 from frostline.selection.anytime import next_task, repeats_judged
 from frostline.selection.candidates import listed, searched
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import Clock, ComparisonTimeUp, TrialRunner, closing_s
 from frostline.selection.scoreboard import CandidateCost, Scoreboard, Terms, TrialResult
 from frostline.selection.successive_halving import HalvingSchedule, Rung, Task
 from frostline.selection.trial_queue import TrialQueue
+from frostline.selection.trial_runner import Clock, ComparisonTimeUp, TrialRunner, closing_s
 from frostline.strategies import parse, scaled, schedule
 from frostline.system.timing import Stopwatch
 

@@ -3,7 +3,7 @@
 knowledge (earlier trials) → forecast (expected accuracy) → recommendation (with reasons) → planner (`plan`)
 """
 
-from frostline.advice.advice_text import TIME_MARGIN, outlook
+from frostline.advice.advice_wording import TIME_MARGIN, outlook
 from frostline.advice.planner import Planned, plan
 from frostline.advice.recommendation import Advice, Budget, Case, Option, advise
 

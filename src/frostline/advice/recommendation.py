@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from frostline.advice import advice_text
-from frostline.advice.advice_text import PLAINEST, TIME_MARGIN, Inputs, enough, room
+from frostline.advice import advice_wording
+from frostline.advice.advice_wording import PLAINEST, TIME_MARGIN, Inputs, enough, room
 from frostline.advice.forecast import FEWEST_SETS, Forecast, ForecastModel, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
 from frostline.config import AUTO_BATCH, BATCH
@@ -130,7 +130,7 @@ class Option:
     @property
     def seconds_span(self) -> tuple[float, float]:
         """Lower and upper end of the 80 % interval of the seconds."""
-        low, high = advice_text.SECONDS_SPAN
+        low, high = advice_wording.SECONDS_SPAN
         return low * self.cost.seconds, high * self.cost.seconds
 
     def as_dict(self) -> dict[str, Any]:
@@ -349,7 +349,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
             expected[name].high if expected else None,
             *costs[name][:2],
             fits=not over_budget[name],
-            reason=advice_text.reason(inputs, name),
+            reason=advice_wording.reason(inputs, name),
             expected_regret=_mean(regrets.get(name, {})),
             hyperparameters=described_hyperparameters(name, case, costs[name][2]),
         )
@@ -366,10 +366,10 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         runner_up=runner_up,
         expected_regret=_mean(inputs.regrets),
         worst_regret=max(inputs.regrets.values(), default=None),
-        why=advice_text.why(inputs, similarity_text)
+        why=advice_wording.why(inputs, similarity_text)
         if facts
-        else advice_text.unknown(case.train, FEWEST, pick),
-        would_change=advice_text.changes(inputs, _with_more(case, facts, model, rates, list(seconds))),
+        else advice_wording.unknown(case.train, FEWEST, pick),
+        would_change=advice_wording.changes(inputs, _with_more(case, facts, model, rates, list(seconds))),
         hyperparameters=next(option.hyperparameters for option in options if option.strategy == pick),
         basis=basis,
         notes=tuple(notes),

@@ -101,9 +101,9 @@ def loaded(
     preprocessing = backbone.preprocessing
     manifest = manifest.framed(preprocessing.crop_mode, preprocessing.crop_pct)
     if learns:
-        from frostline.models import leakage
+        from frostline.models import training_overlap
         from frostline.studies.study_folder import Study
 
-        manifest = leakage.keep_learned_in_train([backbone], manifest, Study(options["study"]))
+        manifest = training_overlap.keep_learned_in_train([backbone], manifest, Study(options["study"]))
     deadline.disarm()
     return manifest, backbone

@@ -7,8 +7,8 @@ The rates come from `frostline.profiling.measure`, or from wherever `Rates.as_di
 """
 
 from frostline.cost.cache_tradeoff import Choice, RowRates, read_or_recompute
+from frostline.cost.decoding_overlap import Pipeline
 from frostline.cost.estimate import Cost, predict
-from frostline.cost.pipeline import Pipeline
 from frostline.cost.rates import Learning, Line, Peaks, Rates, StageRates
 
 __all__ = [

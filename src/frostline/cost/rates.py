@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from frostline.cost.pipeline import IN_BETWEEN, Pipeline
+from frostline.cost.decoding_overlap import IN_BETWEEN, Pipeline
 
 PIXEL_CHANNELS = 3
 FLOAT_BYTES = 4

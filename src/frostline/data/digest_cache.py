@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.data.pixels import formats
-from frostline.data.pixels.traits import PLAIN, Traits
+from frostline.data.pixels.image_traits import PLAIN, Traits
 from frostline.system import directories
 
 # Raise when a table changes, a mark (`near_duplicates.mark_of`) changes or every image gets a new trait:
@@ -98,11 +98,11 @@ class DigestCache:
         return self._digests_in("pixels", digests)
 
     def tops_of(self, digests: Iterable[str]) -> dict[str, bytes]:
-        """Return the digest of contents' first rows (`top_rows.digest_of`); nothing where there is none."""
+        """Return the digest of the first rows (`jpeg_digests.digest_of`); nothing where there is none."""
         return self._digests_in("tops", digests)
 
     def edges_of(self, digests: Iterable[str]) -> dict[str, bytes]:
-        """Return the digests of pictures' edges (`top_rows.candidates`), one after another."""
+        """Return the digests of pictures' edges (`jpeg_digests.candidates`), one after another."""
         return self._digests_in("edges", digests)
 
     def remember(

@@ -21,8 +21,8 @@ from frostline.data.digest_cache import CachedContent, DigestCache, FileKey
 from frostline.data.pixels import decoding, pixel_digest
 from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.image_traits import PLAIN, Traits, recheck_if_shrunk, with_decoded_traits
 from frostline.data.pixels.rendering import GREY, WHITE
-from frostline.data.pixels.traits import PLAIN, Traits, recheck_if_shrunk, with_decoded_traits
 from frostline.data.sources.common import ImageEntry, Source
 from frostline.data.splits.near_duplicates import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
 from frostline.errors import DamagedImage, MissingImage

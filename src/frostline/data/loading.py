@@ -16,8 +16,8 @@ from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import PARTS, Sample, SkippedImage, demand_training_images
 from frostline.data.manifest_file import study_header
 from frostline.data.pixels import rendering_choice
+from frostline.data.pixels.image_traits import Traits
 from frostline.data.pixels.rendering import Rendering
-from frostline.data.pixels.traits import Traits
 from frostline.data.sources import python_datasets
 from frostline.data.sources.arrays import Pairs, read_pairs
 from frostline.data.sources.class_folders import read_folder

@@ -27,8 +27,8 @@ from frostline.data.pixels import decoding, pixel_digest
 from frostline.data.pixels.cropping import CutAway, Size, cut_away
 from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.image_traits import Traits, with_decoded_traits
 from frostline.data.pixels.rendering import PLAIN, Rendering
-from frostline.data.pixels.traits import Traits, with_decoded_traits
 from frostline.data.splits import folding, grouping, pinned_split, saved_splits, split_notes
 from frostline.data.splits.grouping import Proposal
 from frostline.data.splits.saved_splits import DIGEST, Folds

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save
 from frostline.data.digest_cache import DigestCache
 from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import Sample
-from frostline.data.pixels import pixel_digest, top_rows
+from frostline.data.pixels import jpeg_digests, pixel_digest
 from frostline.data.splits.near_duplicates import alike, bits_apart, hash_of, mark_of
 from frostline.errors import StudyError
 from frostline.system import directories
@@ -76,7 +76,7 @@ class Fingerprints:
         sides : sequence of str
             What each was for, of `SIDES`.
         tops : sequence of bytes
-            Digest of each image's first rows (`top_rows.digest_of`); b"" for one without. Default: all.
+            Digest of each image's first rows (`jpeg_digests.digest_of`); b"" for one without. Default: all.
         """
         return cls(
             _bytes_table([bytes.fromhex(digest) for digest in files], SHORT_BYTES),
@@ -227,7 +227,7 @@ def _edges(data: Manifest, digests: Sequence[str]) -> dict[str, bytes]:
     sample_of = {sample.digest: sample for sample in reversed(data.samples)}
     for digest in digests:
         if digest not in edges:
-            edges[digest] = b"".join(top_rows.candidates(data.picture(sample_of[digest])))
+            edges[digest] = b"".join(jpeg_digests.candidates(data.picture(sample_of[digest])))
     return edges
 
 

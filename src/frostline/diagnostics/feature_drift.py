@@ -27,7 +27,7 @@ from frostline.errors import DataError, UsageError, option
 from frostline.feature_extraction import ForwardConfig, ForwardPass, Outputs
 from frostline.feature_extraction.forward_pass import EvenlyTaken, collecting_features
 from frostline.feature_extraction.image_batches import AUTO, EVALUATION_BATCH, Images, Workers
-from frostline.models import Backbone, Cut, leakage
+from frostline.models import Backbone, Cut, training_overlap
 from frostline.models.stage_statistics import first_tensor, stage_taps
 from frostline.progress import Activity, OnProgress, Progress
 from frostline.system import devices, numerics
@@ -105,7 +105,7 @@ def forgetting(
     DataError
         A class is not one of the backbone's.
     """
-    data = leakage.mark_learned(backbone, data)
+    data = training_overlap.mark_learned(backbone, data)
     samples = data.part("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]

@@ -35,7 +35,7 @@ from frostline.feature_extraction.image_batches import (
     Workers,
     workers_fault,
 )
-from frostline.models import Backbone, leakage
+from frostline.models import Backbone, training_overlap
 from frostline.probe import Folds
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
@@ -222,7 +222,7 @@ def measure(
             f"{backbone.name} can't be cut before its head ({' '.join(backbone.notes)}), so nothing can be "
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
-    data = leakage.mark_learned(backbone, data.checked(progress))
+    data = training_overlap.mark_learned(backbone, data.checked(progress))
     samples = class_balanced_subset(data, data.part("train"), MOST_IMAGES, seed)
     probed = class_balanced_subset(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from frostline import metrics
 from frostline.data import Rendering
 from frostline.errors import FrostlineError, StudyError, UsageError
-from frostline.exports import programs, standalone_loader
+from frostline.exports import onnx_and_torch, standalone_loader
 from frostline.exports.safetensors_export import WEIGHTS
 from frostline.exports.verification import LogitsFunction, logits_function
 from frostline.inference.chosen_model import exported_decision, of_delta
@@ -156,8 +156,8 @@ def _safetensors(
 def _onnx(
     path: Path, config: dict[str, Any], preprocessing: Preprocessing, module: nn.Module | None
 ) -> LogitsFunction:
-    programs.require_onnx()
-    return programs.onnx_logits(path / programs.ONNX, preprocessing, _takes_bytes(config))
+    onnx_and_torch.require_onnx()
+    return onnx_and_torch.onnx_logits(path / onnx_and_torch.ONNX, preprocessing, _takes_bytes(config))
 
 
 def _takes_bytes(config: dict[str, Any]) -> bool:

@@ -15,8 +15,8 @@ from frostline.exports import (
     delta_export,
     golden_images,
     model_card,
+    onnx_and_torch,
     output_folder,
-    programs,
     quantisation,
     safetensors_export,
     verification,
@@ -170,8 +170,8 @@ def export(
     progress(Activity.EXPORT, 0, 1)
     expected = verification.predicted_probabilities(exported.predictor, check_images.pixels)
     with output_folder.atomic_folder(folder) as temporary_folder:
-        if to in programs.FORMATS:
-            write = programs.write_onnx if to == "onnx" else programs.write_torch
+        if to in onnx_and_torch.FORMATS:
+            write = onnx_and_torch.write_onnx if to == "onnx" else onnx_and_torch.write_torch
             details, logits = write(exported, temporary_folder, with_preprocessing)
         elif to == "delta":
             details = delta_export.write(exported, temporary_folder, base if base is not None else module)
@@ -181,7 +181,7 @@ def export(
             logits = verification.logits_function(details.loaded, exported.preprocessing)
         check = verification.verify(expected, logits, check_images)
         extras = ProgramExtras()
-        if to in programs.FORMATS:
+        if to in onnx_and_torch.FORMATS:
             loss_limit = (MAX_LOSS if max_loss is None else max_loss) if int8 else None
             details, extras = _with_extras(
                 exported, temporary_folder, details, logits, with_preprocessing, loss_limit, golden, images
@@ -265,7 +265,7 @@ def _check(to: str, with_preprocessing: bool, int8: bool, max_loss: float | None
             f"Preprocessing can be part of a program (onnx, torch), not of {to}, which holds weights: "
             "config.json describes the preprocessing."
         )
-    if not golden and to not in programs.FORMATS:
+    if not golden and to not in onnx_and_torch.FORMATS:
         raise UsageError(
             f"Golden images come with a program (onnx, torch), and {to} has none to leave out: drop "
             f"{option('golden', False)}."
@@ -280,7 +280,7 @@ def _check(to: str, with_preprocessing: bool, int8: bool, max_loss: float | None
     if max_loss is not None and not 0 <= max_loss <= 100:
         raise UsageError(f"{option('max_loss')} is {max_loss:g}; expected 0 to 100 points of accuracy.")
     if to == "onnx":
-        programs.require_onnx()
+        onnx_and_torch.require_onnx()
 
 
 def _finish(

@@ -30,7 +30,7 @@ from frostline.data.pixels import decoding, formats
 from frostline.errors import DamagedImage, DataError, ModelError, option
 from frostline.exports import infer
 from frostline.exports.exported_model import ExportedModel
-from frostline.exports.programs import model_input
+from frostline.exports.onnx_and_torch import model_input
 from frostline.exports.verification import LogitsFunction
 from frostline.feature_extraction.image_batches import each_decoded
 

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from frostline.data import Rendering
-from frostline.exports import programs
+from frostline.exports import onnx_and_torch
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import VerificationResult
@@ -107,7 +107,7 @@ def _decision(exported: ExportedModel) -> list[str]:
 
 def _script(to: str) -> str:
     """Return how to call the script of a program; nothing for weights."""
-    if to not in programs.FORMATS:
+    if to not in onnx_and_torch.FORMATS:
         return ""
     return (
         f"From image files, with Pillow and {'ONNX Runtime' if to == 'onnx' else 'torch'} alone:\n\n"

@@ -24,7 +24,14 @@ from frostline.data import Manifest
 from frostline.data.manifest_entries import Sample
 from frostline.errors import DamagedImage, DataError, ModelError
 from frostline.exports.exported_model import ExportedModel
-from frostline.exports.programs import INPUT, MOST_BYTES_IN_ONE_FILE, ONNX, model_input, onnx_logits, silenced
+from frostline.exports.onnx_and_torch import (
+    INPUT,
+    MOST_BYTES_IN_ONE_FILE,
+    ONNX,
+    model_input,
+    onnx_logits,
+    silenced,
+)
 from frostline.exports.verification import LogitsFunction, predict_logits
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, each_decoded
 from frostline.sentences import counted

@@ -32,7 +32,7 @@ from frostline.models.stage_statistics import Tap, collecting, stage_taps
 from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import SEVERAL
 from frostline.system import devices, numerics
-from frostline.system.transfers import Fetched, on_card
+from frostline.system.device_transfers import Fetched, on_gpu
 
 
 @dataclass
@@ -195,7 +195,7 @@ class Frozen:
 
         A GPU is given the next batch before what it made of the last is fetched, so that it never waits.
         """
-        begun_before = int(on_card(self.config.plan.device))
+        begun_before = int(on_gpu(self.config.plan.device))
         begun: deque[Launched] = deque()
         for pixels, taps in batches:
             begun.append(self.launch(pixels, taps))

@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from frostline.models.backbone import Backbone
-from frostline.models.cutting.halves import prefix
 from frostline.models.cutting.prefix_digest import prefix_digest
+from frostline.models.cutting.prefix_suffix import prefix
 from frostline.models.cutting.tracing import fed
 from frostline.system import directories
 

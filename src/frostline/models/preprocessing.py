@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.errors import ModelError, UsageError, did_you_mean
-from frostline.system.transfers import to_device
+from frostline.system.device_transfers import to_device
 
 # "floor" is "center" with the smaller half of an odd margin above and to the left, as transformers crops;
 # torchvision rounds the half to the even number. The other three are timm's.

@@ -21,7 +21,7 @@ from frostline.errors import NoTime, StudyError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import check_options
 from frostline.loggers import Loggers, make_loggers
-from frostline.models import Backbone, leakage
+from frostline.models import Backbone, training_overlap
 from frostline.pipelines.advised_strategies import candidates, names_of
 from frostline.pipelines.backbone_request import BackboneRequest, select_backbones
 from frostline.pipelines.data_parts import data_lines, fold_count, load_parts
@@ -185,7 +185,7 @@ def fit(
         data = load_parts(load).checked(deadline.telling(progress, deadline.READING))
         backbones = request.load(progress)
     deadline.disarm()
-    data = leakage.keep_learned_in_train(backbones, data, Study(study))
+    data = training_overlap.keep_learned_in_train(backbones, data, Study(study))
     demand_operating_point(chosen, data)
     metric_name = metrics.name_of(metrics.resolved(chosen.metric, data.classes, chosen.positive))
     plain, deciding = probe_config(chosen, metric_name), deciding_config(chosen)

@@ -13,7 +13,7 @@ from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.models import Backbone
 from frostline.selection import ENDING_S, MEASURING, CandidateCost, Terms, expected_s
-from frostline.selection.runner import LATE, LATE_S, MOST_WAITING
+from frostline.selection.trial_runner import LATE, LATE_S, MOST_WAITING
 from frostline.system.deadline import refusal
 from frostline.system.timing import Stopwatch
 from frostline.training import pass_s

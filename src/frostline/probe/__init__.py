@@ -1,7 +1,7 @@
 """Heads that are solved for instead of trained: logistic regression and closed-form ridge on features.
 
 feature_scaling ── logistic · ridge     features made ready once; one head for one L2
-on_card                                 the loss and its slope on a GPU, where features are many
+gpu_loss                                the loss and its slope on a GPU, where features are many
 l2_selection                            which L2, by images that a fit has not seen
 
 Features have shape (n, width), targets (n,). They are centred and divided by one number, their root mean

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.probe import on_card
+from frostline.probe import gpu_loss
 from frostline.probe.feature_scaling import Floats, Ints, Scaled
 from frostline.system import deadline
 
@@ -93,8 +93,8 @@ def solve(
         gradient[split:] = slope.sum(axis=0, dtype=np.float64) / scale_of_bias
         return loss, gradient
 
-    card = on_card.device_for(2 * x.size * classes)
-    loss_there = None if card is None else on_card.LossOnCard(along, goal, ready.share, card)
+    card = gpu_loss.device_for(2 * x.size * classes)
+    loss_there = None if card is None else gpu_loss.LossOnCard(along, goal, ready.share, card)
 
     def objective_there(flat: Floats) -> tuple[float, Floats]:
         deadline.unit()

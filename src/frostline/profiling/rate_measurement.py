@@ -141,10 +141,10 @@ def pipeline_of(images: Images, workers: Workers, threads: int) -> Pipeline:
     -------
     Pipeline
     """
-    on_card = devices.current().type != "cpu"
+    on_gpu = devices.current().type != "cpu"
     with numerics.threads(threads):
         count = images.workers(workers)
-    return Pipeline(count, cpu_threads.free().cores if on_card else threads, on_card)
+    return Pipeline(count, cpu_threads.free().cores if on_gpu else threads, on_gpu)
 
 
 def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:

@@ -15,8 +15,8 @@ from frostline.selection.comparison import MEASURING, compare, demand_operating_
 from frostline.selection.comparison_result import Comparison
 from frostline.selection.early_stopping import NothingToStop
 from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
-from frostline.selection.runner import ENDING_S, sub_study
 from frostline.selection.scoreboard import CandidateCost, Terms
+from frostline.selection.trial_runner import ENDING_S, sub_study
 
 __all__ = [
     "ENDING_S",

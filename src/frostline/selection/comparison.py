@@ -19,7 +19,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy, check_options
 from frostline.feature_extraction.image_batches import Images
 from frostline.loggers import Loggers, make_loggers
-from frostline.models import Backbone, leakage
+from frostline.models import Backbone, training_overlap
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import early_stopping, ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
@@ -27,9 +27,9 @@ from frostline.selection.compare_request import CompareRequest
 from frostline.selection.comparison_result import Comparison, read_result
 from frostline.selection.conclusion import conclude
 from frostline.selection.earlier_runs import join
-from frostline.selection.runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
+from frostline.selection.trial_runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
 from frostline.strategies import NAMED, Strategy, head, linear_probe, patience_fault, scaled, top_k
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import Study, plain
@@ -189,7 +189,7 @@ def compare(
     for candidate in candidates:
         check_options(candidate.augment, chosen.min_crop, chosen.rotate)
     earlier_findings = data.data_findings
-    data = leakage.keep_learned_in_train(list(backbones.values()), data, Study(study))
+    data = training_overlap.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for finding in data.data_findings:
         if finding not in earlier_findings:
             progress.log(finding.note)

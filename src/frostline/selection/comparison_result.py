@@ -10,7 +10,7 @@ from typing import Any
 from frostline import sentences
 from frostline.reports import notebook
 from frostline.selection.outcome_text import titled
-from frostline.studies.contenders import COMPARISON
+from frostline.studies.predicting_runs import COMPARISON
 from frostline.studies.result_fields import AccuracyFigures, Figure, Rows
 from frostline.studies.study_folder import Study
 from frostline.training import Run

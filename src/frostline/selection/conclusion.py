@@ -22,19 +22,19 @@ from frostline.selection.comparison_result import Comparison
 from frostline.selection.out_of_fold import gather, longest, write_predictions
 from frostline.selection.outcome_text import verdict_lines
 from frostline.selection.ranking import complete_repeats, evaluated_folds, rank, without_incomplete
-from frostline.selection.runner import PLAN, ComparisonTimeUp, TrialRunner, sub_study
 from frostline.selection.significance import HeldOutPredictions, Verdict, optimism
+from frostline.selection.trial_runner import PLAN, ComparisonTimeUp, TrialRunner, sub_study
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
 from frostline.selection.winner_evaluation import evidence
 from frostline.selection.wise_ft_share import Interpolation
 from frostline.sentences import Basis
 from frostline.studies.best_run import best_of
-from frostline.studies.contenders import COMPARISON, OUT_OF_FOLD
 from frostline.studies.operating_point import HeldOut, OperatingPoint, OperatingTarget
+from frostline.studies.predicting_runs import COMPARISON, OUT_OF_FOLD
 from frostline.studies.study_folder import Study, plain
 from frostline.system import directories
 from frostline.system.deadline import refusal
-from frostline.training import Run, operating, train
+from frostline.training import Run, threshold_choice, train
 
 TESTED = (
     "accuracy",
@@ -205,7 +205,7 @@ def _operating_point(
         "out of fold",
         spread,
     )
-    return operating.keep(run.folder.path, request.data, target.choose(held))
+    return threshold_choice.keep(run.folder.path, request.data, target.choose(held))
 
 
 def _interpolation(

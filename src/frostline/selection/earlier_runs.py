@@ -16,8 +16,8 @@ from frostline.selection.candidates import Candidate
 from frostline.selection.compare_request import CompareRequest, EarlierRuns
 from frostline.strategies import parse
 from frostline.studies.best_run import PassedOver
-from frostline.studies.contenders import Contender, network_of, setting_difference, trained_runs
-from frostline.studies.reasons import Reason, ReasonKind
+from frostline.studies.predicting_runs import Contender, network_of, setting_difference, trained_runs
+from frostline.studies.run_exclusions import Reason, ReasonKind
 from frostline.system import directories
 
 JOINED = "earlier.json"  # in a comparison's folder: the candidates that joined it

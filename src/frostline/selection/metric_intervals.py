@@ -2,7 +2,7 @@
 
 Images of one unit (group, copies) are drawn together. With one seed and the same units, two models are drawn
 on the same images, so that differences of draws are paired. What draws cannot show, since it did not happen
-in the sample, is added (`added_images`). Imports no torch.
+in the sample, is added (`added_units`). Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
-from frostline.selection import added_images
+from frostline.selection import added_units
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -108,7 +108,7 @@ def added_draws(
 ) -> Sequence[Floats]:
     """Return draws of a metric with two right and two wrong answers added; none where they take too long."""
     _, unit = np.unique(np.asarray(units), return_inverse=True)
-    sample = added_images.add(targets, [probabilities], unit, added_images.OF_ONE)
+    sample = added_units.add(targets, [probabilities], unit, added_units.OF_ONE)
     return list(_sample_draws(sample, [metric])[0].values())
 
 
@@ -137,7 +137,7 @@ def paired_intervals(
         By the metrics' names; None where there is none.
     """
     _, unit = np.unique(np.asarray(units), return_inverse=True)
-    sample = added_images.add(targets, [first, second], unit, added_images.OF_TWO)
+    sample = added_units.add(targets, [first, second], unit, added_units.OF_TWO)
     own, other = _sample_draws(sample, chosen)
     ends = {}
     for metric in chosen:
@@ -148,7 +148,7 @@ def paired_intervals(
 
 
 def _sample_draws(
-    sample: added_images.AddedSample, chosen: Sequence[metrics.Metric]
+    sample: added_units.AddedSample, chosen: Sequence[metrics.Metric]
 ) -> list[dict[str, Floats]]:
     """Return draws of metrics by their names, for each model of a sample."""
     weights = sample.weights(DRAWS, seed=0)

@@ -9,10 +9,10 @@ from frostline.selection.anytime import repeats_judged
 from frostline.selection.compare_request import CompareRequest
 from frostline.selection.out_of_fold import gather
 from frostline.selection.resampling import Cell
-from frostline.selection.runner import TrialRunner
 from frostline.selection.significance import HeldOutPredictions, Verdict, difference, judge, shallowest
 from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import Outcome
+from frostline.selection.trial_runner import TrialRunner
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from frostline.distributed import ray_cluster
 from frostline.progress import QUIET
 from frostline.selection.compare_request import CompareRequest
 from frostline.selection.conclusion import conclude
-from frostline.selection.runner import TrialRunner
+from frostline.selection.trial_runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system import devices
 from frostline.system.timing import Stopwatch

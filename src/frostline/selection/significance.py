@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
-from frostline.selection import added_images
+from frostline.selection import added_units
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -293,9 +293,7 @@ def _draw_differences(
     for repeat in np.unique(first.repeats):
         rows = first.repeats == repeat
         both = (first.probabilities[rows], second.probabilities[rows])
-        samples.append(
-            added_images.add(first.targets[rows], both, unit[rows], added_images.OF_TWO, len(names))
-        )
+        samples.append(added_units.add(first.targets[rows], both, unit[rows], added_units.OF_TWO, len(names)))
     rng = np.random.default_rng(seed)
     drawn: list[float] = []
     for weights in samples[0].weights(DRAWS // 4, seed):

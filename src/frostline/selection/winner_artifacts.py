@@ -8,7 +8,7 @@ from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.selection import resampling, wise_ft_share
 from frostline.selection.compare_request import CompareRequest
 from frostline.selection.out_of_fold import longest
-from frostline.selection.runner import TrialRunner
+from frostline.selection.trial_runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system import directories
 from frostline.training import Run, forward_pass_of

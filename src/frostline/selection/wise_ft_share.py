@@ -28,9 +28,9 @@ from frostline.selection import resampling
 from frostline.selection.candidates import Candidate
 from frostline.selection.compare_request import CompareRequest
 from frostline.selection.out_of_fold import fold_models, longest
-from frostline.selection.runner import TrialRunner, sub_study
 from frostline.selection.significance import HeldOutPredictions
 from frostline.selection.successive_halving import Task
+from frostline.selection.trial_runner import TrialRunner, sub_study
 from frostline.strategies import linear_probe
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics

@@ -36,7 +36,7 @@ from frostline.strategies.constructors import (
 from frostline.strategies.describing import descriptions
 from frostline.strategies.notation import parse, parse_list
 from frostline.strategies.overrides import Overridden, at_defaults, overridden, patience_fault
-from frostline.strategies.resolution import (
+from frostline.strategies.phase_resolution import (
     ResolvedPhase,
     builds_on_pretrained,
     continued,

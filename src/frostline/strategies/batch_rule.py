@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from frostline.config import AUTO_BATCH, BATCH
-from frostline.strategies.resolution import epochs_for
+from frostline.strategies.phase_resolution import epochs_for
 from frostline.strategies.strategy import Strategy, hyperparameters
 
 # ResNet-50 on an H200, training in bfloat16 from pixels that are there: 1,170 images a second in batches of

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline.errors import StudyError, did_you_mean
-from frostline.studies.contenders import (
+from frostline.studies.predicting_runs import (
     ComparisonResult,
     Contender,
     comparison_result,
@@ -33,7 +33,7 @@ from frostline.studies.contenders import (
     trained_runs,
     winners_of,
 )
-from frostline.studies.reasons import Reason, ReasonKind
+from frostline.studies.run_exclusions import Reason, ReasonKind
 from frostline.studies.study_folder import RunFolder, Study
 
 LISTED = 8  # runs named in a message

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from frostline.errors import UsageError, option
 from frostline.system import cpu_threads, deadline, devices, directories
-from frostline.system.transfers import to_device
+from frostline.system.device_transfers import to_device
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

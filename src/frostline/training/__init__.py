@@ -11,7 +11,7 @@ from frostline.training.artifacts import forward_pass_of
 from frostline.training.caching.cache_filling import CacheFill, fill_cache
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import pass_s
-from frostline.training.run import Run
+from frostline.training.run_result import Run
 from frostline.training.train_pipeline import DEFAULT_STUDY, train
 from frostline.training.tuning.lr_finder import Sweep, Sweeps, lr_find
 from frostline.training.tuning.wise_ft import interpolate_weights

@@ -20,10 +20,10 @@ from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
-from frostline.training import evaluation
-from frostline.training.evaluation import EvaluationExtras
+from frostline.training import run_evaluation
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import time_limit
+from frostline.training.run_evaluation import EvaluationExtras
 from frostline.training.train_request import Parts, TrainRequest
 
 
@@ -53,7 +53,7 @@ def leave(
         forward = forward_pass_of(request.backbone, model, folder, cut, store, request.config.workers)
         drifting = request.strategy.trains and held_out.drift is None
         with numerics.threads(forward.config.plan.threads):
-            _, of_train = evaluation.pass_once(forward, parts.train.evenly(most), drifting)
+            _, of_train = run_evaluation.pass_once(forward, parts.train.evenly(most), drifting)
             familiar = FamiliarFeatures.of(of_train.features, held_out.features)
         selective_prediction.write(folder.path, familiar)
         if request.strategy.trains:

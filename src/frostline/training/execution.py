@@ -17,7 +17,7 @@ from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
 from frostline.loggers import Loggers, OnEpochs
-from frostline.models import leakage, weights_digest
+from frostline.models import training_overlap, weights_digest
 from frostline.studies.operating_point import OperatingTarget
 from frostline.studies.study_folder import (
     TEST_EVALUATIONS,
@@ -30,13 +30,13 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import deadline, devices, directories, numerics
 from frostline.system.timing import PeakMemory, Stopwatch, imported_baseline_bytes
-from frostline.training import artifacts, evaluation, numeric_plan, operating
+from frostline.training import artifacts, numeric_plan, run_evaluation, threshold_choice
 from frostline.training.caching import cache_planning
-from frostline.training.evaluation import EvaluationExtras
 from frostline.training.loop import learner
 from frostline.training.loop.solved_head import TrainedModel
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
-from frostline.training.run import Run
+from frostline.training.run_evaluation import EvaluationExtras
+from frostline.training.run_result import Run
 from frostline.training.train_request import Parts, TrainRequest
 
 
@@ -77,7 +77,7 @@ def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Feat
     if looks is not None:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
             opened_study.write(TEST_EVALUATIONS, {"configurations": looks})
-    point = operating.settle(folder.path, request.data, OperatingTarget.of(request.config))
+    point = threshold_choice.settle(folder.path, request.data, OperatingTarget.of(request.config))
     if reused and point is not None:
         with contextlib.suppress(OSError):
             _write_config(request, folder)
@@ -115,7 +115,7 @@ def _perform(
         made = _work(request, folder, hear, watch, store)
     model, figures = made.adapted.model, made.adapted.figures
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
-    leakage.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
+    training_overlap.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
@@ -190,7 +190,7 @@ def _work(
         time_left = time_limit.begin(request, watch)
         with deadline.lifted():  # from here on the budget keeps the limit
             adapted = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
-            figures, held_out = evaluation.predict_parts(request, folder, adapted, parts, store, counts)
+            figures, held_out = run_evaluation.predict_parts(request, folder, adapted, parts, store, counts)
         workers = parts.train.workers(request.config.workers)
         rates = parts.train.rates + parts.val.rates + parts.test.rates
         decoding = {"workers": workers, "pixels": request.pixels, **rates.as_dict(workers)}

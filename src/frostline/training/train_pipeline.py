@@ -17,7 +17,7 @@ from frostline.distributed.torchrun_env import demand_alone
 from frostline.errors import UsageError, option
 from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers, make_loggers
-from frostline.models import Backbone, leakage
+from frostline.models import Backbone, training_overlap
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.strategies import (
     Strategy,
@@ -37,7 +37,7 @@ from frostline.system.timing import Stopwatch
 from frostline.training import batch_choice, continuation, ray_training
 from frostline.training.continuation import Parent
 from frostline.training.execution import lead, study_of_request, take_part
-from frostline.training.run import Run
+from frostline.training.run_result import Run
 from frostline.training.train_request import TrainRequest
 
 DEFAULT_STUDY = "frostline-study"
@@ -245,7 +245,7 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: P
     Processes of one job don't all decode them.
     """
     with process_group.in_turn():
-        return leakage.keep_learned_in_train(
+        return training_overlap.keep_learned_in_train(
             [backbone], data.checked(progress).recalled(Path(study)), Study(study)
         )
 

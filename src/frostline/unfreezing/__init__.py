@@ -11,7 +11,7 @@ from __future__ import annotations
 from frostline.unfreezing.gradients import check_gradients
 from frostline.unfreezing.param_grouping import groups, param_groups, set_rates
 from frostline.unfreezing.schedule import Unfreezing, adamw, freeze
-from frostline.unfreezing.wrapping import adapted_in
+from frostline.unfreezing.wrapped_models import adapted_in
 
 __all__ = [
     "Unfreezing",

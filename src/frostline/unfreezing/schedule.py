@@ -21,7 +21,7 @@ from frostline.models import Backbone, Cut, hold
 from frostline.strategies import ResolvedPhase, Strategy, lr_schedule
 from frostline.unfreezing.gradients import check_gradients
 from frostline.unfreezing.param_grouping import param_groups
-from frostline.unfreezing.wrapping import adapted_in, tell_moved
+from frostline.unfreezing.wrapped_models import adapted_in, tell_moved
 
 # What a strategy may say beside phases and rates, and who it is up to in a loop that is not frostline's.
 OTHERS = {

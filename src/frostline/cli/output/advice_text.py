@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from frostline.advice import Option, Planned
-from frostline.advice.advice_text import seconds_between
+from frostline.advice.advice_wording import seconds_between
 from frostline.cli.output.formatting import console_out, size
 from frostline.cost import Rates
 from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from frostline import sentences
-from frostline.advice.advice_text import minutes
+from frostline.advice.advice_wording import minutes
 from frostline.cli.output.formatting import AGAIN, console_out
 from frostline.selection.outcome_text import ACCURACY, LOG_LOSS, in_words
 from frostline.sentences import between, counted, percent

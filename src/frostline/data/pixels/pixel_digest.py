@@ -1,7 +1,7 @@
 """Digests of decoded pixels, which recognise an image saved again without loss.
 
 Decoding is dear, so an image's pixels are digested whenever it is decoded for something else, and remembered;
-of a large JPEG that was only decoded at a fraction, the first rows (`top_rows`).
+of a large JPEG that was only decoded at a fraction, the first rows (`jpeg_digests`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.data.digest_cache import DigestCache
-from frostline.data.pixels import deep_pixels, top_rows
+from frostline.data.pixels import deep_pixels, jpeg_digests
 from frostline.data.pixels.decoding import Picture
 
 # A digest is of the pixels at this many places a side at most, evenly spread: all of a small picture. It
@@ -53,7 +53,7 @@ def note(digest: str, picture: Picture) -> None:
     """Remember the digests of an image's pixels, now that it is decoded; `digest` is that of its file."""
     if digest in _noted:
         return
-    pixels, edges = digest_of(picture), b"".join(top_rows.candidates(picture))
+    pixels, edges = digest_of(picture), b"".join(jpeg_digests.candidates(picture))
     with _lock:
         _noted.add(digest)
         _waiting[digest], _waiting_edges[digest] = pixels, edges
@@ -63,8 +63,8 @@ def note(digest: str, picture: Picture) -> None:
 
 
 def note_top(digest: str, content: bytes) -> bytes:
-    """Remember and return the digest of a large JPEG's first rows (`top_rows`); "" for other files, too."""
-    top = top_rows.digest_of(content)
+    """Store and return the digest of a large JPEG's first rows (`jpeg_digests`); "" for others."""
+    top = jpeg_digests.digest_of(content)
     with _lock:
         _waiting_tops[digest] = top
         full = len(_waiting_tops) >= WRITTEN_TOGETHER

@@ -12,6 +12,7 @@ from PIL import Image
 from frostline.data.findings import Finding, first_examples, name_few
 from frostline.data.manifest_file import study_header
 from frostline.data.pixels.decoding import Picture
+from frostline.data.pixels.image_traits import Traits, is_flat
 from frostline.data.pixels.rendering import (
     ALPHA,
     AUTO,
@@ -24,7 +25,6 @@ from frostline.data.pixels.rendering import (
     parsed_ground,
     ranges_of,
 )
-from frostline.data.pixels.traits import Traits, is_flat
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from frostline.errors import DataError, UsageError, option
 from frostline.inference import test_time_augmentation
 from frostline.inference.prediction import predict_probabilities
 from frostline.models import Backbone
-from frostline.pipelines.evaluation.answers import Answers
+from frostline.pipelines.evaluation.aligned_predictions import Answers
 from frostline.pipelines.evaluation.loaded_models import LoadedModel, load_models
 from frostline.pipelines.evaluation.other_predictions import OtherPredictions, read_other
 from frostline.pipelines.evaluation.results import (

@@ -23,8 +23,8 @@ from frostline.feature_extraction.image_batches import Images, Item, Workers
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase
 from frostline.system import numerics
+from frostline.system.device_transfers import sent_ahead, to_device
 from frostline.system.seeds import derive
-from frostline.system.transfers import sent_ahead, to_device
 from frostline.training.numeric_plan import Plan
 from frostline.training.tuning.class_imbalance import Balance
 

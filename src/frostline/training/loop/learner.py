@@ -21,7 +21,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system.numerics import exact_plan
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
-from frostline.training.loop.pace import starved_line
+from frostline.training.loop.input_starvation import starved_line
 from frostline.training.loop.solved_head import TrainedModel, as_head, refit, solve_head
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan

@@ -35,13 +35,13 @@ from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import Hyperparameters, ResolvedPhase, lr_schedule
 from frostline.studies.study_folder import RunFolder
 from frostline.system import compiling, devices
+from frostline.system.device_transfers import Fetched, to_device
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
-from frostline.system.transfers import Fetched, to_device
 from frostline.training.loop import all_reduce, optimizer
 from frostline.training.loop.batches import PhaseBatches, targets_of
 from frostline.training.loop.epoch_line import epoch_line
-from frostline.training.loop.pace import Pace
+from frostline.training.loop.input_starvation import Pace
 from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import checkpoint, nan_oom_recovery
@@ -49,7 +49,7 @@ from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import OutOfTime, TimeLimit
 from frostline.training.tuning.class_imbalance import Balance
-from frostline.training.tuning.mixing import Mixing
+from frostline.training.tuning.mixup import Mixing
 from frostline.unfreezing import check_gradients, set_rates
 
 

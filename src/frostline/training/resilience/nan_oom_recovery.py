@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from frostline.distributed import process_group
 from frostline.errors import RunWarning, TrainingError
 from frostline.system import devices
-from frostline.system.transfers import Fetched
+from frostline.system.device_transfers import Fetched
 from frostline.training.resilience import checkpoint
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.incidents import Incident, IncidentKind

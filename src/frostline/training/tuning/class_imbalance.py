@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frostline.errors import UsageError, did_you_mean
-from frostline.system.transfers import to_device
+from frostline.system.device_transfers import to_device
 
 IMBALANCE = ("none", "weights", "sampler", "logit_adjustment")
 Ints = NDArray[np.int64]

@@ -19,13 +19,13 @@ class Pipeline:
         Threads that decode ahead; 0: decoding goes in between.
     cores
         Cores in use: of the processor's threads where it computes, else those that are free to decode.
-    on_card
+    on_gpu
         Whether something else than the processor computes.
     """
 
     workers: int = 0
     cores: int = 1
-    on_card: bool = False
+    on_gpu: bool = False
 
     @property
     def threads(self) -> float:
@@ -48,13 +48,13 @@ class Pipeline:
         """
         if self.workers == 0:
             return decode_s
-        if self.on_card:
+        if self.on_gpu:
             return max(0.0, decode_s / self.threads - computing_s)
         return max(decode_s / self.threads - computing_s, decode_s / self.cores)
 
     def decides(self, decode_s: float, computing_s: float) -> str:
         """Return which of both takes longer where both have the machine: "decoding" or "network"."""
-        share = self.threads if self.on_card or self.workers == 0 else float(min(self.workers, self.cores))
+        share = self.threads if self.on_gpu or self.workers == 0 else float(min(self.workers, self.cores))
         return "decoding" if decode_s / max(1.0, share) > computing_s else "network"
 
 

@@ -22,14 +22,14 @@ class Mark(Protocol):
         """Wait until it does."""
 
 
-def on_card(device: str | torch.device) -> bool:
+def on_gpu(device: str | torch.device) -> bool:
     """Return whether copies to and from a device can go on while the processor does."""
     return torch.device(device).type == "cuda"
 
 
 def to_device(batch: Tensor, device: str | torch.device) -> Tensor:
     """Move a batch to a device. A GPU fetches it from pinned memory while the processor continues."""
-    if not on_card(device) or batch.is_cuda:
+    if not on_gpu(device) or batch.is_cuda:
         return batch.to(device)
     return batch.pin_memory().to(device, non_blocking=True)
 
@@ -39,7 +39,7 @@ def sent_ahead(batches: Iterable[Tensor], device: str | torch.device) -> Iterato
 
     Copies go by a stream of their own, so that they pass while the GPU computes.
     """
-    if not on_card(device):
+    if not on_gpu(device):
         yield from (batch.to(device) for batch in batches)
         return
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ class Fetched:
 
     def __init__(self, tensor: Tensor) -> None:
         self._arrived: Mark | None = None
-        if on_card(tensor.device):
+        if on_gpu(tensor.device):
             self._tensor = tensor.to("cpu", non_blocking=True)  # into pinned memory
             self._arrived = torch.cuda.current_stream(tensor.device).record_event()
         else:

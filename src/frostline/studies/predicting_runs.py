@@ -18,7 +18,7 @@ from frostline.data import Manifest
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.metrics import Z95
 from frostline.strategies import parse
-from frostline.studies.reasons import Reason, ReasonKind
+from frostline.studies.run_exclusions import Reason, ReasonKind
 from frostline.studies.study_folder import RunFolder, Study
 
 SAME = (

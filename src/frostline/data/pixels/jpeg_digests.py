@@ -14,7 +14,7 @@ from PIL import Image
 
 from frostline.data.pixels import decoding
 from frostline.data.pixels.decoding import Picture
-from frostline.data.pixels.traits import is_flat
+from frostline.data.pixels.image_traits import is_flat
 
 TOP_ROWS = 128  # of 12 megapixels: 2 ms of a core, beside 52 for all rows
 # Decoded and dropped: colour at a half is interpolated with the row below. One row of blocks is 16 at most.
