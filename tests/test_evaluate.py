@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from sklearn import metrics as sk
 
 import frostline
 from frostline import metrics
 from frostline.cli.main import cli
+from frostline.cli.output import evaluation_text
 from frostline.errors import DataError, StudyError, UsageError
 from frostline.pipelines.evaluation import Evaluation, evaluating
 from frostline.pipelines.evaluation.aligned_predictions import Answers
+from frostline.pipelines.evaluation.results import Mistake
 from frostline.selection import metric_intervals, significance
 from tiny import picture, tiny_backbone, tiny_model, write_folder
 
@@ -369,3 +374,14 @@ def test_no_interval_is_without_width(size: int) -> None:
         assert {
             name for name, one in differences.items() if one.low is not None and one.low == one.high
         } == set()
+
+
+def test_file_names_of_mistakes_are_whole_on_a_narrow_terminal() -> None:
+    path = "crack/site-eleven/camera-2/2026-07-14T09-31-22.118-lot-000417.png"
+    result = SimpleNamespace(predicted=np.array([0]), targets=np.array([1]))
+    out = Console(width=60, record=True, file=io.StringIO())
+    mistake = Mistake(path, "crack", "no visible defect of any kind", 0.9, 0.1)
+    evaluation_text._mistakes(out, result, [mistake])  # type: ignore[arg-type]
+    rows = [line.split("│")[1:4] for line in out.export_text().splitlines() if "│" in line]
+    assert path in "".join(row[0].strip() for row in rows)
+    assert "no visible defect of any kind" in " ".join(row[2].strip() for row in rows)

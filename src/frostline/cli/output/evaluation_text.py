@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from frostline.cli.output.formatting import console_out
 from frostline.metrics import SENSITIVITY
@@ -91,7 +91,7 @@ def _right_aligned(*headings: str, title: str | None = None) -> Table:
     """Return a table whose first column is text and whose others are figures."""
     table = Table(title=title, title_justify="left")
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left")
+        table.add_column(heading, justify="right" if place else "left", overflow="fold")
     return table
 
 
@@ -267,9 +267,8 @@ def _mistakes(out: Console, result: Evaluation, mistakes: Sequence[Mistake]) -> 
         return
     total = int((result.predicted != result.targets).sum())
     title = f"most confident of {counted(total, 'mistake')}"
-    table = Table(
-        "image", "label", "predicted", "probability", "of the label", title=title, title_justify="left"
-    )
+    names = [Column(name, overflow="fold") for name in ("image", "label", "predicted")]  # whole, to be found
+    table = Table(*names, "probability", "of the label", title=title, title_justify="left")
     for mistake in mistakes:
         table.add_row(
             visible(mistake.path),
