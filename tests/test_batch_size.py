@@ -189,7 +189,8 @@ def test_a_run_that_continues_has_the_batches_of_its_parent(
         backbone, data, continue_from=parent, extra_epochs=1, study=tmp_path / "s", threads=1
     )
     images = parent.result["numeric_plan"]["batch"]["images"]
-    assert child.result["numeric_plan"]["batch"] == BatchSize(images).as_dict()
+    batch = BatchSize(**child.result["numeric_plan"]["batch"])
+    assert (batch.images, batch.lr_factor, batch.auto) == (images, 1.0, False)
     assert child.folder.metrics()[0]["lr"] == pytest.approx(parent.folder.metrics()[0]["lr"] / 2, rel=1e-2)
 
 
@@ -215,3 +216,10 @@ def test_a_case_names_its_batches() -> None:
     assert isinstance(own, Case)
     assert own.batch_size(parse("full")).images == 256
     assert replace(own, kind=None).batch_size(parse("full")) == BatchSize(32)
+
+
+def test_a_batch_of_more_images_than_there_are_says_so() -> None:
+    batch = batch_size(1_000_000, parse("head"), images=96, kind="cpu")
+    assert (batch.images, batch.lr_factor) == (1_000_000, 1.0)
+    assert "each step learns from all 96 training images" in str(batch)
+    assert batch_size(96, parse("head"), images=96, kind="cpu").reason == "as given"

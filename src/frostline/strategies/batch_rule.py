@@ -89,7 +89,10 @@ def batch_size(
     BatchSize
     """
     if requested != AUTO_BATCH:
-        return BatchSize(int(requested))
+        given = int(requested)
+        if 0 < images < given:
+            return BatchSize(given, reason=f"as given; each step learns from all {images:,} training images")
+        return BatchSize(given)
     if not strategy.trains:
         return BatchSize(BATCH, auto=True, reason="a head that is solved for takes no steps")
     if kind != "cuda":
