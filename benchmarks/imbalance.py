@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import frostline
-from frostline.training.tuning.class_imbalance import IMBALANCE
+from frostline.training.techniques.class_imbalance import IMBALANCE
 
 TEST_IMAGES = 300
 

@@ -32,7 +32,7 @@ from frostline.feature_extraction.augmentation import Policy, SeededView, Transf
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet, each_decoded
 from frostline.models import Preprocessing
 from frostline.system import devices, numerics
-from frostline.training.tuning import flip_safety
+from frostline.training.techniques import flip_safety
 from tiny import PREPROCESSING, picture, tiny_backbone, write_table
 
 

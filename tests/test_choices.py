@@ -32,8 +32,8 @@ from frostline.training.loop.trainer import Trainer, TrainingState
 from frostline.training.loop.weight_average import WeightAverage
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import TimeLimit
+from frostline.training.techniques.class_imbalance import Balance
 from frostline.training.train_request import _identity
-from frostline.training.tuning.class_imbalance import Balance
 from tiny import PREPROCESSING, TinyNet, live_logits, picture, tiny_backbone, tiny_model, write_table
 
 FAST = {"deterministic": True, "augment": "light", "flip": "none", "threads": 1}

@@ -26,7 +26,7 @@ from frostline.models import Backbone
 from frostline.selection import backbone_screening
 from frostline.system import devices, numerics
 from frostline.training import numeric_plan
-from frostline.training.tuning.batchnorm_recalibration import recalibrate
+from frostline.training.techniques.batchnorm_recalibration import recalibrate
 from pretended_card import CARD, pretended
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 

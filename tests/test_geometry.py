@@ -38,7 +38,7 @@ from frostline.studies.study_folder import Study
 from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training import Run
-from frostline.training.tuning import flip_safety
+from frostline.training.techniques import flip_safety
 from test_dataset_digest_cache import settled
 from tiny import tiny_backbone, write_folder
 

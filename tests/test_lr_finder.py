@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 import frostline
 from frostline.errors import UsageError
 from frostline.models.backbone import weights_digest
-from frostline.training.tuning import lr_finder
-from frostline.training.tuning.lr_finder import suggest
+from frostline.training.techniques import lr_finder
+from frostline.training.techniques.lr_finder import suggest
 from tiny import tiny_backbone, write_table
 
 

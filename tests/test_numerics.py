@@ -15,7 +15,7 @@ from frostline.system import numerics
 from frostline.system.numerics import NumericPlan
 from frostline.system.timing import PeakMemory, resident_bytes
 from frostline.training import numeric_plan
-from frostline.training.tuning.batchnorm_recalibration import recalibrate
+from frostline.training.techniques.batchnorm_recalibration import recalibrate
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
 

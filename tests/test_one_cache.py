@@ -28,7 +28,7 @@ ENTRY_POINTS = {
     "selection/comparison.py": {"compare"},
     "training/caching/cache_filling.py": {"fill_cache"},
     "training/train_pipeline.py": {"train"},
-    "training/tuning/lr_finder.py": {"lr_find"},
+    "training/techniques/lr_finder.py": {"lr_find"},
 }
 
 

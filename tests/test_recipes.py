@@ -25,9 +25,9 @@ from frostline.models import Backbone
 from frostline.strategies import SCHEDULES, hyperparameters, lr_schedule, optimizers, parse
 from frostline.training.loop import optimizer, trainer
 from frostline.training.resilience import checkpoint
+from frostline.training.techniques.class_imbalance import Balance
+from frostline.training.techniques.mixup import Mixing
 from frostline.training.train_request import TrainRequest
-from frostline.training.tuning.class_imbalance import Balance
-from frostline.training.tuning.mixup import Mixing
 from test_cost import DATA, INVENTED
 from tiny import PREPROCESSING, live_logits, tiny_backbone, tiny_model
 

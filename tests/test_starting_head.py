@@ -20,8 +20,8 @@ from frostline.pipelines import write_digits
 from frostline.strategies import hyperparameters
 from frostline.system import numerics
 from frostline.training.loop.learner import starting_model
+from frostline.training.techniques.class_imbalance import Balance
 from frostline.training.train_request import TrainRequest
-from frostline.training.tuning.class_imbalance import Balance
 from tiny import live_logits, tiny_backbone, write_table
 
 pytestmark = pytest.mark.usefixtures("warm_store")

@@ -15,7 +15,7 @@ from frostline.errors import UsageError
 from frostline.selection import outcome_text, wise_ft_share
 from frostline.selection.significance import HeldOutPredictions
 from frostline.system.timing import Stopwatch
-from frostline.training.tuning.wise_ft import POINTS
+from frostline.training.techniques.wise_ft import POINTS
 from tiny import tiny_backbone, write_table
 
 pytestmark = pytest.mark.usefixtures("tiny_store")

@@ -35,7 +35,7 @@ PROBE_IMAGES = (40, 200)  # heads that are solved for to measure how long that t
 # direction falls (k ** -FALLS). Real features took 0.8 to 2.4 times the steps of these at an exponent of 0.5
 # (three image sets, two networks, 48 to 242 images).
 APART, FALLS = 0.1, 0.6
-L2 = 1e-3  # of a head that is solved for alone (training/tuning/flip_safety.py)
+L2 = 1e-3  # of a head that is solved for alone (training/techniques/flip_safety.py)
 FIGURES = 100  # images whose metrics are computed: a fraction of a second
 
 

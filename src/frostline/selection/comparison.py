@@ -37,7 +37,7 @@ from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.deadline import refusal
 from frostline.system.timing import Stopwatch
 from frostline.training import DEFAULT_STUDY, pass_s
-from frostline.training.tuning.wise_ft import POINTS
+from frostline.training.techniques.wise_ft import POINTS
 
 # Timing a network takes this many times what `rates.timing_s` predicts for its precisions alone: 2 to 3 times
 # on lite0 at 96 px, one core (docs/LOG.md 2026-11-28).

@@ -36,8 +36,8 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.system.timing import Stopwatch
 from frostline.training import Plan, train
-from frostline.training.tuning.batchnorm_recalibration import recalibrate
-from frostline.training.tuning.wise_ft import POINTS, point
+from frostline.training.techniques.batchnorm_recalibration import recalibrate
+from frostline.training.techniques.wise_ft import POINTS, point
 
 Floats = NDArray[np.float64]
 

@@ -1,7 +1,7 @@
 """`train`: one strategy, one run, one loop.
 
 request (what is asked for) → numeric_plan (what is decided before the first step) · caching (which features
-are cached) → loop (batches, steps, the head), with tuning and resilience → evaluation (a run's figures) ·
+are cached) → loop (batches, steps, the head), with techniques and resilience → run_evaluation (a run's figures) ·
 artifacts (what else it leaves) → run (`Run`) → execution (one process makes it, or several) → train_pipeline
 (`train`); ray_training starts the processes of a run on a cluster
 """
@@ -12,9 +12,9 @@ from frostline.training.caching.cache_filling import CacheFill, fill_cache
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import pass_s
 from frostline.training.run_result import Run
+from frostline.training.techniques.lr_finder import Sweep, Sweeps, lr_find
+from frostline.training.techniques.wise_ft import interpolate_weights
 from frostline.training.train_pipeline import DEFAULT_STUDY, train
-from frostline.training.tuning.lr_finder import Sweep, Sweeps, lr_find
-from frostline.training.tuning.wise_ft import interpolate_weights
 
 __all__ = [
     "BATCH",

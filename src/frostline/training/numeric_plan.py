@@ -23,8 +23,8 @@ from frostline.system import deadline, devices, numerics
 from frostline.system.numerics import NumericPlan
 from frostline.training import compile_choice
 from frostline.training.compile_choice import Compiled
+from frostline.training.techniques import flip_safety
 from frostline.training.train_request import TrainRequest
-from frostline.training.tuning import flip_safety
 
 TIMED_SHARE = 0.25  # of a limit on time may go into timings: a choice
 TIMED_MOST = 1.5  # times that share, before timings are given up: neighbours make a step wander by half

@@ -39,7 +39,7 @@ from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
 from frostline.system.timing import Stopwatch
 from frostline.training.continuation import Parent
-from frostline.training.tuning.class_imbalance import Balance
+from frostline.training.techniques.class_imbalance import Balance
 
 # What to do with rows of frozen layers: decide from rates, keep them all, or compute them each time.
 CACHE = ("auto", "keep", "compute")

@@ -26,7 +26,7 @@ from frostline.system import numerics
 from frostline.system.device_transfers import sent_ahead, to_device
 from frostline.system.seeds import derive
 from frostline.training.numeric_plan import Plan
-from frostline.training.tuning.class_imbalance import Balance
+from frostline.training.techniques.class_imbalance import Balance
 
 # Of the GPU's memory that no step has needed, what rows may take. A choice: memory is in pieces, and a later
 # step may want more.

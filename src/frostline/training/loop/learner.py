@@ -26,9 +26,9 @@ from frostline.training.loop.solved_head import TrainedModel, as_head, refit, so
 from frostline.training.loop.trainer import Setup, Trainer
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import TimeLimit
+from frostline.training.techniques import batchnorm_recalibration, wise_ft
+from frostline.training.techniques.class_imbalance import Balance
 from frostline.training.train_request import Parts, TrainRequest
-from frostline.training.tuning import batchnorm_recalibration, wise_ft
-from frostline.training.tuning.class_imbalance import Balance
 
 
 def learn(

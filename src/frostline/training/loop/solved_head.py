@@ -25,8 +25,8 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system import numerics
 from frostline.system.seeds import derive
 from frostline.training.numeric_plan import Plan
+from frostline.training.techniques.class_imbalance import Balance
 from frostline.training.train_request import TrainRequest
-from frostline.training.tuning.class_imbalance import Balance
 
 # Numbers of stages that `layers=auto` chooses from, beside all of them. On six sets, 8 and 40 images a class,
 # that was no better than four stages everywhere (docs/LOG.md 2026-11-28).

@@ -48,8 +48,8 @@ from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.checkpoint import TrainingState
 from frostline.training.resilience.interruption import Leave, heard
 from frostline.training.resilience.time_limit import OutOfTime, TimeLimit
-from frostline.training.tuning.class_imbalance import Balance
-from frostline.training.tuning.mixup import Mixing
+from frostline.training.techniques.class_imbalance import Balance
+from frostline.training.techniques.mixup import Mixing
 from frostline.unfreezing import check_gradients, set_rates
 
 

@@ -25,8 +25,8 @@ from frostline.strategies import hyperparameters
 from frostline.system import deadline
 from frostline.system.deadline import MARGIN, refusal
 from frostline.system.timing import Stopwatch
+from frostline.training.techniques.wise_ft import POINTS
 from frostline.training.train_request import TrainRequest
-from frostline.training.tuning.wise_ft import POINTS
 
 LOOKED_AT = 8  # images decoded to measure how long that takes
 # Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s

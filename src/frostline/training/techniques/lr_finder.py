@@ -34,8 +34,8 @@ from frostline.system import devices, numerics, timing
 from frostline.system.seeds import derive
 from frostline.training.loop import optimizer
 from frostline.training.loop.learner import starting_model
+from frostline.training.techniques.class_imbalance import Balance
 from frostline.training.train_request import TrainRequest
-from frostline.training.tuning.class_imbalance import Balance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
