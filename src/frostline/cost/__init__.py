@@ -1,6 +1,6 @@
 """Predict the seconds and bytes of a run: arithmetic on measured rates. Imports no torch.
 
-cache_tradeoff (views, and which features are cached) · pipeline (decoding beside computing) → rates →
+cache_tradeoff (views, and which features are cached) · decoding_overlap (decoding beside computing) → rates →
 run_time (a run, step by step) · peak_memory → estimate (`predict`)
 
 The rates come from `frostline.profiling.measure`, or from wherever `Rates.as_dict` was written.

@@ -6,7 +6,7 @@ sources.table_cells · table_columns · tables       tables of paths and labels
 sources.class_folders · folder_layout · file_listing · remote · tar_shards      folders and addresses
 sources.python_datasets · arrays · prediction_inputs       datasets and images in memory
 pixels.formats · dicom · deep_pixels · decoding     any file to upright pixels, or the reason why not
-pixels.rendering · rendering_choice · traits        deep and transparent pixels to 8-bit RGB
+pixels.rendering · rendering_choice · image_traits  deep and transparent pixels to 8-bit RGB
 pixels.cropping · random_rotation      the share that a square crop removes; rotated images
 digest_cache ── image_scan             digests, traits and damage, cached
 splits.near_duplicates · grouping      images that look alike; groups by name

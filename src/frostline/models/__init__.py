@@ -1,7 +1,7 @@
 """A pretrained model as stages with exact cuts: found, proved, run in halves, frozen.
 
-cutting.nested_values · cutting.tracing → classifier → cutting.stages → cutting.replay → cutting.cuts →
-backbone → building; training uses cutting.halves · cutting.regions · batchnorm_folding · freezing ·
+cutting.nested_values · cutting.tracing → classifier → cutting.stage_discovery → cutting.replay → cutting.cuts
+→ backbone → building; training uses cutting.prefix_suffix · cutting.regions · batchnorm_folding · freezing ·
 cutting.prefix_digest
 """
 

@@ -3,7 +3,7 @@
 backbone_screening (which backbones to train, by probes)
 resampling (repeats and folds) · successive_halving (promotion, as data) · scoreboard, anytime (which run is
 next within a time limit) · significance (paired tests)
-candidates · earlier_runs (what was trained before) · trial_queue (Optuna) · runner (makes the runs)
+candidates · earlier_runs (what was trained before) · trial_queue (Optuna) · trial_runner (makes the runs)
 → comparison (`compare`) → ranking (the winner) → conclusion (the winner trained, the result) ·
 winner_evaluation (how it was judged) · early_stopping (`patience`)
 """

@@ -18,7 +18,7 @@ Settings follow in the brackets: `top_k(2, lr=0.0005, bn=eval)`. What is not nam
 strategy                                what a strategy is, the named ones, all defaults with their sources
 validation ── notation · constructors   what makes sense; from text, and from Python
 overrides · describing                  hyperparameters given beside strategies; all of them in a list
-resolution ── lr_schedule               from a strategy to cuts and steps; the rate at each step
+phase_resolution ── lr_schedule         from a strategy to cuts and steps; the rate at each step
 batch_rule                              images a step by a rule, and how the rate follows
 """
 

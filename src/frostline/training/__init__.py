@@ -1,9 +1,9 @@
 """`train`: one strategy, one run, one loop.
 
-request (what is asked for) → numeric_plan (what is decided before the first step) · caching (which features
-are cached) → loop (batches, steps, the head), with techniques and resilience → run_evaluation (a run's figures) ·
-artifacts (what else it leaves) → run (`Run`) → execution (one process makes it, or several) → train_pipeline
-(`train`); ray_training starts the processes of a run on a cluster
+train_request (what is asked for) → numeric_plan (what is decided before the first step) · caching (which
+features are cached) → loop (batches, steps, the head), with techniques and resilience → run_evaluation (a
+run's figures) · artifacts (what else it leaves) → run_result (`Run`) → execution (one process makes it, or
+several) → train_pipeline (`train`); ray_training starts the processes of a run on a cluster
 """
 
 from frostline.config import BATCH

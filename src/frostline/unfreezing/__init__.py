@@ -1,7 +1,7 @@
 """Freezing for any training loop, frostline's own and other people's: groups, rates, a cut that moves.
 
 param_grouping  every parameter once, in groups with layer-wise learning rates
-wrapping        find the adapted model inside DDP, `torch.compile` and the like
+wrapped_models  find the adapted model inside DDP, `torch.compile` and the like
 gradients       whether every parameter that should learn has a gradient
 schedule        a learning-rate scheduler that also moves the cut
 """

@@ -1,7 +1,7 @@
 """Backbones by name: from packages, timm, torchvision, transformers, a file, or your own module.
 
 hub_access → architectures → efficientnet_lite · weight_files · hugging_face → catalogue →
-downloading → loading → base_weights → delta → adapted
+downloading → backbone_loading → base_weights → delta → adapted
 """
 
 from __future__ import annotations

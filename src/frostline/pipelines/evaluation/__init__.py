@@ -1,7 +1,7 @@
 """`evaluate`: finished models on labelled images, with intervals, apart from images they learned from.
 
 loaded_models, other_predictions      whose predictions they are: models, and a table of another system's
-answers                               predictions aligned with labels, and the figures they give
+aligned_predictions                   predictions aligned with labels, and the figures they give
 results                               what `evaluate` returns
 evaluating                            the function `evaluate`
 """
