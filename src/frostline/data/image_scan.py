@@ -9,7 +9,6 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +26,7 @@ from frostline.data.sources.common import ImageEntry, Source
 from frostline.data.splits.near_duplicates import DECODE_SIDE_PIXELS, Likeness, likeness, mark_of
 from frostline.errors import DamagedImage, MissingImage
 from frostline.progress import QUIET, Activity, Progress
+from frostline.system.thread_pools import thread_pool
 
 # Files looked at between two transactions: about a second of hashing, and one in BATCH_ROWS statements.
 CHUNK_IMAGES = 500
@@ -163,7 +163,7 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], workers: int) -> list
     """
     if workers < 1:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
+    with thread_pool(workers) as pool:
         return list(pool.map(work, items))
 
 

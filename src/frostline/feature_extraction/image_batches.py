@@ -17,7 +17,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,6 +36,7 @@ from frostline.feature_extraction.augmentation import Policy, SeededView, Transf
 from frostline.feature_extraction.ordered_threads import AHEAD, between_pauses, mapped
 from frostline.models import Preprocessing
 from frostline.system import cpu_threads, devices, numerics
+from frostline.system.thread_pools import thread_pool
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
 # decoded again in each epoch.
@@ -513,7 +513,7 @@ def padded(batch: Tensor, size: int) -> Tensor:
 def ahead(items: Iterator[T]) -> Iterator[T]:
     """Yield the items of an iterator, computed up to `AHEAD` items early in another thread."""
     end = object()
-    with ThreadPoolExecutor(1) as pool:
+    with thread_pool(1) as pool:
         waiting = deque(pool.submit(next, items, end) for _ in range(AHEAD))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, items, end))

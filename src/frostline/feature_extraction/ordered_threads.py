@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from frostline.system.thread_pools import thread_pool
 
 AHEAD = 2  # batches computed before they are needed: one in work, one waiting
 EACH_AHEAD = 2  # likewise items a thread, where batches are small
@@ -42,7 +44,7 @@ def mapped(work: Callable[[T], R], batches: Iterable[Sequence[T]], threads: int)
         One result an item.
     """
     waiting: deque[list[Future[R]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decoding")
+    pool = thread_pool(threads, "decoding")
     try:
         for batch in batches:
             waiting.append([pool.submit(work, item) for item in batch])

@@ -1,0 +1,40 @@
+"""Threads of ours never run while the environment is written: glibc's getenv may crash beside that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, threading, time
+
+def report(event, values):
+    if event in ("os.putenv", "os.unsetenv") and threading.active_count() > 1:
+        print("written beside threads:", values[0])
+
+from frostline.data.image_scan import in_threads
+from frostline.feature_extraction.image_batches import ahead
+from frostline.feature_extraction.ordered_threads import mapped
+from frostline.system import cpu_threads
+
+sys.addaudithook(report)
+"""
+# While pictures are decoded, the cores are counted by joblib where others are at work.
+IMPORTS = "cpu_threads.cores(); import sklearn.metrics; print('imported', threading.active_count() > 1)"
+POOLS = {
+    "decoding": f"for done in mapped(time.sleep, [[0.5, 0.5], [0.5, 0.5]], 2):\n    {IMPORTS}; break",
+    "scan": f"def work(item):\n    {IMPORTS}\nin_threads(work, [1], 1)",
+    "ahead": f"for item in ahead(iter([1, 2])):\n    {IMPORTS}; break",
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_nothing_is_written_into_the_environment_beside_a_pool(pool: str) -> None:
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("KMP_")}
+    command = [sys.executable, "-c", PROGRAM + POOLS[pool]]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "imported True"
