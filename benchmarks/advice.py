@@ -186,7 +186,7 @@ def textbook(trial: Trial, allowed: Sequence[str], others: Others) -> str:
 def race(trial: Trial, allowed: Sequence[str], others: Others) -> str:
     """Train the cheapest first until the seconds of our choice and of asking are spent; best on val wins.
 
-    Without a val part the last that was finished wins.
+    Without a val set the last that was finished wins.
     """
     left = trial.seconds[ours(trial, allowed, others)] + ADVICE_S
     done: list[str] = []
@@ -545,8 +545,8 @@ def short_run(trials: Sequence[Trial]) -> str:
             heard(starts_at=lambda t: t.accuracy[SHORT]),
             forecast.EVIDENCE,
         ),
-        "tasks with a val part, as it is": (validated, forecast.EVIDENCE),
-        "tasks with a val part, with what the short run gained (on val)": (
+        "tasks with a val set, as it is": (validated, forecast.EVIDENCE),
+        "tasks with a val set, with what the short run gained (on val)": (
             [replace(t, facts=Heard(**vars(t.facts), short=t.val_accuracy[SHORT] or 0.0)) for t in validated],
             {**forecast.EVIDENCE, **gain},
         ),

@@ -73,7 +73,7 @@ def bare_pass(sheet: Path) -> float:
     backbone = frostline.load_backbone("lite0", size=SIZE)
     way = ForwardConfig(numerics.exact_plan(), EVALUATION_BATCH)
     frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], way)
-    images = Images(data, data.part("train"), backbone.preprocessing)
+    images = Images(data, data.subset("train"), backbone.preprocessing)
     began = time.perf_counter()
     for pixels in images.evaluation(EVALUATION_BATCH):
         frozen.compute(pixels)

@@ -46,7 +46,7 @@ def at_step(step: int, do: Callable[[], None]) -> None:
 
 
 def victim(place: Path) -> Path:
-    """An image that is read after training: of the test part."""
+    """An image that is read after training: of the test set."""
     return sorted((place.parent / "images").glob("0_*.png"))[-1]
 
 

@@ -38,7 +38,7 @@ class Task:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def rows(self, split: str) -> list[tuple[str, str]]:
-        """Return (path, label) of one part."""
+        """Return (path, label) of one subset."""
         with open(self.sheet, newline="", encoding="utf-8") as file:
             return [(row["path"], row["label"]) for row in csv.DictReader(file) if row["split"] == split]
 
@@ -56,7 +56,7 @@ class Task:
         """What timm is told so that it takes the weights from a file."""
         return {"pretrained_cfg_overlay": {"file": self.weights}}
 
-    def part(self, split: str) -> Path:
+    def folder_of(self, split: str) -> Path:
         """Return a folder per class, of links, for those who want one."""
         for path, label in self.rows(split):
             link = Path(self.folder, "images", split, label, Path(path).name)
@@ -343,7 +343,7 @@ def vyntri(task: Task, clock: Clock) -> float:
     registry._register(registry.BackboneInfo("lite0", 1280, "lite0", 4_652_008, True, factory))
     own = transform()  # made before the clock: their own is as cheap
     theirs.get_transform = extractor.get_transform = lambda input_size=224: own
-    train = str(task.part("train"))
+    train = str(task.folder_of("train"))
     with clock:
         options = task.settings.get("options", {})
         model = Vyntri(backbone="lite0", cache_dir=str(Path(task.folder, "cache")), **options)

@@ -96,7 +96,7 @@ def work(arguments: argparse.Namespace) -> None:
             backbone = backbone_of(model, size, arguments.data)
             began = time.perf_counter()
             images = Images(
-                manifest, manifest.part("train"), backbone.preprocessing, policy=Policy("standard")
+                manifest, manifest.subset("train"), backbone.preprocessing, policy=Policy("standard")
             )
             # Remembered of the network, but not what is held.
             known = profiling.measure(backbone, images, cache=FeatureCache())
@@ -104,7 +104,7 @@ def work(arguments: argparse.Namespace) -> None:
             row = {"rates": known.as_dict(), "measured_s": time.perf_counter() - began}
             with open(arguments.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            counts = {part: len(manifest.part(part)) for part in ("train", "val", "test")}
+            counts = {part: len(manifest.subset(part)) for part in ("train", "val", "test")}
             for number, (strategy, warm, repeat) in enumerate(runs(count)):
                 if not warm:
                     FeatureCache().clear()

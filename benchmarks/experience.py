@@ -8,7 +8,7 @@
 DATA_DIR holds NAME.csv files of `path,label,group`. Every finished cell is appended to `outcomes.jsonl` in
 the folder `--out`, where the package reads its experience from; what `measure` says of the same training
 images goes to `signals.jsonl`. Each seed draws the training images anew, groups are kept apart, the
-test part is what remains, at most 1,500 images. `seconds` are the processor's, of one thread, so that a
+test set is what remains, at most 1,500 images. `seconds` are the processor's, of one thread, so that a
 busy machine doesn't show. Left out: `head` and `scratch`, weight decay, BatchNorm
 policies and augmentation (always the defaults), networks other than lite0 and SqueezeNet.
 """

@@ -126,7 +126,7 @@ def bare_pass(backbone: Backbone, data: Manifest) -> float:
     """Decode, preprocess, forward in the fastest mode, once over the training images: the limit."""
     way = way_of(backbone, data)
     frozen = Frozen(backbone, backbone.model, backbone.cuts[-1], way)
-    images = Images(data, data.part("train"), backbone.preprocessing)
+    images = Images(data, data.subset("train"), backbone.preprocessing)
 
     def work() -> None:
         for pixels in images.evaluation(way.batch):
@@ -198,7 +198,7 @@ def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str
     phase, known = request.phases()[0], hyperparameters(request.strategy)
     model, cut = backbone.adapt(len(data.classes), seed=0), backbone.cut(phase.cut)
     plan = profiling.training_plan(backbone, cut)
-    images = Images(data, data.part("train"), backbone.preprocessing)
+    images = Images(data, data.subset("train"), backbone.preprocessing)
     frozen = Frozen(backbone, model, cut, way_of(backbone, data))
     items = [
         [(position, 0) for position in range(i, min(i + 32, len(images)))] for i in range(0, len(images), 32)

@@ -4,7 +4,7 @@
 
 For each pair of sets and each draw (40 training images a class, the rest cut to at most 80 a class for test,
 20 a class for val) lite0 at 96 px is adapted to A. That network is adapted to B, plainly and under each
-protection; then B's test part is asked, and A's through the head that A's run left, with the layers below as
+protection; then B's test set is asked, and A's through the head that A's run left, with the layers below as
 B's run left them. A line a run is appended; what is there is not run again.
 """
 
@@ -44,7 +44,7 @@ SIZE = 96
 
 
 def drawn(csv: Path, draw: int) -> Manifest:
-    """Return a draw in three parts; what belongs together stays in one part."""
+    """Return a draw in three subsets; what belongs together stays in one of them."""
     data = frostline.load_data(csv, seed=draw)
     rng = np.random.default_rng([draw, 7])
     want = {"train": LEARN, "val": CHOOSE, "test": TEST}

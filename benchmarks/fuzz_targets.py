@@ -353,11 +353,11 @@ def layout(data: bytes, folder: Path) -> None:
             (root / path).write_bytes(b"%d" % number)
     tree = module.Tree.of(path for path in paths if path)
     with contextlib.suppress(_frostline().FrostlineError):
-        parts = module.layout_of(tree, str(root), module.checked_split_names(named))
-        for place in (*parts.classes_in, *parts.unlabelled):
+        layout = module.layout_of(tree, str(root), module.checked_split_names(named))
+        for place in (*layout.classes_in, *layout.unlabelled):
             tree.at(place)
     source = read_folder(root, module.checked_split_names(named))
-    assert {image.split for image in source.images} <= {"", *module.PARTS}
+    assert {image.split for image in source.images} <= {"", *module.SUBSETS}
     for image in source.images:
         assert (root / image.path).exists()
         assert image.label in [module_name(part) for part in image.path.split("/")[:-1]]

@@ -193,12 +193,12 @@ def compiling(bench: Bench) -> dict[str, Any]:
 def foreseen(bench: Bench) -> dict[str, Any]:
     """Seconds and memory that were predicted, beside what runs took; the GPU's memory, which is not yet."""
     images = Images(
-        bench.data, bench.data.part("train"), bench.backbone.preprocessing, policy=Policy("standard")
+        bench.data, bench.data.subset("train"), bench.backbone.preprocessing, policy=Policy("standard")
     )
     known = profiling.measure(bench.backbone, images, cache=FeatureCache())
     lines = []
     for strategy in ("linear_probe", f"top_k(1, epochs={bench.epochs})", f"full(epochs={bench.epochs})"):
-        counts = {part: len(bench.data.part(part)) for part in ("train", "val", "test")}
+        counts = {part: len(bench.data.subset(part)) for part in ("train", "val", "test")}
         predicted = predict(strategy, known, classes=len(bench.data.classes), flip="none", **counts)
         run = bench.train(strategy, f"foreseen {strategy}")
         lines.append(

@@ -388,10 +388,10 @@ def foreseen(table: Table) -> dict[str, Any]:
     lines = []
     for name in ("lite0", table.sizes.network) if table.sizes.network != "lite0" else ("lite0",):
         backbone, data = table.backbone(name), table.data()
-        images = Images(data, data.part("train"), backbone.preprocessing, policy=Policy("standard"))
+        images = Images(data, data.subset("train"), backbone.preprocessing, policy=Policy("standard"))
         cache = _empty(table)
         known = profiling.measure(backbone, images, cache=cache)
-        counts = {part: len(data.part(part)) for part in ("train", "val", "test")}
+        counts = {part: len(data.subset(part)) for part in ("train", "val", "test")}
         for strategy in FORESEEN[: table.sizes.runs]:
             predicted = predict(strategy, known, classes=CLASSES, flip="none", **counts)
             seconds, run = _train_s(table, backbone, strategy, _empty(table), batch_size=known.batch)

@@ -7,7 +7,7 @@
 DATA_DIR holds NAME.csv files of `path,label,group`; SqueezeNet's weights lie beside it. Each draw takes 20
 training images of each class, groups kept apart, and up to 1,000 others to test on. The truth is the test
 accuracy of every network after `top_k(3)` and after a linear probe. A policy's regret is what the network
-that it picks lacks to the best of the four, in points. The test part is seen by no policy.
+that it picks lacks to the best of the four, in points. The test set is seen by no policy.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def answers(table: Path, size: int | None) -> dict[str, object]:
         pixels: frostline.train(backbone, data, "linear_probe", study=table.parent / "study", pixels=pixels)
         for pixels in ("auto", "reference")
     }
-    run, test = runs["reference"], data.part("test")
+    run, test = runs["reference"], data.subset("test")
     cut = next(cut for cut in backbone.cuts if cut.name == run.cut)
     way = ForwardConfig(numerics.exact_plan(), 64)
     forward = ForwardPass(backbone, frostline.load_model(run.folder), cut, way, workers="auto")

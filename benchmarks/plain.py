@@ -29,7 +29,7 @@ BATCH = 32
 
 
 def drawn(sheet: Path) -> Manifest:
-    """Load a table in which every image has its part."""
+    """Load a table in which every image has its subset."""
     return frostline.load_data(sheet, near_copies=False, val_size=0.0, test_size=0.0).checked()
 
 
@@ -40,7 +40,7 @@ def plain_images(
     from torchvision.transforms import v2 as tv
 
     torch.manual_seed(seed)
-    size, samples = backbone.preprocessing.size, data.part("train")
+    size, samples = backbone.preprocessing.size, data.subset("train")
     crop = tv.RandomResizedCrop(size, scale=(0.35, 1.0)) if augment else None
     targets = torch.from_numpy(data.targets(samples))
     for chunk in torch.randperm(len(samples)).split(BATCH):
@@ -86,7 +86,7 @@ def plain_loop(
 
 def accuracy(backbone: Backbone, model: nn.Module, data: Manifest) -> float:
     """Test accuracy of a plain model."""
-    images = Images(data, data.part("test"), backbone.preprocessing)
+    images = Images(data, data.subset("test"), backbone.preprocessing)
     with torch.no_grad():
         predictions = [
             model(backbone.preprocessing.normalise(pixels)).argmax(1) for pixels in images.evaluation(BATCH)

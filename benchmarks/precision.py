@@ -32,7 +32,7 @@ def moved(run: frostline.training.Run, data: Manifest, size: int, threads: int |
     """Return how far a run's test logits lie apart above rows of either precision."""
     backbone = frostline.load_backbone("lite0", size=size)
     cut = next(cut for cut in backbone.cuts if cut.name == run.cut)
-    images = Images(data, data.part("test"), backbone.preprocessing)
+    images = Images(data, data.subset("test"), backbone.preprocessing)
     differences = {}
     for precision in numerics.PRECISIONS[1:]:
         model = frostline.load_model(run.folder)

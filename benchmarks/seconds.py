@@ -49,7 +49,7 @@ def predicted(trials: Sequence[Trial], data: Path, folder: Path) -> list[tuple[T
         backbone = backbone_of(model, size, data)
     else:
         backbone = frostline.load_backbone(short, size=size)
-    images = Images(manifest, manifest.part("train"), backbone.preprocessing, policy=Policy("standard"))
+    images = Images(manifest, manifest.subset("train"), backbone.preprocessing, policy=Policy("standard"))
     rates = profiling.measure(backbone, images, cache=FeatureCache(folder / "rows"), threads=1)
     rows = []
     for trial in trials:

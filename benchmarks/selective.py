@@ -55,7 +55,7 @@ def measured(
     data = drawn(root / f"{name}.csv", draw)
     run = frostline.train(backbone, data, STRATEGY, study=scratch, seed=draw, threads=1)
     predictor = Predictor.of_run(run.folder)
-    test = Images(data, data.part("test"), backbone.preprocessing)
+    test = Images(data, data.subset("test"), backbone.preprocessing)
     p, features = _asked(predictor, test)
     known = selective_prediction.read(run.folder.path)
     assert known is not None

@@ -35,7 +35,7 @@ def measured(
     with open(sheet, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label", "split"), *((p, label, "train") for p, label in rows)])
     data = frostline.load_data(sheet, near_copies=False, val_size=0.0, test_size=0.0).checked()
-    images = Images(data, data.part("train"), backbone.preprocessing)
+    images = Images(data, data.subset("train"), backbone.preprocessing)
     return similarity(backbone, images, numerics.exact_plan(threads))
 
 

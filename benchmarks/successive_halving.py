@@ -66,7 +66,7 @@ def work(arguments: argparse.Namespace) -> None:
                 seed = resampling.seed_of(0, Cell(repeat, fold))
             plan = parse(strategy)
             if kind == "short":
-                plan = scaled(plan, SHORT, len(part.part("train")))
+                plan = scaled(plan, SHORT, len(part.subset("train")))
             began = time.process_time()
             with tempfile.TemporaryDirectory() as study:
                 run = frostline.train(backbone, part, plan, study=study, seed=seed, threads=1, keep="last")

@@ -7,7 +7,7 @@
 DATA_DIR holds NAME.csv files of `path,label,group`. Task N is drawn by `recipe(N)`, whatever ran before it:
 an image set (every eight tasks have each set once), a network, some of its classes, images a class (even or
 not), a size, and for about half of the tasks a corruption: grey, blurred, labels merged, or wrong labels in
-the training part. Groups are kept apart; the test part is what remains, at most 400 images. A finished task
+the training set. Groups are kept apart; the test set is what remains, at most 400 images. A finished task
 is appended to `tasks.jsonl` in `--out`: its recipe, what `measure` says of its training images, and
 [accuracy, val accuracy, seconds] of each configuration. `seconds` are the processor's, of one thread,
 `measure` first, so that all configurations find its features cached. Without `--out` it goes on with the

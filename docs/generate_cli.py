@@ -32,7 +32,7 @@ Rates and probabilities are fractions 0–1. `seconds` is the command's wall tim
 | 143 | after SIGTERM; the same command resumes |
 
 `FROSTLINE_CACHE_DIR` (or `--cache-dir`) names the folder of what studies share: features of frozen layers,
-converted weights, cuts and digests, measured rates, the number of evaluations on each test part.
+converted weights, cuts and digests, measured rates, the number of evaluations on each test set.
 
 ## Hyperparameters
 
@@ -54,7 +54,7 @@ since its advice is about pretrained features.
 ## JSON fields
 
 - `train`: `strategy`, `model`, `accuracy`, `low`, `high` (95 % interval: Wilson's, or by group),
-  `val_accuracy` (null without a val part), `balanced_accuracy`, `macro_f1`, `auroc`, `log_loss`,
+  `val_accuracy` (null without a val set), `balanced_accuracy`, `macro_f1`, `auroc`, `log_loss`,
   `brier`, `ece`, `majority_class`, `majority_share`, `worst_class`, `class_ratio`, `per_class`,
   `n_train`, `n_val`, `n_test`, `trainable_parameters`, `cut`, `layers` (stages that a solved
   head reads; null for the last alone), `loads_in` (timm, transformers or none), `steps`,
@@ -91,7 +91,7 @@ since its advice is about pretrained features.
   first), `differences: [{{first, other, images, only_first, only_other, mcnemar_p, metrics: {{NAME:
   {{difference, low, high}}}}}}]` (first less other), `mistakes: [{{path, label, predicted, probability,
   true_probability}}]`, `unreadable`, `notes`, `test_evaluations` (null where no image is of a study's
-  test part), `confusion_file`, `plot`.
+  test set), `confusion_file`, `plot`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `strategies`: `strategies: [{{strategy, usage, meaning, hyperparameters: [{{name, default, meaning,
@@ -116,8 +116,8 @@ since its advice is about pretrained features.
   layer_decay, cut, epochs, bn, augment, size, batch}}` (of the recommended one), `why`, `would_change`,
   `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights).
   Limits are compared with `peak_memory_upper_bytes` and 1.35 × `seconds`.
-- `check`: `data`, `n_images`, `classes: {{name: {{train, val, test}}}}`, `parts: {{train, val, test}}`,
-  `predefined` (parts that DATA names itself), `skipped: [{{path, label, kind, reason}}]`, `findings: [{{kind,
+- `check`: `data`, `n_images`, `classes: {{name: {{train, val, test}}}}`, `subsets: {{train, val, test}}`,
+  `predefined` (those DATA names itself), `skipped: [{{path, label, kind, reason}}]`, `findings: [{{kind,
   n, message, what_to_do, examples}}]` (`n` counts images, or what the message names; `examples` are paths),
   `failed` (kinds that `--fail-on` names and that were found), `page`.
 - `compare`: `winner`, `separated` (from every other, over three repeats or more), `finished` (no runs
@@ -133,9 +133,9 @@ since its advice is about pretrained features.
   `evaluation` (by which other runs of the study are compared with the winner), `reused`, `ended`,
   `differences: [{{leader, other, candidates, mean, low, high, separated}}]` (`candidates` as in `standings`),
   `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`,
-  `low`, `high` (of the test part; null without one), `test_evaluations`, `verdict` (sentences), `headline`,
+  `low`, `high` (of the test set; null without one), `test_evaluations`, `verdict` (sentences), `headline`,
   `budget_seconds`, `study`, `run`.
-- `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test part`, `out of fold`,
+- `fit`: `strategy`, `model`, `accuracy`, `low`, `high`, `basis` (`test set`, `out of fold`,
   `cross-validation`), `accuracy_of: {{strategy, model, runs, images, folds}}` (which models the accuracy
   belongs to, and on how many images: with `out of fold` the folds' models of the same strategy), `optimism`,
   `separated`, `recommended`, `forecast: {{strategy, expected, expected_low, expected_high, measured,

@@ -208,7 +208,7 @@ def limits() -> str:
     rows.append(
         ["trial queue", ledger, "the same", "the same", "trials, not images, count; a few hundred are plenty"]
     )
-    rows.append(["report", "reads the table of answers, a line an image, in one process", "not measured", "not measured", "of a test part of 20,000 images an accuracy is known to 0.3 points: sample it"])  # fmt: skip
+    rows.append(["report", "reads the table of answers, a line an image, in one process", "not measured", "not measured", "of a test set of 20,000 images an accuracy is known to 0.3 points: sample it"])  # fmt: skip
     return table(["part", "today", "1 million", "1 billion", "what stops it, what would help"], rows)
 
 

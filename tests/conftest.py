@@ -122,7 +122,7 @@ def _measured(tmp_path_factory: pytest.TempPathFactory, load: Callable[[], Backb
 
         backbone = load()
         data = load_data(write_table(tmp_path_factory.mktemp("pictures"), train=4, test=0), test_size=0.0)
-        images = Images(data, data.part("train"), backbone.preprocessing, policy=Policy("standard"))
+        images = Images(data, data.subset("train"), backbone.preprocessing, policy=Policy("standard"))
         profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     return path
 

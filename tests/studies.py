@@ -37,7 +37,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def samples(classes: Sequence[str], per_class: int, *, test: int = 0) -> tuple[Sample, ...]:
-    """Return samples with made-up digests; the last `test` of each class are the test part."""
+    """Return samples with made-up digests; the last `test` of each class are the test set."""
     entries = []
     for label, name in enumerate(classes):
         for index in range(per_class):
@@ -108,7 +108,7 @@ def write_run(
         {"python": "3.12", "system": "Linux", "machine": "x86_64", "packages": {}},
     )
     write(folder / "backbone.json", backbone())
-    images, rate = len(data.part("train")), REACHED.get(strategy, 0.8) if right is None else right
+    images, rate = len(data.subset("train")), REACHED.get(strategy, 0.8) if right is None else right
     parts = schedule(plan, stages=len(STAGES), images=images, batch=32)
     epochs = [(n, e, part) for n, part in enumerate(parts) for e in range(part.epochs)]
     lines = [
@@ -129,7 +129,7 @@ def write_run(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if not finished:
         return folder
-    test = data.part("test")
+    test = data.subset("test")
     if val:
         write_answers(folder / "predictions-val.csv", classes, val, rate, seed)
     if test:

@@ -42,7 +42,7 @@ def data(tmp_path: Path) -> Manifest:
 
 
 def images_of(data: Manifest, policy: Policy, **options: object) -> Images:
-    return Images(data, data.part("train"), PREPROCESSING, policy=policy, **options)  # type: ignore[arg-type]
+    return Images(data, data.subset("train"), PREPROCESSING, policy=policy, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
@@ -338,18 +338,18 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     # A network that pools over space can't see sides at all; this one keeps them in its features.
     test = flip_safety._probed(
         *(
-            np.stack([np.asarray(f(data.read(s)).resize((4, 4))).ravel() for s in data.part("train")])
+            np.stack([np.asarray(f(data.read(s)).resize((4, 4))).ravel() for s in data.subset("train")])
             for f in (lambda image: image, ImageOps.mirror)
         ),
-        data.targets(data.part("train")),
+        data.targets(data.subset("train")),
         2,
-        data.folds(data.part("train"), 5, 0),
+        data.folds(data.subset("train"), 5, 0),
     )
     alone, both = test
     assert alone.mean() > 0.95
     assert both.mean() < 0.8
     head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(numerics.exact_plan(1), 64))
-    flip_test = flip_safety.try_flips(head, data, data.part("train"), 0)
+    flip_test = flip_safety.try_flips(head, data, data.subset("train"), 0)
     assert flip_test.images == 48
     assert flip_test.distinguished < 0.7  # balanced sides: the pixels alone can't object
 

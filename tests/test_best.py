@@ -30,12 +30,12 @@ SETTINGS = {
     "batch_size": 32,
     "views": None,
 }
-VAL = 200  # images of the val part
+VAL = 200  # images of the val set
 clock = itertools.count()
 
 
 def begun(path: Path, groups: int = 0) -> Study:
-    """A study with nothing in it but its images; with groups, the val part's images hang together."""
+    """A study with nothing in it but its images; with groups, the val set's images hang together."""
     study = Study.open(path, data="d", split="s", test="t")
     images = studies.samples(["cat", "dog"], VAL // 2)
     if groups:
@@ -47,7 +47,7 @@ def begun(path: Path, groups: int = 0) -> Study:
 
 
 def write_answers(table: Path, right: float) -> None:
-    """A table of answers about the val part, the first of which are right."""
+    """A table of answers about the val set, the first of which are right."""
     lines = [
         f"{sample.path},cat,{'cat' if place < round(right * VAL) else 'dog'}"
         for place, sample in enumerate(studies.samples(["cat", "dog"], VAL // 2))
@@ -92,7 +92,7 @@ def compared(
     folds: str | None = "five",
     metric: str = "accuracy",
 ) -> RunFolder:
-    """A comparison of strategies whose first one has won; its winner has learned from the val part."""
+    """A comparison of strategies whose first one has won; its winner has learned from the val set."""
     winner = trained(study, names[0], None, place=study.path / "splits" / "all")
     rows = [
         {"strategy": name, "augment": "standard", "runs": 5, "accuracy": accuracy - 0.1 * place}
@@ -124,18 +124,18 @@ def test_runs_of_train_are_compared_on_val(study: Study) -> None:
     trained(study, "head", 0.6, test=1.0)
     chosen = best_of(study)
     assert (chosen.folder, chosen.why) == (best, "the best of 2 by accuracy on val")
-    assert over(study) == {"head": "no better by accuracy on the same val part"}
+    assert over(study) == {"head": "no better by accuracy on the same val set"}
     assert best_of(study, chosen.passed_over[0].run).why == "as requested"
     line = passed_over_line(chosen.passed_over)
     assert line.startswith("Passed over: head (run ")
-    assert line.endswith(", val 60.0 %): no better by accuracy on the same val part.")
+    assert line.endswith(", val 60.0 %): no better by accuracy on the same val set.")
 
 
 def test_who_looks_better_by_another_figure_is_named(study: Study) -> None:
     looks = trained(study, "full", 0.9, goodness=-0.9, metric="log_loss")
     chosen = trained(study, "head", 0.8, goodness=-0.3, metric="log_loss")
     assert best_of(study).folder == chosen
-    assert over(study) == {"full": "no better by log_loss on the same val part"}
+    assert over(study) == {"full": "no better by log_loss on the same val set"}
     trained(study, "top_k(1)", 0.7)  # by another metric: accuracy is what all of them have
     assert best_of(study).folder == looks
 
@@ -145,9 +145,7 @@ def test_without_a_val_part_the_newest_answers_and_it_is_said(study: Study) -> N
     newest = trained(study, "head", None, test=0.0)
     best = best_of(study)
     assert best.folder == newest
-    assert best.why.startswith(
-        "the newest, since no run was evaluated on a val part; name another with --run"
-    )
+    assert best.why.startswith("the newest, since no run was evaluated on a val set; name another with --run")
 
 
 def test_a_strategy_that_raced_was_judged_by_its_race(study: Study) -> None:
@@ -182,17 +180,17 @@ def test_a_later_run_that_is_better_on_the_same_images_answers(study: Study) -> 
     worse = trained(study, "top_k(1)", 0.7)
     best = best_of(study)
     assert best.folder == winner
-    assert over(study) == {"top_k(1)": "no better by accuracy on the same val part (70.0 % out of fold)"}
+    assert over(study) == {"top_k(1)": "no better by accuracy on the same val set (70.0 % out of fold)"}
     assert best.passed_over[0].run == worse.name
     trained(study, "top_k(3)", 0.71)
     assert best_of(study).folder == winner
-    chance = "ahead by accuracy on the same val part (70.0 % out of fold), but not significantly different"
+    chance = "ahead by accuracy on the same val set (70.0 % out of fold), but not significantly different"
     assert over(study)["top_k(3)"] == chance
     better = trained(study, "top_k(2)", 0.8)
     best = best_of(study)
     assert best.folder == better
     assert "accuracy 80.0 %, ahead of the winner of the comparison, head (accuracy 70.0 % there" in best.why
-    assert over(study) == {"head": "no better by accuracy on the same val part (70.0 % out of fold)"}
+    assert over(study) == {"head": "no better by accuracy on the same val set (70.0 % out of fold)"}
     assert best_of(study, winner.name).folder == winner
 
 
@@ -236,10 +234,10 @@ def test_a_run_that_nothing_judges_gives_way_to_a_winner(study: Study) -> None:
     winner = compared(study, "head", "full")
     trained(study, "top_k(2)", None, test=1.0)
     assert best_of(study).folder == winner
-    assert over(study) == {"top_k(2)": "not evaluated on a val part"}
+    assert over(study) == {"top_k(2)": "not evaluated on a val set"}
     (passed,) = best_of(study).passed_over
     assert passed_over_line([passed]) == (
-        f"Passed over: top_k(2) (run {passed.run}): not evaluated on a val part."
+        f"Passed over: top_k(2) (run {passed.run}): not evaluated on a val set."
     )
 
 

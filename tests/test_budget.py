@@ -33,7 +33,7 @@ def test_a_run_stops_in_time_with_a_model_that_answers(data: Manifest, tmp_path:
     assert run.stopped == "minutes"
     assert 0 < run.steps < run.steps_planned
     assert run.seconds < 2 * 4  # generous: other work may share the machine
-    assert (run.best_epoch is None) == (not data.part("val"))
+    assert (run.best_epoch is None) == (not data.subset("val"))
     assert run.accuracy > 0.5 or run.steps < 300  # of three kinds; other work may leave time for a few steps
     model = frostline.load_model(tmp_path / "study", module=tiny_model())
     assert not model.training

@@ -134,7 +134,7 @@ def test_json_says_what_load_data_says(photos: Path) -> None:
     data = load_data(photos)
     assert document["findings"] == [finding.as_dict() for finding in data.findings]
     assert document["classes"] == data.counts
-    assert document["parts"] == {part: len(data.part(part)) for part in ("train", "val", "test")}
+    assert document["subsets"] == {subset: len(data.subset(subset)) for subset in ("train", "val", "test")}
     assert {gone["kind"] for gone in document["skipped"]} == {"unreadable", "missing", "left_out"}
     assert (document["failed"], document["page"], document["schema"]) == ([], None, 2)
 

@@ -64,7 +64,7 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
     data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three epochs: accuracy likes the second best, log loss the third."""
-    val = Images(data, data.part("val"), PREPROCESSING)
+    val = Images(data, data.subset("val"), PREPROCESSING)
     right = np.eye(3)[val.targets]
     wrong_once = right.copy()
     wrong_once[0] = np.roll(wrong_once[0], 1)
@@ -89,7 +89,7 @@ def test_metric_and_keeping_the_best_are_not_the_same_as_the_last(
 def test_temperature_is_fitted_on_val_and_used_in_prediction(data: Manifest, tmp_path: Path) -> None:
     run = frostline.train(tiny_backbone(), data, "full(lr=0.01)", study=tmp_path / "s", **FAST)
     model = frostline.load_model(run.study.path, module=tiny_model())
-    val = Images(data, data.part("val"), PREPROCESSING)
+    val = Images(data, data.subset("val"), PREPROCESSING)
     raw = live_logits(model, val)
     assert run.temperature == pytest.approx(metrics.fit_temperature(raw, val.targets), rel=1e-3)
     assert abs(run.temperature - 1) > 0.02
@@ -179,7 +179,7 @@ def test_a_solved_head_knows_about_imbalance(kind: str, tmp_path: Path) -> None:
             tiny_backbone(), data, "linear_probe", study=tmp_path / name, imbalance=name, **FAST
         )
         model = frostline.load_model(run.folder, module=tiny_model())
-        rows = live_logits(model, Images(data, data.part("test"), PREPROCESSING))
+        rows = live_logits(model, Images(data, data.subset("test"), PREPROCESSING))
         margins.append(float((rows[:, 1] - np.maximum(rows[:, 0], rows[:, 2])).mean()))
     assert margins[1] > margins[0] + 0.01
 
@@ -189,7 +189,7 @@ def test_repeats_within_an_epoch_are_other_views(tmp_path: Path) -> None:
     rows = table.read_text().splitlines()
     table.write_text("\n".join(r for r in rows if r not in [x for x in rows if "kind 1,train" in x][2:]))
     data = frostline.load_data(table, near_copies=False)
-    images = Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"))
+    images = Images(data, data.subset("train"), PREPROCESSING, policy=Policy("standard"))
     balance = Balance("sampler", images.targets, 3)
     backbone = tiny_backbone()
     way = ForwardConfig(numerics.exact_plan(1), 8)
@@ -255,7 +255,7 @@ def test_different_augmentations_are_different_configurations() -> None:
 
 def test_images_can_be_sent_to_a_spawned_worker(data: Manifest) -> None:
     for name in ("none", "light", "standard", "strong", "randaugment"):
-        images = Images(data, data.part("train"), PREPROCESSING, policy=Policy(name, "both"))
+        images = Images(data, data.subset("train"), PREPROCESSING, policy=Policy(name, "both"))
         assert len(ForkingPickler.dumps(images)) > 100
 
 
@@ -271,7 +271,7 @@ def test_intervals_are_by_group_where_there_are_groups(tmp_path: Path) -> None:
     table.write_text("\n".join(grouped) + "\n")
     data = frostline.load_data(table, near_copies=False)
     run = frostline.train(tiny_backbone(), data, "head(lr=0.001, epochs=1)", study=tmp_path / "s", **FAST)
-    test = data.part("test")
+    test = data.subset("test")
     with open(run.folder.path / "predictions-test.csv", newline="") as file:
         guesses = np.array([data.classes.index(r["predicted"]) for r in csv.DictReader(file)])
     expected = metrics.interval(data.targets(test), guesses, data.units(test))

@@ -156,7 +156,7 @@ def test_evaluate_shows_kappa_and_sensitivity_and_counts_a_look(tmp_path: Path) 
         sk.cohen_kappa_score(kappa.targets, kappa.predicted, weights="quadratic")
     )
     assert kappa.test_evaluations == 1  # the same configuration
-    assert any("of the test part of" in note and "1 configuration has" in note for note in kappa.notes)
+    assert any("of the test set of" in note and "1 configuration has" in note for note in kappa.notes)
     frostline.train(
         tiny_backbone(),
         frostline.load_data(photos),

@@ -144,10 +144,10 @@ def test_a_comparison_that_is_finished_says_so_and_predict_names_who_it_passed_o
     answers = one_object(frostline("predict", study, str(table.parent), "--json"))
     assert answers["run"] == result["predicting"]["run"]
     assert [(row["run"], row["reason"]) for row in answers["passed_over"]] == [
-        (late, "not evaluated on a val part")
+        (late, "not evaluated on a val set")
     ]
     text = frostline("predict", study, str(table.parent)).stderr
-    assert f"Passed over: head(epochs=3) (run {late}): not evaluated on a val part." in text
+    assert f"Passed over: head(epochs=3) (run {late}): not evaluated on a val set." in text
     assert one_object(frostline("predict", study, str(table.parent), "--run", run, "--json"))["run"] == run
 
 
@@ -165,7 +165,7 @@ def test_what_is_to_be_remembered_is_asked_through_the_old_head(table: Path, tmp
     assert (forgetting["lost"], forgetting["n_images"]) == (
         0.0,
         18,
-    )  # the layers are as before; the test part is asked
+    )  # the layers are as before; the test set is asked
     assert json.loads(next(study.glob("runs/*/forgetting.json")).read_text()) == forgetting
 
 

@@ -54,9 +54,9 @@ def test_every_image_is_held_out_once_a_repeat_and_the_test_part_never(tmp_path:
         for fold in range(folds):
             part = resampling.split(data, Cell(repeat, fold), 0)
             assert {s.path for s in part.samples} == pool
-            assert not part.part("test")
-            assert {s.label for s in part.part("train")} == set(data.classes)
-            held += [s.path for s in part.part("val")]
+            assert not part.subset("test")
+            assert {s.label for s in part.subset("train")} == set(data.classes)
+            held += [s.path for s in part.subset("val")]
             splits[repeat, fold] = part.split_digest
         assert sorted(held) == sorted(pool)
     assert len(set(splits.values())) == len(splits)
@@ -72,8 +72,8 @@ def test_a_val_part_that_the_source_names_is_kept(data: Manifest) -> None:
     assert resampling.folds_of(data, 0) == 1
     for repeat in range(2):
         part = resampling.split(data, Cell(repeat, 0), 0)
-        assert {s.path for s in part.part("val")} == {s.path for s in data.part("val")}
-        assert not part.part("test")
+        assert {s.path for s in part.subset("val")} == {s.path for s in data.subset("val")}
+        assert not part.subset("test")
     assert Manifest.from_json(data.to_json()).predefined == data.predefined
 
 
@@ -89,8 +89,8 @@ def test_groups_and_what_can_only_train_stay_together(tmp_path: Path) -> None:
     units = {s.path: u for s, u in zip(data.samples, data.units(data.samples), strict=True)}
     for fold in range(resampling.folds_of(data, 0)):
         part = resampling.split(data, Cell(0, fold), 0)
-        assert not {units[s.path] for s in part.part("train")} & {units[s.path] for s in part.part("val")}
-        assert {s.label for s in part.part("train")} == set(data.classes)
+        assert not {units[s.path] for s in part.subset("train")} & {units[s.path] for s in part.subset("val")}
+        assert {s.label for s in part.subset("train")} == set(data.classes)
 
 
 def told_of_runs(lines: list[str]) -> list[str]:
@@ -139,7 +139,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
 @pytest.mark.slow
 def test_what_was_trained_before_joins_a_comparison_or_stands_apart(tmp_path: Path) -> None:
     data = without_val(tmp_path, train=15, test=4)
-    learning = [sample.path for sample in data.part("train")]
+    learning = [sample.path for sample in data.subset("train")]
     val = set(learning[::5])
     samples = (dataclasses.replace(s, split="val") if s.path in val else s for s in data.samples)
     data = dataclasses.replace(data, samples=tuple(samples))
@@ -211,8 +211,8 @@ def test_a_comparison_at_work_takes_no_finished_runs_place(data: Manifest, tmp_p
 
 
 def _right_out_of_fold(comparison: Any, data: Manifest) -> float:
-    """How often the winner was right about the val part, by the table that the comparison leaves."""
-    val = {sample.path for sample in data.part("val")}
+    """How often the winner was right about the val set, by the table that the comparison leaves."""
+    val = {sample.path for sample in data.subset("val")}
     with open(comparison.folder / "out-of-fold.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["path"] in val]
     assert len(rows) == len(val)

@@ -116,7 +116,7 @@ def test_features_know_that_they_were_compiled_and_are_the_same_on_every_way(
 ) -> None:
     backbone = tiny_backbone()
     data = frostline.load_data(write_table(tmp_path / "i", train=4, test=0), test_size=0.0, near_copies=False)
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     items = [(position, 0) for position in range(len(images))]
     pairs = tuple(bb.foldable(backbone))
     assert pairs

@@ -106,7 +106,7 @@ def data(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def images(data: Manifest) -> Images:
-    return Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"))
+    return Images(data, data.subset("train"), PREPROCESSING, policy=Policy("standard"))
 
 
 def parts(strategy: str, known: Rates = INVENTED, **changed: object) -> dict[str, float]:

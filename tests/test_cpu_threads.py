@@ -288,7 +288,7 @@ def data(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def images(data: Manifest) -> Images:
-    return Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"))
+    return Images(data, data.subset("train"), PREPROCESSING, policy=Policy("standard"))
 
 
 @pytest.mark.parametrize(("now_s", "ratio"), [(1.0, 1.0), (1.2, 1.0), (2.0, 2.0), (0.5, 0.5)])

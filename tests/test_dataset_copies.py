@@ -123,11 +123,11 @@ def test_near_copies_stay_in_one_part_and_are_listed(tmp_path: Path) -> None:
             jpeg(image, 90).save(tmp_path / label / f"{i:02d}_again.jpg", quality=90)
     for seed in range(3):
         data = load_data(tmp_path, seed=seed, test_size=0.3)
-        part = {sample.path: sample.split for sample in data.samples}
+        subset = {sample.path: sample.split for sample in data.samples}
         assert len(data.near_copies) >= 20
-        assert all(part[one] == part[other] for one, other in data.near_copies)
+        assert all(subset[one] == subset[other] for one, other in data.near_copies)
         assert all(one.rsplit("/")[1][:2] == other.rsplit("/")[1][:2] for one, other in data.near_copies)
-        unit = dict(zip(part, data.units(data.samples).tolist(), strict=True))
+        unit = dict(zip(subset, data.units(data.samples).tolist(), strict=True))
         assert all(unit[one] == unit[other] for one, other in data.near_copies)
     assert any("look alike" in note for note in data.notes)
     assert load_data(tmp_path, near_copies=False).suspects == ()
@@ -139,10 +139,10 @@ def test_exact_copies_stay_in_one_part(tmp_path: Path) -> None:
             for name in ("one", "two"):
                 save(tmp_path / label / f"{i}_{name}.png", start + i)
     data = load_data(tmp_path, test_size=0.4)
-    parts: dict[str, set[str]] = {}
+    subsets: dict[str, set[str]] = {}
     for sample in data.samples:
-        parts.setdefault(sample.digest, set()).add(sample.split)
-    assert all(len(part) == 1 for part in parts.values())
+        subsets.setdefault(sample.digest, set()).add(sample.split)
+    assert all(len(subset) == 1 for subset in subsets.values())
     assert any(note.startswith("40 image(s) are exact copies") for note in data.notes)
 
 

@@ -150,10 +150,10 @@ def test_one_broken_picture_does_not_set_the_range(tmp_path: Path) -> None:
 
 def test_the_range_is_the_training_images(tmp_path: Path) -> None:
     files = {
-        f"{part}/{label}/{n}.png": png(
-            twelve_bits(300 if part == "train" else 3000, seed=n + 10 * (label == "a"))
+        f"{subset}/{label}/{n}.png": png(
+            twelve_bits(300 if subset == "train" else 3000, seed=n + 10 * (label == "a"))
         )
-        for part in ("train", "test")
+        for subset in ("train", "test")
         for label in "ab"
         for n in range(3)
     }

@@ -178,7 +178,7 @@ def test_what_was_learned_is_never_held_out(learned: set[int], groups: int, repe
             resampling.folds_of(data, 0)
         return
     for fold in range(resampling.folds_of(data, 0)):
-        val = resampling.split(data, Cell(repeat, fold), 0).part("val")
+        val = resampling.split(data, Cell(repeat, fold), 0).subset("val")
         assert val
         assert not {sample.group or sample.path for sample in val} & tied
 
@@ -187,7 +187,7 @@ def test_what_was_learned_leaves_a_given_val_part() -> None:
     data = manifest({"a": 10, "b": 10})
     samples = tuple(replace(s, split="val") if i % 2 else s for i, s in enumerate(data.samples))
     data = replace(data, samples=samples, predefined=("train", "val"), learned=frozenset([samples[1].digest]))
-    assert len(resampling.split(data, Cell(0, 0), 0).part("val")) == 9
+    assert len(resampling.split(data, Cell(0, 0), 0).subset("val")) == 9
     assert resampling.folds_of(data, 0) == 1
     nothing = replace(data, learned=frozenset(sample.digest for sample in samples))
     with pytest.raises(DataError, match="already learned from 20 of 20 images"):

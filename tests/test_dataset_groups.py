@@ -50,11 +50,11 @@ def groups_of(data: Manifest) -> set[str]:
 
 
 def torn(data: Manifest, groups: Sequence[str]) -> set[str]:
-    """Groups in more than one part."""
-    parts: dict[str, set[str]] = {}
+    """Groups in more than one subset."""
+    subsets: dict[str, set[str]] = {}
     for sample, group in zip(data.samples, groups, strict=True):
-        parts.setdefault(group, set()).add(sample.split)
-    return {group for group, here in parts.items() if len(here) > 1}
+        subsets.setdefault(group, set()).add(sample.split)
+    return {group for group, here in subsets.items() if len(here) > 1}
 
 
 def test_frames_of_a_video_are_proposed_and_not_applied(tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_auto_applies_what_is_proposed_and_the_study_keeps_it(tmp_path: Path) ->
     ],
 )
 def test_what_a_rule_takes_for_the_group(tmp_path: Path, by: str, path: str, group: str) -> None:
-    part = "train/" if path.startswith("train/") else ""
-    others = [f"{part}{label}/q/P{n}_{i}.png" for label in "ab" for n in range(3) for i in range(3)]
-    rest = [f"test/{label}/{n}/P{n}_1.png" for label in "ab" for n in range(3)] if part else []
-    data = load(write(tmp_path, [*others, path, *rest]), group_by=by, split_names=None if part else "none")
+    subset = "train/" if path.startswith("train/") else ""
+    others = [f"{subset}{label}/q/P{n}_{i}.png" for label in "ab" for n in range(3) for i in range(3)]
+    rest = [f"test/{label}/{n}/P{n}_1.png" for label in "ab" for n in range(3)] if subset else []
+    data = load(write(tmp_path, [*others, path, *rest]), group_by=by, split_names=None if subset else "none")
     (sample,) = [sample for sample in data.samples if sample.path == path]
     assert sample.group == group
 
@@ -332,7 +332,7 @@ def test_classes_that_are_one_group_are_the_reason_for_no_test_part(tmp_path: Pa
     data = load(
         write(tmp_path, [f"{label}/{label}_{n}.png" for label in "ab" for n in range(9)]), group_by="re:^."
     )
-    assert "2 class(es) are one group each, which stays in one part: 'a', 'b'." in data.notes
+    assert "2 class(es) are one group each, which stays in one subset: 'a', 'b'." in data.notes
 
 
 def test_one_group_in_two_unicode_forms_is_one_and_other_spellings_are_asked_about(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ class Columns(dict[str, Any]):
 
 def from_hugging_face(folder: Path, labels: list[Any], feature: Any = None) -> Any:
     source = python_datasets.Source(None)
-    python_datasets._read_part("dataset", Columns(labels, feature), source, None, None)
+    python_datasets._read_subset("dataset", Columns(labels, feature), source, None, None)
     return source
 
 
@@ -208,7 +208,7 @@ def test_a_missing_group_is_no_group_called_nan() -> None:
     columns.features["patient"] = None
     columns["patient"] = ["p1", float("nan"), None, 7]
     source = python_datasets.Source(None)
-    python_datasets._read_part("dataset", columns, source, None, None, "patient")
+    python_datasets._read_subset("dataset", columns, source, None, None, "patient")
     assert [image.group for image in source.images] == ["p1", "", "", "7"]
 
 

@@ -1,4 +1,4 @@
-"""Which folders are parts and which are classes: people's own layouts, and what can't be told from names."""
+"""Which folders are subsets and which are classes: layouts that people have, and what names cannot tell."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 import frostline
 from frostline.cli.main import cli
 from frostline.data import load_data
-from frostline.data.sources.folder_layout import Tree, layout_of, part_of
+from frostline.data.sources.folder_layout import Tree, layout_of, subset_of
 from frostline.errors import DataError, FrostlineError, UsageError
 from tiny import write_folder
 
 LABELS = {"kind 0", "kind 1", "kind 2"}
 
 
-def parts_below(root: Path, folders: dict[str, int]) -> Path:
+def subsets_below(root: Path, folders: dict[str, int]) -> Path:
     """Write a folder of classes below each name."""
     for seed, (name, per_class) in enumerate(folders.items()):
         write_folder(root / name, per_class=per_class, seed=seed)
@@ -29,7 +29,7 @@ def parts_below(root: Path, folders: dict[str, int]) -> Path:
 def counts(root: Path, **options: object) -> dict[str, int]:
     data = load_data(root, val_size=0.0, **options)  # type: ignore[arg-type]
     assert set(data.classes) == LABELS
-    return {part: len(data.part(part)) for part in ("train", "val", "test")}
+    return {subset: len(data.subset(subset)) for subset in ("train", "val", "test")}
 
 
 @pytest.mark.parametrize(
@@ -47,22 +47,22 @@ def counts(root: Path, **options: object) -> dict[str, int]:
 def test_folders_that_people_call_parts(
     tmp_path: Path, folders: dict[str, int], expected: tuple[int | None, ...]
 ) -> None:
-    sizes = counts(parts_below(tmp_path / "set", folders))
+    sizes = counts(subsets_below(tmp_path / "set", folders))
     wrong = [p for p, n in zip(sizes, expected, strict=True) if n is not None and sizes[p] != n]
     assert not wrong, sizes
     notes = load_data(tmp_path / "set").notes
     aliased = any(name.split("/")[0].lower() not in ("train", "training", "testing") for name in folders)
-    assert any("read as parts" in note for note in notes) == aliased
+    assert any("read as subsets" in note for note in notes) == aliased
 
 
 def test_a_set_in_a_folder_of_its_own_name_is_looked_through(tmp_path: Path) -> None:
-    parts_below(tmp_path / "photos" / "Photos", {"train": 5, "test": 2})
+    subsets_below(tmp_path / "photos" / "Photos", {"train": 5, "test": 2})
     assert counts(tmp_path / "photos") == {"train": 15, "val": 0, "test": 6}
     assert any("of the same name; that one is used" in note for note in load_data(tmp_path / "photos").notes)
 
 
 def test_a_flat_part_has_no_labels_and_is_said_to_be_left_out(tmp_path: Path) -> None:
-    root = parts_below(tmp_path / "set", {"train": 10, "val": 3})
+    root = subsets_below(tmp_path / "set", {"train": 10, "val": 3})
     write_folder(tmp_path / "more", classes=1, per_class=4, seed=9)
     (tmp_path / "more" / "kind 0").rename(root / "test1")
     data = load_data(root)
@@ -77,13 +77,13 @@ def test_a_flat_part_has_no_labels_and_is_said_to_be_left_out(tmp_path: Path) ->
 def test_folders_that_share_the_names_inside_them_are_asked_about(
     tmp_path: Path, folders: tuple[str, ...]
 ) -> None:
-    root = parts_below(tmp_path / "set", dict.fromkeys(folders, 5))
+    root = subsets_below(tmp_path / "set", dict.fromkeys(folders, 5))
     last = folders[-1]
     with pytest.raises(DataError, match=rf"--split-names train={folders[0]},test={last}") as error:
         load_data(root)
     assert "--split-names none" in str(error.value)
-    parts_by_name = {name: "test" if name == last else "train" for name in folders}
-    sizes = counts(root, split_names=parts_by_name)
+    subsets_by_name = {name: "test" if name == last else "train" for name in folders}
+    sizes = counts(root, split_names=subsets_by_name)
     assert (sizes["train"], sizes["test"]) == (15 * (len(folders) - 1), 15)
     assert set(load_data(root, split_names="none").classes) == set(folders)
 
@@ -98,10 +98,10 @@ def test_real_classes_stay_classes(tmp_path: Path) -> None:
 
 
 def test_what_split_names_says_must_be_there_and_be_parts(tmp_path: Path) -> None:
-    root = parts_below(tmp_path / "set", {"fold0": 5, "fold1": 5})
+    root = subsets_below(tmp_path / "set", {"fold0": 5, "fold1": 5})
     with pytest.raises(DataError, match=r"no folder 'fold2'.*Did you mean"):
         load_data(root, split_names={"fold0": "train", "fold2": "test"})
-    with pytest.raises(UsageError, match=r"no part 'tset'.*Did you mean 'test'"):
+    with pytest.raises(UsageError, match=r"no subset 'tset'.*Did you mean 'test'"):
         load_data(root, split_names={"fold0": "train", "fold1": "tset"})
     with pytest.raises(UsageError, match="split_names is"):
         load_data(root, split_names="fold0")
@@ -117,18 +117,18 @@ def test_an_address_is_read_as_a_folder_is(tmp_path: Path) -> None:
     import fsspec
 
     memory = fsspec.filesystem("memory")
-    root = parts_below(tmp_path / "set", {"seg_train/seg_train": 5, "seg_test/seg_test": 2})
+    root = subsets_below(tmp_path / "set", {"seg_train/seg_train": 5, "seg_test/seg_test": 2})
     for path in root.rglob("*.png"):
         memory.pipe(f"/layout/{path.relative_to(root).as_posix()}", path.read_bytes())
     data = load_data("memory://layout", val_size=0.0)
     assert set(data.classes) == LABELS
-    assert (len(data.part("train")), len(data.part("test"))) == (15, 6)
+    assert (len(data.subset("train")), len(data.subset("test"))) == (15, 6)
 
 
 def test_the_command_line_takes_it_and_the_report_repeats_it(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    root = parts_below(tmp_path / "set", {"fold0": 8, "fold1": 4})
+    root = subsets_below(tmp_path / "set", {"fold0": 8, "fold1": 4})
     refused = CliRunner().invoke(cli, ["train", str(root), "--size", "32", "--json"])
     assert refused.exit_code == 1
     assert "--split-names" in json.loads(refused.stdout)["error"]
@@ -142,7 +142,7 @@ def test_the_command_line_takes_it_and_the_report_repeats_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "part"),
+    ("name", "subset"),
     [
         ("train", "train"),
         ("TRAIN_images", "train"),
@@ -155,8 +155,8 @@ def test_the_command_line_takes_it_and_the_report_repeats_it(tmp_path: Path) -> 
         ("", None),
     ],
 )
-def test_the_part_in_a_name(name: str, part: str | None) -> None:
-    assert part_of(name) == part
+def test_the_part_in_a_name(name: str, subset: str | None) -> None:
+    assert subset_of(name) == subset
 
 
 words = st.sampled_from(["train", "test", "val", "seg_test", "fold0", "cat", "dog", "eval", "x"])
@@ -198,17 +198,17 @@ LEAF = Tree(files=True)
 def test_parts_by_any_alias_are_never_trained_on_as_classes(
     train: str, others: set[str], classes: set[str], doubled: bool, loose: str
 ) -> None:
-    """Refused, or looked into: no part is left standing where a class would be."""
-    parts = {train, *others}
+    """Refused, or looked into: no subset is left standing where a class would be."""
+    subsets = {train, *others}
     inside = Tree(dict.fromkeys(classes, LEAF))
-    tree = Tree({part: Tree({part: inside}) if doubled else inside for part in parts})
+    tree = Tree({subset: Tree({subset: inside}) if doubled else inside for subset in subsets})
     tree.folders |= {loose: LEAF} if loose else {}
     try:
         layout = layout_of(tree, "root")
     except FrostlineError:
         return
-    for path, part in layout.classes_in.items():
-        assert part
+    for path, subset in layout.classes_in.items():
+        assert subset
         assert set(tree.at(path).folders) == classes
     assert "train" in layout.classes_in.values()
     assert {path[0] for path in layout.unlabelled} <= {loose}

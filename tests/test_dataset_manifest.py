@@ -117,15 +117,15 @@ def test_it_does_not_change() -> None:
     manifest = manifest_of([Sample("1", "a", "0" * 64, "", "train")])
     with pytest.raises(FrozenInstanceError):
         manifest.notes = ()  # type: ignore[misc]
-    with pytest.raises(DataError, match="Unknown part 'trian'"):
-        manifest.part("trian")
+    with pytest.raises(DataError, match="Unknown subset 'trian'"):
+        manifest.subset("trian")
 
 
 def test_groups_from_a_table_hold_in_folds(tmp_path: Path) -> None:
     by_class(tmp_path, {"a": 12, "b": 12})
     rows = [[f"{label}/{i:03d}.png", label, f"g{i // 3}{label}"] for label in "ab" for i in range(12)]
     data = load_data(table(tmp_path / "list.csv", ["path", "label", "group"], rows))
-    train = data.part("train")
+    train = data.subset("train")
     groups = [sample.group for sample in train]
     pairs = data.folds(train, 5, seed=0)
     assert 2 <= len(pairs) <= 4

@@ -208,16 +208,16 @@ def test_hugging_face_parts(tmp_path: Path) -> None:
         }
         return datasets.Dataset.from_dict(rows, features=features)
 
-    parts = datasets.DatasetDict({"train": part(0, 8), "validation": part(20, 4), "test": part(40, 4)})
-    data = load_data(parts)
-    assert [len(data.part(name)) for name in ("train", "val", "test")] == [8, 4, 4]
-    assert data.part("val")[0].path == "validation[0]"
-    assert data.read(data.part("val")[0]).size == (16, 16)
+    subsets = datasets.DatasetDict({"train": part(0, 8), "validation": part(20, 4), "test": part(40, 4)})
+    data = load_data(subsets)
+    assert [len(data.subset(name)) for name in ("train", "val", "test")] == [8, 4, 4]
+    assert data.subset("val")[0].path == "validation[0]"
+    assert data.read(data.subset("val")[0]).size == (16, 16)
     with pytest.raises(DataError, match="split 'extra' is unknown"):
         load_data(datasets.DatasetDict({"train": part(0, 8), "extra": part(20, 4)}))
     with pytest.raises(DataError, match="Found 0 image columns"):
-        load_data(parts["train"].remove_columns(["img"]))
+        load_data(subsets["train"].remove_columns(["img"]))
     with pytest.raises(DataError, match="expected one column of labels"):
-        load_data(parts["train"].rename_column("label", "what"))
+        load_data(subsets["train"].rename_column("label", "what"))
     with pytest.raises(DataError, match="streaming"):
-        load_data(parts["train"].to_iterable_dataset())
+        load_data(subsets["train"].to_iterable_dataset())

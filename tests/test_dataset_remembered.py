@@ -1,4 +1,4 @@
-"""What a study remembers of its images: known ones keep their part, and nothing leaks where they meet."""
+"""What a study remembers of its images: known ones keep their subset, and nothing leaks where they meet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import frostline
 from frostline.cli.main import cli
-from frostline.data import PARTS, Manifest, load_data
+from frostline.data import SUBSETS, Manifest, load_data
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
 from frostline.data.splits.saved_splits import Assignment, assigned, remember
@@ -31,7 +31,7 @@ pairs = st.lists(st.tuples(st.integers(0, MOST - 1), st.integers(0, MOST - 1)), 
 
 
 def sides_of(digests: list[str], outcome: Split) -> dict[str, str]:
-    return {digest: part for digest, part in zip(digests, outcome.parts, strict=True) if part}
+    return {digest: subset for digest, subset in zip(digests, outcome.subsets, strict=True) if subset}
 
 
 @QUICK
@@ -75,15 +75,15 @@ def test_known_images_stay_and_no_unit_is_on_two_sides(
     doubtful = {conflict.digest for conflict in outcome.conflicts}
     for unit in set(units):
         at = [i for i, other in enumerate(units) if other == unit]
-        guards = {PARTS.index(sides[digests[i]]) for i in at if digests[i] in sides}
-        assert len({outcome.parts[i] for i in at} - {""}) <= 1
+        guards = {SUBSETS.index(sides[digests[i]]) for i in at if digests[i] in sides}
+        assert len({outcome.subsets[i] for i in at} - {""}) <= 1
         for i in at:
-            side, part = sides.get(digests[i]), outcome.parts[i]
+            side, subset = sides.get(digests[i]), outcome.subsets[i]
             doubt = digests[i] in doubtful and max(guards, default=0) > 0
-            torn = len(guards) > 1 and side != PARTS[max(guards)]
-            assert (part == "") == (doubt or torn)
-            assert (i in outcome.skipped) == (part == "")
-            assert not part or side in (None, part)
+            torn = len(guards) > 1 and side != SUBSETS[max(guards)]
+            assert (subset == "") == (doubt or torn)
+            assert (i in outcome.skipped) == (subset == "")
+            assert not subset or side in (None, subset)
     assert any(one.kind == "tied" for one in outcome.findings) == bool(outcome.skipped)
 
 
@@ -97,29 +97,29 @@ def test_newcomers_go_where_a_class_is_short() -> None:
         *(ImageEntry(f"more/{i}", "b") for i in range(5)),
     ]
     outcome = split(grown, [content(image.path) for image in grown], [], WISH, sides)
-    assert outcome.parts[:40] == [sides[digest] for digest in digests]
+    assert outcome.subsets[:40] == [sides[digest] for digest in digests]
     assert counts_of(grown, outcome, "test") == {"a": 8, "b": 5}
 
     no_tests = [image for image in grown if sides.get(content(image.path)) != "test"]
     outcome = split(no_tests, [content(image.path) for image in no_tests], [], WISH, sides)
     assert counts_of(no_tests, outcome, "test") == {"a": 7, "b": 4}  # of 36 and 21: newcomers alone
-    assert all(outcome.parts[i] == "train" for i, image in enumerate(no_tests) if image in before)
+    assert all(outcome.subsets[i] == "train" for i, image in enumerate(no_tests) if image in before)
 
 
 def test_a_newcomer_that_ties_train_to_test_teaches_nobody() -> None:
     entries = [*images({"a": 30, "b": 30}), ImageEntry("bridge", "a")]
     digests = [content(image.path) for image in entries]
     first = split(entries[:-1], digests[:-1], [], WISH)
-    train, test = first.parts.index("train"), first.parts.index("test")
+    train, test = first.subsets.index("train"), first.subsets.index("test")
     outcome = split(entries, digests, [(train, 60), (60, test)], WISH, sides_of(digests[:-1], first))
-    assert [outcome.parts[at] for at in (train, test, 60)] == ["", "test", ""]
-    reason = "belongs together with images of the test part that stay there"
+    assert [outcome.subsets[at] for at in (train, test, 60)] == ["", "test", ""]
+    reason = "belongs together with images of the test set that stay there"
     assert {at: (image.kind, image.reason) for at, image in outcome.skipped.items()} == dict.fromkeys(
         (train, 60), ("tied", reason)
     )
     assert any(one.kind == "tied" and one.n == 2 for one in outcome.findings)
-    assert [part for at, part in enumerate(outcome.parts) if at not in (train, 60)] == [
-        part for at, part in enumerate(first.parts) if at != train
+    assert [subset for at, subset in enumerate(outcome.subsets) if at not in (train, 60)] == [
+        subset for at, subset in enumerate(first.subsets) if at != train
     ]
 
 
@@ -131,10 +131,10 @@ def test_the_source_has_the_say_where_it_names_a_part() -> None:
     ]
     digests = [content(image.path) for image in entries]
     outcome = split(entries, digests, [], WISH, dict.fromkeys(digests, "test"))
-    assert outcome.parts == [image.split for image in entries]
-    drawn = [replace(image, split="train") for image in entries]  # a source without a test part
+    assert outcome.subsets == [image.split for image in entries]
+    drawn = [replace(image, split="train") for image in entries]  # a source without a test set
     outcome = split(drawn, digests, [], WISH, {digests[4]: "test"})
-    assert outcome.parts[4] == "test"
+    assert outcome.subsets[4] == "test"
 
 
 def test_keeping_splits_anew_around_what_is_pinned(tmp_path: Path) -> None:
@@ -142,13 +142,13 @@ def test_keeping_splits_anew_around_what_is_pinned(tmp_path: Path) -> None:
     assert data.seed == 3
     assert data.keeping({}) == data
     assert data.keeping({sample.digest: sample.split for sample in data.samples}) == data
-    tested = data.part("test")
+    tested = data.subset("test")
     moved = data.keeping({sample.digest: "train" for sample in tested})
-    assert not {sample.digest for sample in moved.part("test")} & {sample.digest for sample in tested}
+    assert not {sample.digest for sample in moved.subset("test")} & {sample.digest for sample in tested}
     assert moved.counts == data.counts
     assert moved.digest == data.digest
     everything = data.keeping({sample.digest: "train" for sample in data.samples})
-    assert not everything.part("test")
+    assert not everything.subset("test")
     assert everything.notes[0] == "50 images in 2 classes: 50 train (25 a class), 0 val, 0 test."
     assert data.notes[0] not in everything.notes
     assert Manifest.from_json(moved.to_json()) == moved
@@ -169,7 +169,7 @@ def test_keeping_leaves_given_parts_and_copies_alone(tmp_path: Path) -> None:
     assert data.conflicts
     assert data.keeping({}) == data
     moved = data.keeping({sample.digest: "test" for sample in data.samples if sample.split != "test"})
-    assert [s.path for s in moved.part("val")] == [s.path for s in data.part("val")]
+    assert [s.path for s in moved.subset("val")] == [s.path for s in data.subset("val")]
     assert {gone.path for gone in moved.skipped} == {"a/same.png", "b/same.png"}
 
 
@@ -196,13 +196,13 @@ def test_load_data_applies_what_a_study_remembers(tmp_path: Path) -> None:
     (photos / "kind 2" / "000.png").unlink()
     grown = load_data(photos, near_copies=False, seed=9, study=study)
     after = {sample.path: sample.split for sample in grown.samples}
-    assert all(after[path] == part for path, part in before.items() if path in after)
+    assert all(after[path] == subset for path, subset in before.items() if path in after)
     with pytest.raises(StudyError, match="other data"):  # a study doesn't grow yet
         frostline.train(tiny_backbone(), grown, "linear_probe", study=study, threads=1, deterministic=True)
     assert {**assigned(study).sides, **{s.digest: s.split for s in data.samples}} == assigned(study).sides
     folds = grown.recalled(study).earlier_folds
     assert folds == grown.earlier_folds
-    assert {len(of_digest) for of_digest in folds.values()} == {len(data.part("train"))}
+    assert {len(of_digest) for of_digest in folds.values()} == {len(data.subset("train"))}
 
 
 def test_a_run_uses_the_folds_that_its_study_remembers(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_what_is_remembered_adds_up(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_store")
 def test_the_command_line_keeps_the_parts_of_its_study(tmp_path: Path) -> None:
-    """Another seed, and fit after train: the same parts as the study has, where it was refused before."""
+    """Another seed, and fit after train: the same subsets as the study has, where it was refused before."""
     photos, study = write_folder(tmp_path / "photos", per_class=10), tmp_path / "study"
     options = ["--study", str(study), "--size", "32", "--deterministic", "--threads", "1", "--json"]
     tested = []
@@ -289,4 +289,4 @@ def test_the_command_line_keeps_the_parts_of_its_study(tmp_path: Path) -> None:
     call = ["fit", str(photos), "--strategies", "linear_probe", "--repeats", "1", *options]
     done = CliRunner().invoke(cli, call)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["basis"] == "test part"
+    assert json.loads(done.stdout)["basis"] == "test set"

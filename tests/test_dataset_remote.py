@@ -197,7 +197,7 @@ def test_a_run_trains_from_an_address(tmp_path: Path, store: Any) -> None:
 
     data = frostline.load_data("memory://bucket/photos")
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "study")
-    assert run.n_train == len(data.part("train"))
+    assert run.n_train == len(data.subset("train"))
 
 
 def test_predict_answers_for_images_at_addresses_and_in_shards(

@@ -50,7 +50,7 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert data.classes == ("cats", "dogs")
     assert len(data.samples) == 14
     assert data.counts["cats"]["val"] == 0
-    assert any("No val part" in note for note in data.notes)
+    assert any("No val set" in note for note in data.notes)
     assert data.read(data.samples[0]).size == (24, 24)
     assert data.targets(data.samples).tolist() == [0] * 8 + [1] * 6
 
@@ -95,8 +95,8 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
 
 
 def test_parts_as_folders(tmp_path: Path) -> None:
-    for start, (part, count) in enumerate({"training": 5, "validation": 3, "test": 2}.items()):
-        by_class(tmp_path / part, {"a": count, "b": count}, start=100 * start)
+    for start, (subset, count) in enumerate({"training": 5, "validation": 3, "test": 2}.items()):
+        by_class(tmp_path / subset, {"a": count, "b": count}, start=100 * start)
     data = load_data(tmp_path)
     assert data.counts == {label: {"train": 5, "val": 3, "test": 2} for label in "ab"}
 
@@ -144,8 +144,8 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
 def rows_of(root: Path, splits: bool = False) -> list[list[str]]:
     """List a folder per class as rows of a table."""
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
-    parts = ["train", "test", "train"] if splits else [""]
-    return [[path, path.split("/")[0], parts[i % len(parts)], ""] for i, path in enumerate(paths)]
+    subsets = ["train", "test", "train"] if splits else [""]
+    return [[path, path.split("/")[0], subsets[i % len(subsets)], ""] for i, path in enumerate(paths)]
 
 
 def test_csv_and_parquet_equal_the_folder(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_given_split_is_obeyed(tmp_path: Path) -> None:
     by_class(tmp_path, {"a": 9, "b": 9})
     rows = rows_of(tmp_path, splits=True)
     data = load_data(table(tmp_path / "list.csv", ["path", "label", "split", "group"], rows))
-    assert [sample.path for sample in data.part("test")] == [row[0] for row in rows if row[2] == "test"]
+    assert [sample.path for sample in data.subset("test")] == [row[0] for row in rows if row[2] == "test"]
 
 
 def test_absolute_and_windows_paths(tmp_path: Path) -> None:
@@ -273,14 +273,14 @@ def test_a_table_beside_loose_images_is_offered(tmp_path: Path) -> None:
 
 
 def test_parts_mixed_with_other_folders(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        by_class(tmp_path / part, {"a": 2, "b": 2}, start=len(part) * 10)
+    for subset in ("train", "test"):
+        by_class(tmp_path / subset, {"a": 2, "b": 2}, start=len(subset) * 10)
     save(tmp_path / "extra" / "x.png", 9)
     flat = load_data(tmp_path)
     assert any("Images in extra/ have no label" in note for note in flat.notes)
     assert [gone.path for gone in flat.skipped] == ["extra/x.png"]
     save(tmp_path / "extra" / "a" / "y.png", 9)
-    with pytest.raises(DataError, match="mixes parts"):
+    with pytest.raises(DataError, match="mixes subsets"):
         load_data(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.data import PARTS, Sample
+from frostline.data import SUBSETS, Sample
 from frostline.data.manifest_entries import SkippedImage
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
@@ -34,16 +34,16 @@ def split_of(
     return split(entries, [content(image.path) for image in entries], near, wish)
 
 
-def counts_of(entries: Sequence[ImageEntry], outcome: Split, part: str) -> dict[str, int]:
-    labels = [image.label for image, name in zip(entries, outcome.parts, strict=True) if name == part]
+def counts_of(entries: Sequence[ImageEntry], outcome: Split, subset: str) -> dict[str, int]:
+    labels = [image.label for image, name in zip(entries, outcome.subsets, strict=True) if name == subset]
     return {label: labels.count(label) for label in {image.label for image in entries}}
 
 
 def notes_of(entries: Sequence[ImageEntry], outcome: Split, wish: SplitOptions = WISH) -> list[str]:
     samples = [
-        Sample(image.path, image.label, content(image.path), image.group, part)
-        for image, part in zip(entries, outcome.parts, strict=True)
-        if part
+        Sample(image.path, image.label, content(image.path), image.group, subset)
+        for image, subset in zip(entries, outcome.subsets, strict=True)
+        if subset
     ]
     classes = sorted({sample.label for sample in samples})
     notes = about_split(samples, classes, {image.split for image in entries} - {""}, wish, ())
@@ -72,9 +72,9 @@ def test_neither_order_nor_names_decide(
     entries = found_of(rows)
     digests = [content(image.path) for image in entries]
     order = data.draw(st.permutations(range(len(entries))))
-    first = split(entries, digests, [], SplitOptions(seed, 0.2, 0.2)).parts
+    first = split(entries, digests, [], SplitOptions(seed, 0.2, 0.2)).subsets
     renamed = [ImageEntry(f"elsewhere/{entries[i].path}", entries[i].label, entries[i].group) for i in order]
-    second = split(renamed, [digests[i] for i in order], [], SplitOptions(seed, 0.2, 0.2)).parts
+    second = split(renamed, [digests[i] for i in order], [], SplitOptions(seed, 0.2, 0.2)).subsets
     assert [first[i] for i in order] == second
 
 
@@ -85,7 +85,13 @@ def test_groups_never_straddle(rows: list[tuple[int, str, str]], seed: int) -> N
     outcome = split_of(entries, SplitOptions(seed, 0.3, 0.3))
     for group in {image.group for image in entries} - {""}:
         assert (
-            len({part for image, part in zip(entries, outcome.parts, strict=True) if image.group == group})
+            len(
+                {
+                    subset
+                    for image, subset in zip(entries, outcome.subsets, strict=True)
+                    if image.group == group
+                }
+            )
             == 1
         )
 
@@ -95,20 +101,20 @@ def test_groups_never_straddle(rows: list[tuple[int, str, str]], seed: int) -> N
     rows=labelled,
     copies=st.lists(st.tuples(st.integers(0, 119), st.integers(0, 119)), max_size=30),
     near=st.lists(st.tuples(st.integers(0, 119), st.integers(0, 119)), max_size=30),
-    given_parts=st.lists(st.sampled_from(["", "train", "val", "test"]), min_size=120, max_size=120),
+    given_subsets=st.lists(st.sampled_from(["", "train", "val", "test"]), min_size=120, max_size=120),
     given_at_all=st.booleans(),
 )
 def test_copies_never_straddle(
     rows: list[tuple[int, str, str]],
     copies: list[tuple[int, int]],
     near: list[tuple[int, int]],
-    given_parts: list[str],
+    given_subsets: list[str],
     given_at_all: bool,
 ) -> None:
     n = len(rows)
     entries = [
-        ImageEntry(image.path, image.label, image.group, part if given_at_all else "")
-        for image, part in zip(found_of(rows), given_parts, strict=False)
+        ImageEntry(image.path, image.label, image.group, subset if given_at_all else "")
+        for image, subset in zip(found_of(rows), given_subsets, strict=False)
     ]
     digests = [content(image.path) for image in entries]
     for i, j in copies:
@@ -116,12 +122,12 @@ def test_copies_never_straddle(
     pairs = [(i % n, j % n) for i, j in near]
     outcome = split(entries, digests, pairs, SplitOptions(0, 0.3, 0.3))
     for digest in set(digests):
-        at = [i for i in range(n) if digests[i] == digest and outcome.parts[i]]
-        assert len({outcome.parts[i] for i in at}) <= 1
+        at = [i for i in range(n) if digests[i] == digest and outcome.subsets[i]]
+        assert len({outcome.subsets[i] for i in at}) <= 1
         if len({entries[i].label for i in at}) > 1:
-            assert {outcome.parts[i] for i in at} == {"train"}
+            assert {outcome.subsets[i] for i in at} == {"train"}
     if not given_at_all:
-        assert all(outcome.parts[i] == outcome.parts[j] for i, j in pairs)
+        assert all(outcome.subsets[i] == outcome.subsets[j] for i, j in pairs)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_each_class_has_its_share_within_one_unit(sizes: list[list[int]], share:
         for i in range(size)
     ]
     outcome = split_of(entries, SplitOptions(seed, share, share))
-    test, val, train = (counts_of(entries, outcome, part) for part in ("test", "val", "train"))
+    test, val, train = (counts_of(entries, outcome, subset) for subset in ("test", "val", "train"))
     for label, groups in enumerate(sizes):
         name, images = str(label), sum(groups)
         assert abs(test[name] - share * images) <= max(groups)
@@ -180,14 +186,15 @@ def test_no_unit_is_left_that_would_bring_the_shares_nearer(
         units.setdefault(image.group or image.path, []).append(i)
     for at in units.values():
         more = {c: sum(entries[i].label == c for i in at) for c in {entries[i].label for i in at}}
-        if outcome.parts[at[0]] == "train" and all(test[c] + n < whole[c] for c, n in more.items()):
+        if outcome.subsets[at[0]] == "train" and all(test[c] + n < whole[c] for c, n in more.items()):
             assert distance(more) >= distance({}) - 1e-9
 
 
 def test_seeds_differ() -> None:
     entries = images({"a": 50, "b": 50})
     assert (
-        split_of(entries, SplitOptions(0, 0.2, 0)).parts != split_of(entries, SplitOptions(1, 0.2, 0)).parts
+        split_of(entries, SplitOptions(0, 0.2, 0)).subsets
+        != split_of(entries, SplitOptions(1, 0.2, 0)).subsets
     )
 
 
@@ -204,16 +211,16 @@ def test_tiny_classes(size: int) -> None:
 @pytest.mark.parametrize(("per_class", "has_val"), [(124, False), (126, True)])
 def test_val_needs_two_hundred_images(per_class: int, has_val: bool) -> None:
     outcome = split_of(images({"a": per_class, "b": per_class}), SplitOptions(3, 0.2, 0.2))
-    learn = len(outcome.parts) - outcome.parts.count("test")
-    assert ("val" in outcome.parts) == (learn >= 200)
-    assert split_of(images({"a": 300, "b": 300, "c": 9})).parts.count("val") == 0
+    learn = len(outcome.subsets) - outcome.subsets.count("test")
+    assert ("val" in outcome.subsets) == (learn >= 200)
+    assert split_of(images({"a": 300, "b": 300, "c": 9})).subsets.count("val") == 0
 
 
 def test_a_share_of_nothing_holds_nothing_out() -> None:
     found, wish = images({"a": 200, "b": 200}), SplitOptions(0, 0.0, 0.0)
     outcome = split_of(found, wish)
-    assert set(outcome.parts) == {"train"}
-    assert any("no test part" in note for note in notes_of(found, outcome, wish))
+    assert set(outcome.subsets) == {"train"}
+    assert any("no test set" in note for note in notes_of(found, outcome, wish))
 
 
 @QUICK
@@ -226,7 +233,7 @@ def test_few_speakers_are_shared_out_whole(seed: int) -> None:
         for i in range(40)
     ]
     outcome = split_of(entries, SplitOptions(seed, 0.2, 0.2))
-    assert [outcome.parts.count(part) for part in PARTS] == [320, 80, 80]
+    assert [outcome.subsets.count(subset) for subset in SUBSETS] == [320, 80, 80]
     notes = notes_of(entries, outcome)
     assert "6 groups: 4 in train, 1 in val, 1 in test." in notes
     assert any(note.startswith("test holds 17 % of each class, where 20 %") for note in notes)
@@ -234,7 +241,7 @@ def test_few_speakers_are_shared_out_whole(seed: int) -> None:
 
 def test_one_group_cannot_be_split() -> None:
     outcome = split_of(images({"a": 20, "b": 20}, group="only"))
-    assert set(outcome.parts) == {"train"}
+    assert set(outcome.subsets) == {"train"}
 
 
 def test_an_uneven_group_is_not_tested_on_alone() -> None:
@@ -249,7 +256,7 @@ def test_identical_images_with_two_labels() -> None:
     digests = [*(content(image.path) for image in entries[:-2]), content("x"), content("x")]
     for seed in range(10):
         outcome = split(entries, digests, [], SplitOptions(seed, 0.5, 0.2))
-        assert outcome.parts[-2:] == ["train", "train"]
+        assert outcome.subsets[-2:] == ["train", "train"]
     (conflict,) = outcome.conflicts
     assert (conflict.paths, conflict.labels) == (("x", "y"), ("a", "b"))
     assert any(one.kind == "conflict" and one.n == 2 for one in outcome.findings)
@@ -270,10 +277,10 @@ def test_labels_of_a_given_test_part_decide_nothing(seed: int, data: st.DataObje
     for i, j in zip(at, data.draw(st.permutations(at)), strict=True):
         shuffled[i] = ImageEntry(entries[i].path, entries[j].label, "", "test")
     outcomes = [
-        split(version, digests, [], SplitOptions(seed, 0.2, 0.2)).parts for version in (entries, shuffled)
+        split(version, digests, [], SplitOptions(seed, 0.2, 0.2)).subsets for version in (entries, shuffled)
     ]
-    for part in ("train", "val"):
-        sides = [[i for i, name in enumerate(parts) if name == part] for parts in outcomes]
+    for subset in ("train", "val"):
+        sides = [[i for i, name in enumerate(subsets) if name == subset] for subsets in outcomes]
         assert sides[0] == sides[1]
 
 
@@ -285,14 +292,14 @@ def test_copies_of_given_test_images_leave_train() -> None:
     ]
     entries += [ImageEntry(f"{i}", "ab"[i % 2], split="train") for i in range(6)]
     outcome = split(entries, ["same"] * 3 + [content(i) for i in range(6)], [], WISH)
-    assert outcome.parts[:3] == ["test", "", ""]
-    assert outcome.skipped[1] == SkippedImage("c", "a", "is an exact copy of t in the test part", "leak")
+    assert outcome.subsets[:3] == ["test", "", ""]
+    assert outcome.skipped[1] == SkippedImage("c", "a", "is an exact copy of t in the test set", "leak")
 
 
 def test_groups_torn_by_a_given_split_are_named() -> None:
     entries = [ImageEntry(f"{i}", "ab"[i % 2], "g", "test" if i < 4 else "train") for i in range(8)]
     notes = notes_of(entries, split_of(entries))
-    assert any("puts 1 group(s) into more than one part (g)" in note for note in notes)
+    assert any("puts 1 group(s) into more than one subset (g)" in note for note in notes)
 
 
 def test_units_join_through_groups_copies_and_pairs() -> None:

@@ -111,7 +111,7 @@ def test_a_file_whose_name_is_bytes_is_found_from_a_table(folder: Path) -> None:
 def test_fastai_s_is_valid_is_a_split(folder: Path) -> None:
     rows = [f"{path},{path[0]},{path.endswith('2.png')}" for path in PATHS]
     data = load_data(written(folder, "\n".join(["name,label,is_valid", *rows])), test_size=0.0)
-    assert {sample.path for sample in data.part("val")} == {"a/002.png", "b/002.png"}
+    assert {sample.path for sample in data.subset("val")} == {"a/002.png", "b/002.png"}
     assert any(
         "'is_valid' was read as fastai does: 2 image(s) are val, 4 train" in note for note in data.notes
     )

@@ -135,7 +135,7 @@ class World:
 
     @property
     def images(self) -> Images:
-        return Images(self.data, self.data.part("train"), PREPROCESSING)
+        return Images(self.data, self.data.subset("train"), PREPROCESSING)
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -326,8 +326,8 @@ def test_strategies_train_on_a_card_and_predict(strategy: str, data: Manifest, t
         run = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", **FAST)
         assert run.numeric_plan["device"] == CARD
         assert run.device_peak_bytes is None or run.device_peak_bytes >= 0
-        answers = run.predict([data.read(sample) for sample in data.part("test")], target_accuracy=0.8)
-        again = run.predict([data.read(sample) for sample in data.part("test")], device="cpu")
+        answers = run.predict([data.read(sample) for sample in data.subset("test")], target_accuracy=0.8)
+        again = run.predict([data.read(sample) for sample in data.subset("test")], device="cpu")
     assert [row.label for row in answers] == [row.label for row in again]
     there = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "p", device="cpu", **FAST)
     assert there.accuracy == pytest.approx(run.accuracy, abs=0.1)
@@ -347,7 +347,7 @@ def test_signals_of_a_card_are_those_of_the_processor(data: Manifest) -> None:
 @pytest.mark.parametrize("place", [CARD, "cpu"])
 def test_statistics_are_estimated_where_the_model_is(place: str, data: Manifest) -> None:
     backbone, found = tiny_backbone(), {}
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     for name, around in (("card", pretended), ("processor", nullcontext)):
         with around():
             model = backbone.adapt(3)

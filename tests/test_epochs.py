@@ -188,7 +188,7 @@ def test_patience_that_can_do_nothing_is_refused_in_one_message(
     ):
         with pytest.raises(UsageError, match=message):
             frostline.train(backbone, data, text, study=study, **options)
-    with pytest.raises(UsageError, match="there is no val part: name one"):
+    with pytest.raises(UsageError, match="there is no val set: name one"):
         frostline.train(backbone, frostline.load_data(without_val), "full", study=study, patience=2)
     for texts, patience, message in (
         ("linear_probe,full(epochs=4)", 0, "whole number of epochs, at least 1; found 0"),
@@ -383,7 +383,7 @@ def test_what_contradicts_the_parent_is_refused_in_one_message(
 def test_test_images_of_the_parent_are_never_learned_from(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
-    """Neither by naming other parts, nor by other images under the same names."""
+    """Neither by naming other subsets, nor by other images under the same names."""
     run = frostline.train(backbone, data, "head(epochs=1)", study=tmp_path / "s", **FAST)
     table = tmp_path / "images" / "table.csv"
     swapped = table.with_name("swapped.csv")
@@ -391,14 +391,14 @@ def test_test_images_of_the_parent_are_never_learned_from(
         table.read_text().replace(",test", ",held").replace(",val", ",test").replace("held", "val")
     )
     for others, message in (
-        (frostline.load_data(swapped, near_copies=False), "in other parts"),
+        (frostline.load_data(swapped, near_copies=False), "in other subsets"),
         (frostline.load_data(write_table(tmp_path / "b", val=6, seed=5), near_copies=False), "others, or"),
     ):
         with pytest.raises(UsageError, match=f"{message}.*stays out of training"):
             frostline.train(backbone, others, continue_from=run, extra_epochs=1)
     child = frostline.train(backbone, data, continue_from=run, extra_epochs=1)
-    for part in ("val", "test"):
-        paths = [one.folder.path / f"predictions-{part}.csv" for one in (run, child)]
+    for subset in ("val", "test"):
+        paths = [one.folder.path / f"predictions-{subset}.csv" for one in (run, child)]
         rows = [[line.split(",")[0] for line in path.read_text().splitlines()] for path in paths]
         assert rows[0] == rows[1]
 

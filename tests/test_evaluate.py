@@ -156,8 +156,8 @@ def test_images_that_were_learned_from_stand_apart(runs: list[frostline.Run], pl
     assert evaluation.accuracy == run.accuracy
     assert (evaluation.confusion.counts == run.confusion.counts).all()
     assert evaluation.classification_report() == run.classification_report()
-    assert run.confusion.basis == "test part"
-    learned = [sample.path for sample in frostline.load_data(place / "photos").part("train")]
+    assert run.confusion.basis == "test set"
+    learned = [sample.path for sample in frostline.load_data(place / "photos").subset("train")]
     rows = [[place / "photos" / path, path.split("/")[0]] for path in learned]
     with open(place / "learned.csv", "w", newline="") as file:
         csv.writer(file).writerows([["path", "label"], *rows])

@@ -172,7 +172,7 @@ def test_golden_images_are_the_most_different_of_val_without_their_names(run: Ru
 
     expected = json.loads((program / "golden" / "expected.json").read_text())
     data = Manifest.load(run.study.path / "manifest.jsonl")
-    val = {sample.digest for sample in data.part("val")}
+    val = {sample.digest for sample in data.subset("val")}
     files = [program / "golden" / row["file"] for row in expected["images"]]
     assert expected["of"] == "validation images"
     assert len(files) == min(8, len(val))
@@ -452,10 +452,10 @@ def test_int8_is_measured_on_val_and_written_with_its_figures(run: Run, tmp_path
     data = frostline.data.Manifest.load(run.study.path / "manifest.jsonl")
     assert figures["of"] == "validation images"
     assert figures["new_images"] is True
-    assert figures["images"] == len(data.part("val"))
-    assert figures["calibration_images"] == len(data.part("train"))
+    assert figures["images"] == len(data.subset("val"))
+    assert figures["calibration_images"] == len(data.subset("train"))
     assert figures["loss"] == pytest.approx(100 * (figures["accuracy_float"] - figures["accuracy_int8"]))
-    labels = {str(data.root / sample.path): sample.label for sample in data.part("val")}
+    labels = {str(data.root / sample.path): sample.label for sample in data.subset("val")}
     predictions = frostline.predict(run.study.path, list(labels))
     right = [prediction.label == labels[prediction.path] for prediction in predictions]
     assert figures["accuracy_float"] == pytest.approx(np.mean(right))
@@ -485,7 +485,7 @@ def test_int8_that_loses_too_much_is_refused(
         return (lambda pixels: np.roll(logits(pixels), 1, axis=1)) if "int8" in path.name else logits
 
     monkeypatch.setattr(quantisation, "onnx_logits", wrong)
-    monkeypatch.setattr(quantisation, "_parts", lambda data: (list(data.part("train")),) * 2 + ("images",))
+    monkeypatch.setattr(quantisation, "_parts", lambda data: (list(data.subset("train")),) * 2 + ("images",))
     with pytest.raises(ModelError, match=r"INT8 loses .* Expected at most 0\.5 points\. .*--max-loss"):
         frostline.export(run.study.path, to="onnx", output=tmp_path / "out", int8=True, max_loss=0.5)
     assert list(tmp_path.iterdir()) == []

@@ -40,7 +40,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def _images(data: Manifest, policy: str = "none", fast: bool = True) -> Images:
-    return Images(data, data.part("train"), PREPROCESSING, policy=Policy(policy), fast=fast)
+    return Images(data, data.subset("train"), PREPROCESSING, policy=Policy(policy), fast=fast)
 
 
 def test_a_fraction_leaves_twice_what_the_network_sees(large: Manifest) -> None:
@@ -91,7 +91,7 @@ def test_only_training_images_are_fast_and_the_configuration_says_so(large: Mani
         config = Config.of(None, options)
         return TrainRequest(tiny_backbone(), large, parse("linear_probe"), config)
 
-    assert [request().images(part).pixels for part in ("train", "val", "test")] == [
+    assert [request().images(subset).pixels for subset in ("train", "val", "test")] == [
         "fast",
         *["reference"] * 2,
     ]

@@ -322,9 +322,9 @@ def test_an_image_that_changes_or_goes_in_mid_run_is_one_message_and_loses_nothi
 ) -> None:
     given = {**FAST, "batch_size": 8, "augment": "none", "cache": "compute"}
     whole = frostline.train(backbone, data, "top_k(1, epochs=3)", study=tmp_path / "whole", **given)
-    victim = tmp_path / "images" / data.part("test")[0].path
+    victim = tmp_path / "images" / data.subset("test")[0].path
     content = victim.read_bytes()
-    for broken in (None, b"no image", (tmp_path / "images" / data.part("test")[1].path).read_bytes()):
+    for broken in (None, b"no image", (tmp_path / "images" / data.subset("test")[1].path).read_bytes()):
 
         def progress(what: str, done: int, total: int, broken: bytes | None = broken) -> None:
             if what == "train" and done == 4:

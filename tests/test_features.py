@@ -48,7 +48,7 @@ def data(tmp_path: Path) -> Manifest:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("index", [1, 2, 3, 4])
 def test_stored_rows_equal_live_rows(index: int, precision: str, data: Manifest) -> None:
-    images = Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"), seed=3)
+    images = Images(data, data.subset("train"), PREPROCESSING, policy=Policy("standard"), seed=3)
     items = items_of(images, (0, 1, MIRRORED))
     live = list(frozen_at(index, way(precision), store=False).batches(images, items))
     first = list(frozen_at(index, way(precision)).batches(images, items))
@@ -68,7 +68,7 @@ def test_stored_rows_equal_live_rows(index: int, precision: str, data: Manifest)
 def test_rows_do_not_depend_on_what_they_are_computed_with(data: Manifest) -> None:
     """Also a batch of one: it is filled up to the size that all batches have."""
     backbone = frostline.load_backbone("timm/resnet18", random=True, size=32)
-    images = Images(data, data.part("train"), backbone.preprocessing)
+    images = Images(data, data.subset("train"), backbone.preprocessing)
     orders = [[[5]], [[0, 1, 2, 3, 4, 5]], [[9, 5], [3]], [list(range(30, 5, -1)), [5, 0]]]
     rows = []
     for order in orders:
@@ -82,7 +82,7 @@ def test_rows_do_not_depend_on_what_they_are_computed_with(data: Manifest) -> No
 @pytest.mark.usefixtures("on_processor")
 def test_features_are_what_the_model_feeds_its_head(data: Manifest) -> None:
     backbone = tiny_backbone()
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     seen: list[torch.Tensor] = []
     hook = backbone.model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))  # type: ignore[union-attr]
     plan = numerics.exact_plan(1)
@@ -218,7 +218,7 @@ def test_ten_new_images_cost_ten_rows(tmp_path: Path) -> None:
 def test_another_way_of_computing_is_a_miss(
     change: str, data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"), seed=1)
+    images = Images(data, data.subset("train"), PREPROCESSING, policy=Policy("standard"), seed=1)
     items = items_of(images, (1,))
     frozen_at(2).fill(images, itertools.chain.from_iterable(items))
     assert missing(images, frozen_at(2)) == 0
@@ -248,7 +248,7 @@ def test_another_way_of_computing_is_a_miss(
 
 
 def test_weights_above_the_cut_and_hidden_state_have_the_right_say(data: Manifest) -> None:
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     frozen_at(2).fill(images, [(position, 1) for position in range(len(images))])
     model = tiny_model()
     assert isinstance(model, TinyNet)
@@ -266,10 +266,10 @@ def test_weights_above_the_cut_and_hidden_state_have_the_right_say(data: Manifes
 
 @pytest.mark.parametrize("other", [Policy("light"), Policy("standard", "horizontal"), Policy("strong")])
 def test_another_augmentation_is_a_miss_but_view_0_is_shared(other: Policy, data: Manifest) -> None:
-    first = Images(data, data.part("train"), PREPROCESSING, policy=Policy("standard"), seed=1)
+    first = Images(data, data.subset("train"), PREPROCESSING, policy=Policy("standard"), seed=1)
     frozen_at(2).fill(first, [(position, view) for position in range(len(first)) for view in (0, 1)])
     for policy, seed, expected in ((other, 1, 36), (Policy("standard"), 2, 36), (Policy("standard"), 1, 0)):
-        images = Images(data, data.part("train"), PREPROCESSING, policy=policy, seed=seed)
+        images = Images(data, data.subset("train"), PREPROCESSING, policy=policy, seed=seed)
         assert missing(images, frozen_at(2)) == expected
         assert frozen_at(2).missing(images, [(position, 0) for position in range(36)]) == 0
 

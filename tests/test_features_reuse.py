@@ -53,7 +53,7 @@ def test_rows_of_an_earlier_cut_lead_to_the_same_bits(
 ) -> None:
     size = 224 if "vit" in name else 64
     backbone = frostline.load_backbone(name, size=size, **({} if name == "lite0" else {"random": True}))
-    images = Images(data, data.part("val"), backbone.preprocessing)
+    images = Images(data, data.subset("val"), backbone.preprocessing)
     items = [[(position, 0) for position in range(len(images))]]
     early, late = backbone.cuts[2], backbone.cuts[-2]
     how = way(precision, 8)
@@ -70,7 +70,7 @@ def test_rows_of_an_earlier_cut_lead_to_the_same_bits(
 def test_a_bridge_that_does_not_hold_is_not_used(
     data: Manifest, monkeypatch: pytest.MonkeyPatch, calls: list[int]
 ) -> None:
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     items = items_of(images, (0,))
     flat = list(itertools.chain.from_iterable(items))
     live = torch.cat(list(frozen_at(3, store=False).batches(images, items)))
@@ -264,9 +264,9 @@ def test_no_more_is_made_ahead_than_was_said() -> None:
 
 
 def test_a_damaged_image_is_said_while_rows_are_filled(data: Manifest) -> None:
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     assert data.root
-    (data.root / data.part("train")[3].path).write_bytes(b"no image any more")
+    (data.root / data.subset("train")[3].path).write_bytes(b"no image any more")
     with pytest.raises(frostline.errors.DataError, match="has changed"):
         frozen_at(2).fill(images, [(position, 0) for position in range(len(images))])
     assert np.isin(missing(images, frozen_at(2)), range(1, 37))
@@ -303,9 +303,9 @@ def test_one_cut_is_filled_with_the_views_that_were_asked_for(tmp_path: Path) ->
     filled = frostline.fill_cache(
         tiny_backbone(), data, cut=2, views=3, deterministic=True, flip="none", threads=1
     )
-    rest = len(data.samples) - len(data.part("train"))
+    rest = len(data.samples) - len(data.subset("train"))
     assert filled.views == {2: 3}
-    assert filled.wanted == filled.computed == 3 * len(data.part("train")) + rest
+    assert filled.wanted == filled.computed == 3 * len(data.subset("train")) + rest
     with pytest.raises(UsageError, match="Nothing is frozen before cut 0"):
         frostline.fill_cache(tiny_backbone(), data, cut=0, deterministic=True)
 
@@ -313,7 +313,7 @@ def test_one_cut_is_filled_with_the_views_that_were_asked_for(tmp_path: Path) ->
 def test_what_another_process_waits_for_is_put_before_more_is_claimed(
     data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     put: list[bytes] = []
     real = CachedPrefix.put
     monkeypatch.setattr(

@@ -114,7 +114,7 @@ def test_a_given_test_part_is_read_once_for_the_winner(tmp_path: Path) -> None:
     assert again.seconds == fitted.seconds  # what it took then
     assert again.result["reused"]
     assert f"frostline fit {table.name} --minutes 5" in Path(fitted.report).read_text()
-    assert fitted.basis == "test part"
+    assert fitted.basis == "test set"
     assert fitted.comparison.test_evaluations == 1
     assert fitted.run.n_train == 36
     assert fitted.run.n_test == 18

@@ -100,7 +100,7 @@ def test_only_what_feeds_a_norm_directly_is_a_pair() -> None:
 
 def test_folded_rows_are_rows_of_their_own(data: Manifest) -> None:
     backbone = tiny_backbone()
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     plan = numerics.exact_plan(1)
     plain = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(plan, 8))
     way = ForwardConfig(plan, 8, tuple(bb.foldable(backbone)))

@@ -140,7 +140,7 @@ def test_what_has_no_line_is_refused(
     with pytest.raises(UsageError, match=why):
         _run(data, strategy, tmp_path, interpolate_weights=point)
     no_val = replace(data, samples=tuple(s for s in data.samples if s.split != "val"))
-    with pytest.raises(UsageError, match="no val part"):
+    with pytest.raises(UsageError, match="no val set"):
         _run(no_val, "full", tmp_path / "b", interpolate_weights="auto")
 
 
@@ -175,6 +175,6 @@ def test_forgetting_asks_the_original_head(data: Manifest) -> None:
     assert same.before == same.after
     assert same.lost == 0
     assert -0.3 < same.low < 0 < same.high < 0.3  # on other images an answer may change all the same
-    assert same.n_images == len(data.part("test"))
+    assert same.n_images == len(data.subset("test"))
     with pytest.raises(DataError, match="not classes of TinyNet: kind 0"):
         frostline.forgetting(backbone, backbone.adapt(3), data)

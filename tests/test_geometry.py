@@ -167,7 +167,7 @@ def test_a_crop_is_what_it_was_to_the_bit_and_by_name(tmp_path: Path) -> None:
         torch.manual_seed(derive(0, "view", "digest", 1))
         assert torch.equal(view(image, Policy("standard", "horizontal"), seen), plain(image))
     data = frostline.load_data(write_folder(tmp_path, classes=2, per_class=5))
-    images = Images(data, data.part("train"), seen, policy=Policy("standard", "horizontal"), seed=7)
+    images = Images(data, data.subset("train"), seen, policy=Policy("standard", "horizontal"), seed=7)
     assert images.pixels_name((0, 1)) == "standard 1 crop 0.35 flip horizontal  seed 7 view 1"
     assert images.pixels_name((0, 0)) == "0"
     assert images.pixels_name((0, MIRRORED)) == "mirrored"

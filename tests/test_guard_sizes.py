@@ -163,7 +163,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS, st.sampled_from(["train", "val", "test"])), max_size=5))
 def test_a_manifest_of_any_words_reads_back(rows: list[tuple[str, str, str, str]]) -> None:
     samples = tuple(
-        Sample(path, label, f"{n:064x}", group, part) for n, (path, label, group, part) in enumerate(rows)
+        Sample(path, label, f"{n:064x}", group, subset) for n, (path, label, group, subset) in enumerate(rows)
     )
     made = Manifest(None, samples, tuple(sorted({label for _, label, _, _ in rows})))
     assert Manifest.from_json(made.to_json()) == made

@@ -52,9 +52,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def names_of(data: Manifest, parts: Iterable[str]) -> set[str]:
-    """Names without suffix of the old images in some parts, such as "kind 0/old-003"."""
-    paths = (Path(s.path) for s in data.samples if s.split in parts)
+def names_of(data: Manifest, subsets: Iterable[str]) -> set[str]:
+    """Names without suffix of the old images in some subsets, such as "kind 0/old-003"."""
+    paths = (Path(s.path) for s in data.samples if s.split in subsets)
     return {f"{path.parent.name}/old-{path.stem}" for path in paths}
 
 
@@ -62,7 +62,7 @@ def names_of(data: Manifest, parts: Iterable[str]) -> set[str]:
 def learned(place: Path) -> set[str]:
     """What the first study learned from, by the names that it has beside the new images."""
     data = Manifest.load(place / "study" / "manifest.jsonl")
-    assert len(data.part("test")) > 2
+    assert len(data.subset("test")) > 2
     return names_of(data, ("train", "val"))
 
 
@@ -114,9 +114,9 @@ def test_a_run_that_goes_on_is_judged_by_new_images(
     demand_apart(judged(tmp_path / "next") | held, learned)
     assert run.learned_before == len(learned)
     second = Manifest.load(tmp_path / "next" / "manifest.jsonl")
-    assert learned <= {named(s.path) for s in second.part("train")}
+    assert learned <= {named(s.path) for s in second.subset("train")}
     old_test = {f"kind {i}/old-{j:03}" for i in range(CLASSES) for j in range(OLD)} - learned
-    assert old_test <= {named(s.path) for s in second.part("test")}, "a test image stays one"
+    assert old_test <= {named(s.path) for s in second.subset("test")}, "a test image stays one"
     assert any(f"learned from {len(learned)} of these {len(data.samples)} images" in n for n in second.notes)
 
 
@@ -192,7 +192,7 @@ def test_a_measurement_asks_no_probe_of_what_was_learned(
 
 def test_nothing_left_to_judge_by_is_refused(place: Path, tmp_path: Path) -> None:
     backbone = frostline.load_backbone(str(place / "study"))
-    train = {s.path for s in Manifest.load(place / "study" / "manifest.jsonl").part("train")}
+    train = {s.path for s in Manifest.load(place / "study" / "manifest.jsonl").subset("train")}
     for path in train:
         (tmp_path / "seen" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(place / "old" / path, tmp_path / "seen" / path)
@@ -212,13 +212,13 @@ def test_a_named_test_part_with_learned_images_is_refused(
     for number, sample in enumerate(data.samples):
         rows.append(f"{place / 'both' / sample.path},{sample.label},{'test' if number % 3 == 0 else 'train'}")
     (tmp_path / "table.csv").write_text("\n".join(rows) + "\n")
-    named_parts = frostline.load_data(tmp_path / "table.csv")
-    inside = [s for s in named_parts.part("test") if named(s.path) in learned]
+    named_subsets = frostline.load_data(tmp_path / "table.csv")
+    inside = [s for s in named_subsets.subset("test") if named(s.path) in learned]
     backbone = frostline.load_backbone(str(place / "study"))
     with pytest.raises(
-        DataError, match=rf"test part that the source names holds {len(inside)} image"
+        DataError, match=rf"test set that the source names holds {len(inside)} image"
     ) as error:
-        frostline.train(backbone, named_parts, PROBE, study=tmp_path / "next", **EXACT)
+        frostline.train(backbone, named_subsets, PROBE, study=tmp_path / "next", **EXACT)
     assert sum(sample.path in str(error.value) for sample in inside) == 3
 
 

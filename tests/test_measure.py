@@ -50,7 +50,7 @@ def calls_of(backbone: bb.Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int
 @pytest.mark.usefixtures("on_processor")
 def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
     backbone = tiny_backbone()
-    images = Images(data, data.part("train")[:10], PREPROCESSING)
+    images = Images(data, data.subset("train")[:10], PREPROCESSING)
     features = stage_features(backbone, images, PLAN)
     (pixels,) = images.batches([[(position, 0) for position in range(10)]])
     x = PLAN.batch(padded(pixels, EVALUATION_BATCH), PREPROCESSING.normalise)
@@ -67,7 +67,7 @@ def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
 
 def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
-    few, all_ = (Images(data, data.part("train")[:n], PREPROCESSING) for n in (10, 30))
+    few, all_ = (Images(data, data.subset("train")[:n], PREPROCESSING) for n in (10, 30))
     with FeatureCache() as store:
         stage_features(backbone, few, PLAN, cache=store)
         done_counts: list[int] = []
@@ -84,7 +84,7 @@ def test_measuring_twice_passes_once(data: Manifest, monkeypatch: pytest.MonkeyP
     backbone = tiny_backbone()
     seen = calls_of(backbone, monkeypatch)
     first = measure(backbone, data, random=False, rates=False)
-    assert sum(seen) <= len(data.part("train")) + EVALUATION_BATCH + 1  # one pass, its last batch filled up
+    assert sum(seen) <= len(data.subset("train")) + EVALUATION_BATCH + 1  # one pass, its last batch filled up
     seen.clear()
     assert measure(backbone, data, random=False, rates=False) == first
     assert not seen
@@ -110,14 +110,16 @@ def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
     monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
     backbone = tiny_backbone()
     signals = measure(backbone, data, random=False, rates=False)
-    assert signals.n_measured == len(data.part("train")) == 60
+    assert signals.n_measured == len(data.subset("train")) == 60
     assert any("30 of 60" in note for note in signals.notes)
     assert [point.images for point in signals.curve] == pytest.approx([12, 24, 48], abs=1)
-    some = measurement.class_balanced_subset(data, data.part("train"), 30, 0)
+    some = measurement.class_balanced_subset(data, data.subset("train"), 30, 0)
     alone = similarity(backbone, Images(data, some, PREPROCESSING), PLAN, units=data.units(some).tolist())
     assert signals.similarity == alone
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", flip="none")
-    assert run.features["computed"] == len(data.part("test"))  # training finds what the curve was drawn from
+    assert run.features["computed"] == len(
+        data.subset("test")
+    )  # training finds what the curve was drawn from
 
 
 class ChannelsLast(nn.Module):
@@ -137,7 +139,7 @@ class ChannelsLast(nn.Module):
 
 def test_maps_with_channels_last_are_averaged_over_places(data: Manifest) -> None:
     backbone = frostline.load_backbone(ChannelsLast().eval(), preprocessing=PREPROCESSING)
-    images = Images(data, data.part("train")[:10], PREPROCESSING)
+    images = Images(data, data.subset("train")[:10], PREPROCESSING)
     assert {
         stage: rows.shape[1] for stage, rows in stage_features(backbone, images, PLAN).features.items()
     } == {
@@ -186,7 +188,7 @@ def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:
         flat.train()(torch.randn(64, 3, 16, 16))
     backbone = frostline.load_backbone(flat.eval(), preprocessing=PREPROCESSING)
     assert len(backbone.cuts) > 2
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     blocks = blocks_of(len(images), None)
     whole = ActivationRecorder(backbone, backbone.model, int(blocks.max()) + 1)
     whole.set_blocks(blocks)
@@ -199,7 +201,7 @@ def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:
 
 def test_similarity_is_the_one_that_is_measured_alone(data: Manifest) -> None:
     backbone = tiny_backbone()
-    images = Images(data, data.part("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING)
     alone = similarity(backbone, images, PLAN, units=data.units(images.samples).tolist())
     assert measure(backbone, data, random=False, rates=False, threads=1).similarity == alone
 
@@ -370,7 +372,7 @@ def pinned_rows(backbone: bb.Backbone, images: Images) -> list[np.ndarray]:
 
 @pytest.mark.usefixtures("on_processor")
 def test_threads_measure_the_same_bytes(data: Manifest) -> None:
-    backbone, samples = tiny_backbone(), data.part("train")
+    backbone, samples = tiny_backbone(), data.subset("train")
     plain = pinned_rows(backbone, Images(data, samples, PREPROCESSING))
     assert len(samples) > EVALUATION_BATCH // 2
     for workers in (0, 1, 2, 8, "auto"):
@@ -398,7 +400,7 @@ def test_measuring_decodes_each_image_once(
         decoded.clear()
         monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / f"store {workers}"))
         signals.append(measure(tiny_backbone(), data, rates=False, workers=workers))
-        assert sorted(decoded) == sorted(sample.path for sample in data.part("train"))
+        assert sorted(decoded) == sorted(sample.path for sample in data.subset("train"))
     assert signals[0] == signals[1]
     assert signals[0].best_stage is not None
     assert signals[0].best_stage.random is not None

@@ -195,7 +195,7 @@ def test_options_that_contradict_each_other_with_images_are_refused_before_train
     words += ["--model", "timm/test_resnet", "--no-pretrained", "--quiet"]
     for options, remedy in (
         (["--deterministic", "--precision", "bfloat16"], "drop one of"),
-        (["--interpolate-weights", "auto", "--val-size", "0"], "there is no val part"),
+        (["--interpolate-weights", "auto", "--val-size", "0"], "there is no val set"),
         (
             ["--batch-size", "1", "--set", "bn=train"],
             "needs batches of 2 or more images, found --batch-size 1",

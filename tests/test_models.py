@@ -61,7 +61,7 @@ class Slow(TinyNet):
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """36 images to learn from, 24 to judge by, 6 to test on: with a val part a repeat is one run."""
+    """36 images to learn from, 24 to judge by, 6 to test on: with a val set a repeat is one run."""
     return write_table(tmp_path / "images", train=12, val=8, test=2)
 
 

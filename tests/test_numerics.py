@@ -87,7 +87,7 @@ def test_recalibrated_statistics_are_the_exact_ones(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "i", train=30), near_copies=False)
     backbone = tiny_backbone()
     model = backbone.adapt(3)
-    images = Images(data, data.part("train"), PREPROCESSING, policy=Policy("strong"))
+    images = Images(data, data.subset("train"), PREPROCESSING, policy=Policy("strong"))
     plan = numerics.exact_plan(1)
     frozen = {k: v.clone() for k, v in model.state_dict().items()}
     recalibrate(backbone, model, backbone.cut(3), images, plan)

@@ -32,15 +32,15 @@ def test_each_image_is_decoded_and_passed_once(
 ) -> None:
     backbone = tiny_backbone()
     data = frostline.load_data(write_table(tmp_path / "images", train=10, val=4, test=5), near_copies=False)
-    assert [len(data.part(part)) for part in ("train", "val", "test")] == [TRAIN, VAL, TEST]
+    assert [len(data.subset(subset)) for subset in ("train", "val", "test")] == [TRAIN, VAL, TEST]
     decoded: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     original, over = backbone.model.get_submodule("blocks.2.conv"), list[bool]()
-    predict_parts, read = run_evaluation.predict_parts, Manifest.read
+    predict_subsets, read = run_evaluation.predict_subsets, Manifest.read
 
     def trained(*arguments: Any) -> Any:
         over.append(True)
-        return predict_parts(*arguments)
+        return predict_subsets(*arguments)
 
     def counted(manifest: Manifest, sample: Sample) -> Any:
         decoded[sample.path] += bool(over)
@@ -50,7 +50,7 @@ def test_each_image_is_decoded_and_passed_once(
         if over and isinstance(module, torch.nn.Conv2d) and module.out_channels == 24:
             passed["original" if module is original else "adapted"] += len(inputs[0])
 
-    monkeypatch.setattr(run_evaluation, "predict_parts", trained)
+    monkeypatch.setattr(run_evaluation, "predict_subsets", trained)
     monkeypatch.setattr(Manifest, "read", counted)
     hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
     options: dict[str, Any] = {"deterministic": True, "flip": "none", "threads": 1}

@@ -300,7 +300,7 @@ def test_copies_of_one_image_are_one_image(tmp_path: Path) -> None:
 
 def test_one_training_image_a_class_is_measured_on_the_test_part(tmp_path: Path) -> None:
     fit = fitted(write_table(tmp_path / "images", train=1, test=4), tmp_path / "study")
-    assert (fit.strategy, fit.basis) == ("linear_probe", "test part")
+    assert (fit.strategy, fit.basis) == ("linear_probe", "test set")
     assert fit.low < fit.accuracy <= fit.high
     assert (fit.run.n_train, fit.run.n_test, fit.run.test_evaluations) == (3, 12, 1)
     assert frostline.predict(fit.study, tmp_path / "images", module=tiny_backbone().model).run == fit.run.run

@@ -239,7 +239,7 @@ def test_a_damaged_file_gets_one_message(tmp_path: Path) -> None:
 
 
 def test_a_run_that_holds_nothing_out_refuses(place: Path, data: frostline.Manifest) -> None:
-    with pytest.raises(UsageError, match="there is no val part"):
+    with pytest.raises(UsageError, match="there is no val set"):
         frostline.train(
             tiny_backbone(),
             data,
@@ -269,8 +269,8 @@ def test_a_comparison_chooses_its_winners_threshold_out_of_fold(
     point = comparison.operating_point
     assert point is not None
     assert point["basis"] == "out of fold"
-    assert point["figures"]["accuracy"]["images"] == len(data.samples) - len(data.part("test"))
-    assert point["test"]["accuracy"]["images"] == len(data.part("test"))
+    assert point["figures"]["accuracy"]["images"] == len(data.samples) - len(data.subset("test"))
+    assert point["test"]["accuracy"]["images"] == len(data.subset("test"))
     assert frostline.predict(place / "compared", place / "photos", module=tiny_model()).decided_by
 
 

@@ -216,7 +216,7 @@ def test_a_run_that_loses_a_process_is_begun_again_and_goes_on(
 def test_what_a_process_of_a_run_raises_is_its_one_message(ray: Any, tmp_path: Path) -> None:
     table = write_table(tmp_path / "images", train=12, val=5)
     data = images_of(table)
-    (tmp_path / "images" / data.part("train")[0].path).unlink()
+    (tmp_path / "images" / data.subset("train")[0].path).unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error", RunWarning)  # such a job is not begun again
         with pytest.raises(DataError, match=r"does not exist|has changed") as raised:

@@ -187,7 +187,7 @@ def test_a_run_keeps_and_validates_the_average_of_its_weights(
         average = decay * average + (1 - decay) * value
     torch.testing.assert_close(load_file(run.folder.weights)["head.weight"], average)
     assert not torch.allclose(average, seen[-1])
-    val = Images(data, data.part("val"), PREPROCESSING)
+    val = Images(data, data.subset("val"), PREPROCESSING)
     logits = torch.from_numpy(live_logits(frostline.load_model(run.folder, module=tiny_model()), val))
     loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(val.targets)))
     assert run.folder.metrics()[-1]["val_loss"] == pytest.approx(loss, rel=1e-4)
@@ -323,7 +323,7 @@ def test_the_plan_knows_what_mixed_pictures_cost() -> None:
 def test_randaugment_is_torchvisions_by_name(data: Manifest) -> None:
     def view(name: str) -> torch.Tensor:
         policy = Policy(name, min_crop=0.9)
-        return Images(data, data.part("train"), PREPROCESSING, policy=policy)[(0, 1)]
+        return Images(data, data.subset("train"), PREPROCESSING, policy=policy)[(0, 1)]
 
     assert torch.equal(view("randaugment"), view("randaugment"))
     assert not torch.equal(view("randaugment"), view("standard"))
@@ -355,7 +355,7 @@ def test_probabilities_are_means_over_views(backbone: Backbone, data: Manifest, 
         assert [row.probability for row in predictions] == pytest.approx(by_hand(tta), rel=1e-5)
         assert any("means over" in note for note in predictions.notes) == (tta != "none")
     assert by_hand("flip") != pytest.approx(by_hand("none"), rel=1e-4)
-    test = data.part("test")
+    test = data.subset("test")
     whole = frostline.evaluate(run, data, tta="flip")
     plain = frostline.evaluate(run, data)
     assert len(whole.paths) == len(plain.paths) == len(test)

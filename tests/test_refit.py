@@ -39,7 +39,7 @@ def test_the_network_stays_and_the_head_reads_its_stages(
     own = {key: value for key, value in before.items() if not key.startswith(tiny_backbone().head)}
     assert own
     assert all(torch.equal(value, after[key]) for key, value in own.items())
-    test = data.part("test")
+    test = data.subset("test")
     predicted = refitted.predict([data.read(sample) for sample in test])
     with open(refitted.folder.path / "predictions-test.csv", newline="", encoding="utf-8") as file:
         written = {row["path"]: row for row in csv.DictReader(file)}

@@ -274,7 +274,7 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
         **json.loads(header),
         "predefined": ["test"],
         "shares": [0.0, 0.3],
-    }  # a test part of the source's own
+    }  # a test set of the source's own
     manifest.write_text("\n".join([json.dumps(split_header), *rows]) + "\n")
     assert usage_section.repeat(read_context(compared)).endswith(" --val-size 0.3")
     reading = {"group_by": "re:^(P\\d+)_", "path_column": "file", "label_column": "what it is"}

@@ -139,7 +139,7 @@ def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -
     drawn = flow(contents, contents.runs[0])
     assert drawn is not None
     parsed, below = hyperparameters(parse(strategy)), len(studies.STAGES) - 1
-    phases = schedule(parse(strategy), stages=below + 1, images=len(data.part("train")), batch=32)
+    phases = schedule(parse(strategy), stages=below + 1, images=len(data.subset("train")), batch=32)
     column = 0
     for phase in phases:
         for epoch in range(phase.epochs):

@@ -146,7 +146,7 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     }
     first, *_ = verdict_lines(result)
     assert first == "full leads every other over 1 repeat: not enough to name a winner."
-    headline = {**result, "basis": "test part"}
+    headline = {**result, "basis": "test set"}
     assert "images that no decision has used" in sentences.accuracy(headline)
     assert "3 configurations have been evaluated on" in sentences.accuracy(
         {**headline, "test_evaluations": 3}

@@ -29,7 +29,7 @@ def data(tmp_path: Path) -> Manifest:
 
 
 def images_of(data: Manifest, count: int | None = None) -> Images:
-    return Images(data, data.part("train")[:count], PREPROCESSING)
+    return Images(data, data.subset("train")[:count], PREPROCESSING)
 
 
 def trained_on(images: Images) -> Backbone:
@@ -58,7 +58,7 @@ def test_what_it_was_trained_on_is_nearest(data: Manifest) -> None:
     images = images_of(data)
     backbone = trained_on(images)
     own = similarity(backbone, images, PLAN)
-    other = similarity(backbone, Inverted(data, data.part("train"), PREPROCESSING), PLAN)
+    other = similarity(backbone, Inverted(data, data.subset("train"), PREPROCESSING), PLAN)
     assert own.value > 0.97
     assert own.low <= own.value <= own.high <= 1.0
     assert 0.0 <= other.value < own.value - 0.1
@@ -72,8 +72,8 @@ def test_what_it_was_trained_on_is_nearest(data: Manifest) -> None:
 def test_few_images_agree_with_many(data: Manifest) -> None:
     backbone = tiny_backbone()
     whole = similarity(backbone, images_of(data), PLAN)
-    order = np.random.default_rng(0).permutation(len(data.part("train")))
-    samples = [data.part("train")[i] for i in order[:30]]
+    order = np.random.default_rng(0).permutation(len(data.subset("train")))
+    samples = [data.subset("train")[i] for i in order[:30]]
     few = similarity(backbone, Images(data, samples, PREPROCESSING), PLAN)
     assert few.low <= whole.value <= few.high
     assert few.high - few.low > whole.high - whole.low

@@ -127,7 +127,7 @@ def test_a_grid_goes_over_hyperparameters(data: Any) -> None:
 def test_patience_holds_images_out(data: Any) -> None:
     X, y = data
     options = {"strategy": "head", "epochs": 6, "lr": 1e-6, "augment": "none", "patience": 1}
-    twice = np.arange(40) % 30  # as in a bootstrap sample; an image is in one part
+    twice = np.arange(40) % 30  # as in a bootstrap sample; an image is in one subset
     made = classifier(**options, validation_fraction=0.2).fit(X[twice], y[twice])
     assert 6 <= made.result_["n_val"] <= 12
     assert made.result_["early_stopping"]["epochs_saved"] > 0

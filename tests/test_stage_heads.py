@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def images(data: Manifest) -> Images:
-    return Images(data, data.part("train"), PREPROCESSING)
+    return Images(data, data.subset("train"), PREPROCESSING)
 
 
 def reading(layers: int, *, store: bool = True) -> Frozen:
@@ -98,7 +98,7 @@ def test_every_statistic_varies_alike() -> None:
 )
 def test_other_architectures_have_finite_statistics(name: str, data: Manifest) -> None:
     backbone = frostline.load_backbone(name, random=True, size=None if "224" in name else 64)
-    images = Images(data, data.part("val"), backbone.preprocessing)
+    images = Images(data, data.subset("val"), backbone.preprocessing)
     last = backbone.cuts[-1].index
     values = stage_features(frozen_at(last, way(batch=4), backbone=backbone, store=False), images)
     taps = bb.stage_taps(backbone)[:4]
@@ -212,7 +212,7 @@ def run(data: Manifest, tmp_path: Path) -> frostline.Run:
 
 def test_the_plain_model_gives_the_figures_of_the_run(run: frostline.Run, data: Manifest) -> None:
     model = frostline.load_model(run.folder, module=TinyNet())
-    images = Images(data, data.part("val"), PREPROCESSING)
+    images = Images(data, data.subset("val"), PREPROCESSING)
     logits = torch.from_numpy(live_logits(model, images)) / run.result["temperature"]
     lines = (run.folder.path / "predictions-val.csv").read_text().splitlines()[1:]
     written = np.array([[float(p) for p in line.split(",")[3:]] for line in lines])
@@ -240,8 +240,8 @@ def test_a_probe_after_training_costs_no_pass(data: Manifest, tmp_path: Path) ->
     study = tmp_path / "study"
     frostline.train(tiny_backbone(), data, "top_k(1, epochs=1)", study=study, views=1, augment="none", **FAST)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=study, augment="none", **FAST)
-    train = len(data.part("train"))
-    assert run.result["features"]["computed"] <= len(data.part("val")) + 64  # one batch proves the bridge
+    train = len(data.subset("train"))
+    assert run.result["features"]["computed"] <= len(data.subset("val")) + 64  # one batch proves the bridge
     assert run.result["features"]["from_cache"] >= train
 
 
@@ -260,7 +260,7 @@ def test_what_timm_cannot_load_is_refused_before_training(
 
 
 def test_its_mistakes_have_no_maps_and_the_reason_is_said(data: Manifest, tmp_path: Path) -> None:
-    sample, names = data.part("test")[0], data.classes
+    sample, names = data.subset("test")[0], data.classes
     chances = ",".join(["0.1", *["0.9" if name != sample.label else "0.05" for name in names[1:]]])
     other = next(name for name in names[1:] if name != sample.label)
     header = ",".join(["path", "label", "predicted", *(f"p({name})" for name in names)])
@@ -308,7 +308,7 @@ def test_training_goes_on_from_its_run(timm_run: frostline.Run, more: Manifest, 
     backbone = frostline.load_backbone(str(timm_run.study.path))
     study = tmp_path / "next"
     child = frostline.train(backbone, more, "top_k(1, epochs=1)", study=study, **FAST)
-    val = more.part("val")
+    val = more.subset("val")
     answers = frostline.predict(study, [more.read(sample) for sample in val]).rows
     lines = (child.folder.path / "predictions-val.csv").read_text().splitlines()[1:]
     assert [row.label for row in answers] == [line.split(",")[2] for line in lines]

@@ -1,4 +1,4 @@
-"""`--test-data`: another folder or table is the test part alone."""
+"""`--test-data`: another folder or table is the test set alone."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
 def test_the_test_part_is_the_other_folder(places: tuple[Path, Path], tmp_path: Path) -> None:
     photos, new = places
     data = frostline.load_data(photos, test_data=new, near_copies=False)
-    assert {str(Path(sample.path).relative_to(new)) for sample in data.part("test")} == {
+    assert {str(Path(sample.path).relative_to(new)) for sample in data.subset("test")} == {
         f"kind {kind}/{n:03}.png" for kind in range(3) for n in range(5) if (kind, n) != (2, 0)
     }
-    assert len(data.part("train")) + len(data.part("val")) == 36  # none was drawn for test
+    assert len(data.subset("train")) + len(data.subset("val")) == 36  # none was drawn for test
     assert data.predefined == ("test",)
     assert data.classes == ("kind 0", "kind 1", "kind 2")
     assert any("kind 9 (1 image)" in note for note in data.notes)
@@ -55,7 +55,7 @@ def test_an_image_that_both_sources_name_is_learned_from(tmp_path: Path) -> None
     for table, own in zip(tables, (rows[:32], rows[30:]), strict=True):
         table.write_text("\n".join(["path,label", *own]))
     data = frostline.load_data(learned, test_data=new, near_copies=False)
-    assert (len(data.samples), len(data.part("test"))) == (36, 4)
+    assert (len(data.samples), len(data.subset("test"))) == (36, 4)
     assert [gone.reason for gone in data.skipped] == ["is an image of DATA, which may be learned from"] * 2
     with pytest.raises(DataError, match=r"No image of test_data can be used: 32 images of it are images of"):
         frostline.load_data(learned, test_data=learned)
@@ -64,16 +64,16 @@ def test_an_image_that_both_sources_name_is_learned_from(tmp_path: Path) -> None
 def test_a_table_may_be_the_test_part_of_a_folder(places: tuple[Path, Path], tmp_path: Path) -> None:
     table = write_table(tmp_path / "table", train=0, test=3, seed=5)
     data = frostline.load_data(places[0], test_data=table, near_copies=False)
-    assert len(data.part("test")) == 9
+    assert len(data.subset("test")) == 9
 
 
 def test_what_makes_no_sense_gets_one_message(places: tuple[Path, Path], tmp_path: Path) -> None:
     photos, new = places
-    with pytest.raises(UsageError, match=r"test_size=0\.3 draws a test part, and test_data is one"):
+    with pytest.raises(UsageError, match=r"test_size=0\.3 draws a test set, and test_data is one"):
         frostline.load_data(photos, test_data=new, test_size=0.3)
     with pytest.raises(DataError, match="exact copies"):
         frostline.load_data(photos, test_data=photos, near_copies=False)
-    with pytest.raises(UsageError, match="DATA has a test part"):
+    with pytest.raises(UsageError, match="DATA has a test set"):
         frostline.load_data(write_table(tmp_path / "parts"), test_data=new, near_copies=False)
     with pytest.raises(UsageError, match="in files on this machine"):
         frostline.load_data(_Pairs(), test_data=new)

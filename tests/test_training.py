@@ -140,7 +140,7 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
     assert shares[10:] == sorted(shares[10:], reverse=True)
 
 
-# --- law 12: the test part influences nothing ---------------------------------------------------------
+# --- law 12: the test set influences nothing ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["linear_probe", "top_k(1, epochs=5)", "full(bn=train, epochs=5, lr=0.01)"])
@@ -261,10 +261,10 @@ def test_predictions_are_kept_and_agree_with_the_figures(
     backbone: Backbone, data: Manifest, tmp_path: Path
 ) -> None:
     run = frostline.train(backbone, data, "top_k(2, epochs=4)", study=tmp_path / "study", **FAST)
-    for part, key in (("test", "accuracy"), ("val", "val_accuracy")):
-        with open(run.folder.path / f"predictions-{part}.csv", newline="") as file:
+    for subset, key in (("test", "accuracy"), ("val", "val_accuracy")):
+        with open(run.folder.path / f"predictions-{subset}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        assert len(rows) == len(data.part(part))
+        assert len(rows) == len(data.subset(subset))
         assert np.mean([r["label"] == r["predicted"] for r in rows]) == pytest.approx(run.result[key])
         assert all(abs(sum(float(r[f"p({c})"]) for c in data.classes) - 1) < 1e-4 for r in rows)
     assert list((tmp_path / "study" / "thumbnails").glob("*.jpg"))

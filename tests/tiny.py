@@ -99,7 +99,7 @@ def write_folder(root: Path, *, classes: int = 3, per_class: int = 20, seed: int
 def write_table(
     root: Path, *, classes: int = 3, train: int = 12, val: int = 0, test: int = 8, seed: int = 0
 ) -> Path:
-    """Write pictures and a CSV that names their parts; `train`, `val` and `test` count images a class."""
+    """Write pictures and a CSV that names their subsets; `train`, `val` and `test` count images a class."""
     rng = np.random.default_rng(seed)
     rows = ["path,label,split"]
     root.mkdir(parents=True, exist_ok=True)

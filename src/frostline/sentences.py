@@ -29,10 +29,10 @@ NOTHING_TO_ASK = (
 class Basis(StrEnum):
     """The images that an accuracy is measured on, as a headline's `basis` and tables of predictions say."""
 
-    TEST = "test part"
+    TEST = "test set"
     OUT_OF_FOLD = "out of fold"
     CROSS_VALIDATION = "cross-validation"
-    VAL = "val part"
+    VAL = "val set"
 
 
 class Closeness(Enum):
@@ -96,13 +96,13 @@ def basis(headline: Mapping[str, Any]) -> str:
 def _of_what(headline: Mapping[str, Any]) -> str:
     match headline["basis"]:
         case Basis.TEST:
-            return f"measured on the test part, {looks(headline.get('test_evaluations'))}"
+            return f"measured on the test set, {looks(headline.get('test_evaluations'))}"
         case Basis.OUT_OF_FOLD:
             return out_of_fold(headline["images"], headline["pool"], headline["folds"])
         case Basis.CROSS_VALIDATION:
             return "cross-validated on the training images"
         case _:
-            return "measured on the val part, which also chose the weights, so slightly too high"
+            return "measured on the val set, which also chose the weights, so slightly too high"
 
 
 def out_of_fold(images: int, pool: int, folds: int) -> str:
@@ -114,7 +114,7 @@ def out_of_fold(images: int, pool: int, folds: int) -> str:
 
 
 def looks(count: int | None) -> str:
-    """Return how many configurations were evaluated on the test part, since the best of several is biased."""
+    """Return how many configurations were evaluated on the test set, since the best of several is biased."""
     if count is None:
         return "images that it did not learn from"
     if count < 2:

@@ -229,7 +229,7 @@ class Case:
     stages
         Stages of the network, the head included.
     train, val, test
-        Number of images of each part.
+        Number of images of each subset.
     classes
         Number of classes.
     augment

@@ -66,7 +66,7 @@ def loaded(
 
     test_data = options.get("test_data")
     if test_data and given("test_size"):
-        raise UsageError("--test-size draws a test part, and --test-data is one: give one of the two.")
+        raise UsageError("--test-size draws a test set, and --test-data is one: give one of the two.")
     verb.start_for(data)
     random = bool(options.get("no_pretrained"))
     download = zoo.agreed(

@@ -330,7 +330,7 @@ logger_option = click.option(
 split_names_option = click.option(
     "--split-names",
     type=SplitNamesType(),
-    help="Which folders of DATA are which part, such as train=fold0,train=fold1,test=fold2; none: folders "
+    help="Which folders of DATA are which subset, such as train=fold0,train=fold1,test=fold2; none: folders "
     "are classes [by their names].",
 )
 path_column_option = click.option(
@@ -344,14 +344,14 @@ test_data_option = click.option(
     "test_data",
     type=click.Path(exists=True),
     metavar="PATH",
-    help="A labelled folder or table that is the test part alone; classes are matched by name, and copies of "
+    help="A labelled folder or table that is the test set alone; classes are matched by name, and copies of "
     "images of DATA left out.",
 )
 group_by_option = click.option(
     "--group-by",
     type=GroupByType(),
     metavar="parent|column:NAME|re:REGEX|auto",
-    help="What defines a group, which stays in one part: the folder below the class folder, a table's "
+    help="What defines a group, which stays in one subset: the folder below the class folder, a table's "
     "column, the match of an expression in a file's name (in the path if it holds a slash), or what names "
     "suggest [a column group].",
 )
@@ -376,7 +376,7 @@ data_options = stack(
         type=click.FloatRange(0, 0.9),
         default=0.2,
         show_default=True,
-        help="Share of the test part, if DATA names none.",
+        help="Share of the test set, if DATA names none.",
     ),
     click.option(
         "--val-size",
@@ -384,7 +384,7 @@ data_options = stack(
         type=click.FloatRange(0, 0.9),
         default=0.2,
         show_default=True,
-        help="Share of the val part among the rest, if DATA names none.",
+        help="Share of the val set among the rest, if DATA names none.",
     ),
     click.option("--strict", is_flag=True, help="Refuse if any image cannot be used."),
     split_names_option,

@@ -43,21 +43,21 @@ class MinutesType(click.FloatRange):
 
 
 class SplitNamesType(click.ParamType[dict[str, str] | str]):
-    """Parts with their folders, or `none`."""
+    """Subsets with their folders, or `none`."""
 
-    name = "PART=FOLDER,…"
+    name = "SUBSET=FOLDER,…"
 
     def convert(
         self, value: dict[str, str] | str, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict[str, str] | str:
-        """Return folders with their parts."""
+        """Return folders with their subsets."""
         if isinstance(value, dict) or value == "none":
             return value
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-        parts = ("train", "val", "test")
-        if not pairs or not all(folder and part.strip() in parts for part, _, folder in pairs):
+        subsets = ("train", "val", "test")
+        if not pairs or not all(folder and subset.strip() in subsets for subset, _, folder in pairs):
             self.fail(f"{value!r} is neither none nor like train=FOLDER,test=FOLDER.", param, ctx)
-        return {folder.strip().rstrip("/"): part.strip() for part, _, folder in pairs}
+        return {folder.strip().rstrip("/"): subset.strip() for subset, _, folder in pairs}
 
 
 class ShareType(click.ParamType[float | str]):

@@ -72,7 +72,7 @@ def predict(
     strategy : Strategy or str
     rates : Rates
     train, val, test : int
-        Images in each part.
+        Images in each subset.
     classes : int
     batch, augment, flip, rotate, rows
         As in `train`.

@@ -108,8 +108,8 @@ class Walk:
 
     def __init__(self, rates: Rates, job: Job) -> None:
         self.rates, self.job, self.result = rates, job, WalkResult()
-        self._filled: set[tuple[int, str, int]] = set()  # (cut, part, view) that are kept by now
-        self._decoded: set[str] = set()  # parts whose pictures are in memory
+        self._filled: set[tuple[int, str, int]] = set()  # (cut, subset, view) that are kept by now
+        self._decoded: set[str] = set()  # subsets whose pictures are in memory
         self.decode_s = self.beside_s = 0.0  # of one thread, and of what is computed beside it
         self.views = 0 if job.still or job.mixes else views_of(job.phases)
         self._decide()
@@ -172,11 +172,11 @@ class Walk:
         self.decode_s, self.beside_s = self.decode_s + decode_s, self.beside_s + beside_s
         self._add(item, self.rates.pipeline.waiting_s(decode_s, beside_s))
 
-    def _pixels(self, part: str, view: int, images: int) -> float:
+    def _pixels(self, subset: str, view: int, images: int) -> float:
         """Seconds of one thread for a view's pixels; pictures are decoded once where they stay in memory."""
         rates = self.rates
-        file_s = 0.0 if part in self._decoded else rates.file_s
-        self._decoded.add(part)
+        file_s = 0.0 if subset in self._decoded else rates.file_s
+        self._decoded.add(subset)
         return images * (file_s + (rates.crop_s if view == 0 else rates.augment_s))
 
     def _forward(self, cut: int, images: int, since: int = 0) -> float:
@@ -184,9 +184,9 @@ class Walk:
         padded = math.ceil(images / self.rates.frozen_batch) * self.rates.frozen_batch
         return padded * self.rates.below(cut, lambda stage: stage.frozen_s if stage.cut >= since else 0.0)
 
-    def _fill(self, cut: int, part: str, view: int, images: int) -> None:
+    def _fill(self, cut: int, subset: str, view: int, images: int) -> None:
         """Keep the rows of one view, unless they are there: from an earlier cut's rows or from pixels."""
-        rates, place = self.rates, (cut, part, view)
+        rates, place = self.rates, (cut, subset, view)
         if place in self._filled or not images:
             return
         self._filled.add(place)
@@ -194,15 +194,15 @@ class Walk:
         self._count_cached(images, row_bytes)
         if self.job.warm:
             return
-        early = max((c for c, p, v in self._filled if (p, v) == (part, view) and c < cut), default=0)
+        early = max((c for c, p, v in self._filled if (p, v) == (subset, view) and c < cut), default=0)
         if early:  # tried once, on one batch, against the way from pixels
             n_images = min(images, rates.frozen_batch)
             self._add("frozen layers", self._forward(cut, n_images) + self._forward(cut, n_images, early))
-            self._decode(self._pixels(part, view, n_images), self._forward(cut, n_images))
+            self._decode(self._pixels(subset, view, n_images), self._forward(cut, n_images))
             self._add("store", images * rates.read.at(rates.at(early).row_bytes))
             self._add("frozen layers", self._forward(cut, images, early))
         else:
-            self._decode(self._pixels(part, view, images), self._forward(cut, images))
+            self._decode(self._pixels(subset, view, images), self._forward(cut, images))
             self._add("frozen layers", self._forward(cut, images))
         self._add("store", images * rates.keep.at(row_bytes))
 
@@ -338,7 +338,7 @@ class Walk:
         self,
         cut: int,
         later: list[int],
-        part: str,
+        subset: str,
         view: int,
         images: int,
         in_memory: set[tuple[str, int]],
@@ -348,24 +348,24 @@ class Walk:
 
         `step_s` is what the training layers compute of it meanwhile.
         """
-        if self.job.mixes and part == "train":
-            self._decode(self._pixels(part, view, images), self._forward(cut, images) + step_s)
+        if self.job.mixes and subset == "train":
+            self._decode(self._pixels(subset, view, images), self._forward(cut, images) + step_s)
             self._add("frozen layers", self._forward(cut, images))
             return
         for later_cut in (*later, cut):
             if later_cut and view in self.result.cached_views.get(later_cut, ()):
-                self._fill(later_cut, part, view, images)
-        if (part, view) in in_memory:
+                self._fill(later_cut, subset, view, images)
+        if (subset, view) in in_memory:
             return
         if cut == 0 or view not in self.result.cached_views.get(cut, ()):
-            self._decode(self._pixels(part, view, images), self._forward(cut, images) + step_s)
+            self._decode(self._pixels(subset, view, images), self._forward(cut, images) + step_s)
             self._add("frozen layers", self._forward(cut, images))
-            if part == "val" and cut == 0:
-                in_memory.add((part, view))
+            if subset == "val" and cut == 0:
+                in_memory.add((subset, view))
             return
         self._read(cut, images)
         if images * self.rates.at(cut).row_bytes <= HELD_BYTES:
-            in_memory.add((part, view))
+            in_memory.add((subset, view))
 
     def _learning_s(self, phase: ResolvedPhase, images: int) -> float:
         """Seconds of an epoch's steps, without what feeds them."""
@@ -400,7 +400,7 @@ class Walk:
         if job.phases and job.test:  # drift: the original network's share of the pass over val
             image_s = rates.above(cut, lambda stage: stage.evaluation_s)
             self._add("final figures", min(DRIFT_IMAGES, job.val) * image_s)
-        for part, images in (("val", job.val), ("test", job.test)):
+        for subset, images in (("val", job.val), ("test", job.test)):
             padded = math.ceil(images / rates.evaluation_batch) * rates.evaluation_batch
             self._add("final figures", images * rates.above(cut, lambda stage: stage.evaluation_s))
             if keeps:
@@ -408,7 +408,7 @@ class Walk:
                 self._count_cached(images, row_bytes)
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:
-                if cut > 0 or part == "test":  # of val the first validation holds the pixels
+                if cut > 0 or subset == "test":  # of val the first validation holds the pixels
                     passed_s = images * rates.above(cut, lambda stage: stage.evaluation_s)
                     passed_s += padded * rates.below(cut, lambda stage: stage.evaluation_s)
                     self._decode(images * (rates.file_s + rates.crop_s), passed_s, "final figures")

@@ -1,4 +1,4 @@
-"""Labelled images from any source, as one Manifest with three parts of fixed roles.
+"""Labelled images from any source, as one Manifest with three subsets of fixed roles.
 
 findings                               observations by kind: notes and `check` use them
 labels                                 the one reader of labels
@@ -10,7 +10,7 @@ pixels.rendering · rendering_choice · image_traits  deep and transparent pixel
 pixels.cropping · random_rotation      the share that a square crop removes; rotated images
 digest_cache ── image_scan             digests, traits and damage, cached
 splits.near_duplicates · grouping      images that look alike; groups by name
-splits.splitting · folding · train_val_test · saved_splits     parts and folds that keep units together
+splits.splitting · folding · train_val_test · saved_splits     subsets and folds that keep units together
 splits.split_notes · pinned_split      findings on a split; a split made again
 manifest_entries · manifest_file ── manifest ── loading        the result
 pixels.pixel_digest ── seen_images     images that a model has seen before
@@ -23,7 +23,7 @@ from frostline.data.findings import KINDS, TROUBLE, Finding
 from frostline.data.labels import is_missing, read_labels
 from frostline.data.loading import LabelledImages, LoadOptions, load_data, load_labelled
 from frostline.data.manifest import Manifest
-from frostline.data.manifest_entries import PARTS, Conflict, Sample, SkippedImage
+from frostline.data.manifest_entries import SUBSETS, Conflict, Sample, SkippedImage
 from frostline.data.pixels.cropping import CutAway, cut_away
 from frostline.data.pixels.decoding import open_image
 from frostline.data.pixels.rendering import Rendering, as_options
@@ -45,7 +45,7 @@ from frostline.data.splits.folding import numbered
 __all__ = [
     "CHANNELS",
     "KINDS",
-    "PARTS",
+    "SUBSETS",
     "TROUBLE",
     "Conflict",
     "CutAway",

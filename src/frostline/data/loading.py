@@ -13,7 +13,7 @@ from frostline.data.findings import Finding
 from frostline.data.image_scan import Indexed, decode_special, index, likeness_of
 from frostline.data.labels import skip_unlabelled
 from frostline.data.manifest import Manifest
-from frostline.data.manifest_entries import PARTS, Sample, SkippedImage, demand_training_images
+from frostline.data.manifest_entries import SUBSETS, Sample, SkippedImage, demand_training_images
 from frostline.data.manifest_file import study_header
 from frostline.data.pixels import rendering_choice
 from frostline.data.pixels.image_traits import Traits
@@ -25,7 +25,7 @@ from frostline.data.sources.common import Source, listing
 from frostline.data.sources.file_listing import missing_message
 from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
-from frostline.data.sources.separate_test_part import with_test_part, without_copies
+from frostline.data.sources.separate_test_set import with_test_set, without_copies
 from frostline.data.sources.tables import read_column, read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
 from frostline.data.splits.grouping import (
@@ -46,7 +46,7 @@ from frostline.data.splits.train_val_test import Split, SplitOptions, split
 from frostline.errors import DataError, UsageError, did_you_mean, option
 from frostline.progress import OnProgress, Progress
 
-DRAWN = 0.2  # share of the test part by default: a fifth is the usual choice
+DRAWN = 0.2  # share of the test set by default: a fifth is the usual choice
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
@@ -84,9 +84,10 @@ def load_data(
 ) -> Manifest:
     """Read labelled images from any source and split them into train, val and test.
 
-    Each class has its share in each part, by the lowest hashes of units (groups, copies) that stay together.
-    When images are added or removed, others may change parts, unless `study` names a study that remembers the
-    part of each image: then known images keep it, and new ones are assigned by hash where a class is short.
+    Each class has its share in each subset, by the lowest hashes of units (groups, copies) that stay
+    together. When images are added or removed, others may change subsets, unless `study` names a study that
+    remembers the subset of each image: then known images keep it, and new ones are assigned by hash where a
+    class is short.
 
     Parameters
     ----------
@@ -96,18 +97,18 @@ def load_data(
         such a folder; tar shards in the WebDataset layout, local or remote (`photos-*.tar`); a torch
         `Dataset` of (image, label); a Hugging Face `Dataset` or `DatasetDict`.
     seed : int
-        Decides, with each image's content, the part it is assigned to.
+        Decides, with each image's content, the subset it is assigned to.
     test_size : float
-        Share of all images in test, 0 ≤ share < 1, where the source has no test part.
+        Share of all images in test, 0 ≤ share < 1, where the source has no test set.
     val_size : float
-        Share of the remaining images in val, 0 ≤ share < 1, where the source has no val part.
+        Share of the remaining images in val, 0 ≤ share < 1, where the source has no val set.
     strict : bool
         Raise where any image would be skipped.
     near_copies : bool
         Find near copies, which decodes every image once (milliseconds an image; cached).
     split_names : mapping, "none" or None
-        Which folder is which part, where their names don't tell ({"fold0": "train", "fold1": "test"});
-        "none" where folders that look like parts are classes.
+        Which folder is which subset, where their names don't tell ({"fold0": "train", "fold1": "test"});
+        "none" where folders that look like subsets are classes.
     intensity_range : str, tuple of float or None
         Which values of images deeper than 8 bits become black and white: "auto" (robust percentiles of the
         training images, one range for each kind), (LOW, HIGH) or "LOW,HIGH", or "per-image". None: as the
@@ -120,24 +121,24 @@ def load_data(
     workers : int
         Threads for reading and decoding files; 0 uses the calling thread.
     study : path or None
-        Folder of a study whose images keep their parts and folds. Images that new ones link to another part
-        are skipped, except those of the part with precedence.
+        Folder of a study whose images keep their subsets and folds. Images that new ones link to another
+        subset are skipped, except those of the subset with precedence.
     path_column, label_column : str or None
         Columns of a table, or of a Hugging Face dataset, that hold the images and the labels.
     group_by : str or None
-        What makes a group, whose images stay in one part: "parent" (the folder of an image below its class
+        What makes a group, whose images stay in one subset: "parent" (the folder of an image below its class
         folder), "column:NAME" (of a table or a Hugging Face dataset), "re:REGEX" (the first bracketed group,
         else the match, in the file's name, or in `Sample.path` where the expression holds a slash), or
         "auto" (the groups that `notes` propose). None: as the study has it, else a column `group`, and the
         patients that DICOM files name.
     test_data : path or None
-        A labelled folder or table that is the test part alone. Its classes are matched by name: images of
+        A labelled folder or table that is the test set alone. Its classes are matched by name: images of
         others are left out, as are exact copies of images of `source`. `test_size` then has no effect.
 
     Returns
     -------
     Manifest
-        The images with labels, groups and parts, and findings about them.
+        The images with labels, groups and subsets, and findings about them.
 
     Raises
     ------
@@ -151,7 +152,7 @@ def load_data(
     _demand_shares(test_size=test_size, val_size=val_size)
     if test_data is not None and test_size not in (0.0, DRAWN):
         raise UsageError(
-            f"{option('test_size', test_size)} draws a test part, and {option('test_data')} is "
+            f"{option('test_size', test_size)} draws a test set, and {option('test_data')} is "
             "one: give one "
             "of the two."
         )
@@ -174,7 +175,7 @@ def load_data(
     if test_data is not None:
         test_columns = columns if _has_columns(test_data) else _NamedColumns(None, None, None)
         in_folders = grouping is not None and grouping.text == PARENT
-        with_test_part(listed, _source_of(test_data, None, test_columns, in_folders))
+        with_test_set(listed, _source_of(test_data, None, test_columns, in_folders))
     skip_unlabelled(listed)
     cache = DigestCache()
     progress = Progress.of(progress)
@@ -221,7 +222,7 @@ class LabelledImages:
     Attributes
     ----------
     manifest : Manifest
-        All usable images, in the part test.
+        All usable images, in the subset test.
     by : dict of str to str or None
         Value of each image by its path, of what figures are wanted by; "" where it has none.
     """
@@ -243,7 +244,7 @@ def load_labelled(
 ) -> LabelledImages:
     """Return all labelled images of a source, to evaluate a model that is finished.
 
-    Unlike `load_data` it draws no parts, needs no second class, and leaves out no copies: they count as one
+    Unlike `load_data` it draws no subsets, needs no second class, and leaves out no copies: they count as one
     unit, with their groups.
 
     Parameters
@@ -345,7 +346,7 @@ def _with_rendering(
     earlier: Rendering | None,
 ) -> Manifest:
     """Return the manifest with what was decided of deep and transparent pixels, and notes on that."""
-    training = [traits[digest] for digest in sorted({sample.digest for sample in manifest.part("train")})]
+    training = [traits[digest] for digest in sorted({sample.digest for sample in manifest.subset("train")})]
     rendering = rendering_choice.choose_rendering(training, options, earlier)
     images = [(sample.path, traits[sample.digest]) for sample in manifest.samples]
     kinds = rendering_choice.kinds_of({sample.digest: traits[sample.digest] for sample in manifest.samples})
@@ -379,7 +380,7 @@ def _source_of(
         return _source_at(Path(source).expanduser(), split_names, columns, groups_inside)
     if split_names:
         raise UsageError(
-            f"{option('split_names')} is for folders; a table or a dataset names its parts itself."
+            f"{option('split_names')} is for folders; a table or a dataset names its subsets itself."
         )
     if isinstance(source, Pairs):
         return read_pairs(source)
@@ -413,7 +414,7 @@ def _has_columns(source: Any) -> bool:
 def _source_at(path: Path, split_names: SplitNames, columns: _NamedColumns, groups_inside: bool) -> Source:
     if split_names and not path.is_dir() and path.exists():
         raise UsageError(
-            f"{option('split_names')} is for folders, and {path} is a file: it names its parts itself."
+            f"{option('split_names')} is for folders, and {path} is a file: it names its subsets itself."
         )
     if is_shards(path.name) and not path.is_dir():
         return read_shards(str(path.absolute()))
@@ -457,7 +458,7 @@ def _group_by_file(usable: Sequence[Indexed], source: Source) -> None:
         patients = len({image.entry.group for image in with_patient})
         message = (
             f"{len(with_patient)} DICOM file(s) name {patients} patient(s); the images of each patient form "
-            "a group and stay in one part."
+            "a group and stay in one subset."
         )
         source.findings.append(Finding("groups", len(with_patient), message))
 
@@ -512,17 +513,19 @@ def _manifest(
     split_options: SplitOptions,
 ) -> Manifest:
     samples = tuple(
-        Sample(image.entry.path, image.entry.label, image.digest, image.entry.group, part)
-        for image, part in zip(usable, split_result.parts, strict=True)
-        if part
+        Sample(image.entry.path, image.entry.label, image.digest, image.entry.group, subset)
+        for image, subset in zip(usable, split_result.subsets, strict=True)
+        if subset
     )
     skipped = tuple(source.skipped)
     classes = tuple(sorted({sample.label for sample in samples}))
     demand_training_images(samples, classes, skipped)
     near, suspects = _path_pairs(samples, likeness.near), _path_pairs(samples, likeness.suspects)
-    given_parts = tuple(part for part in PARTS if any(image.entry.split == part for image in usable))
+    given_subsets = tuple(
+        subset for subset in SUBSETS if any(image.entry.split == subset for image in usable)
+    )
     findings = [
-        *about_split(samples, classes, given_parts, split_options, near),
+        *about_split(samples, classes, given_subsets, split_options, near),
         *source.findings,
         *split_result.findings,
         *about_copies(samples, near, suspects, likeness.cut_short),
@@ -538,7 +541,7 @@ def _manifest(
         near_copies=near,
         suspects=suspects,
         data_findings=tuple(findings),
-        predefined=given_parts,
+        predefined=given_subsets,
         shares=(split_options.test, split_options.val),
         seed=split_options.seed,
         items=source.items,

@@ -1,4 +1,4 @@
-"""The Manifest: the path, label, content digest, group and part of every labelled image. Immutable.
+"""The Manifest: the path, label, content digest, group and subset of every labelled image. Immutable.
 
 Images are read by `pixels.decoding`; `loading` builds a manifest, `splits` divides it, `manifest_file` stores
 it.
@@ -22,7 +22,7 @@ from PIL import Image
 from frostline.data import manifest_file
 from frostline.data.digest_cache import CachedContent, DigestCache
 from frostline.data.findings import KINDS, Finding, first_examples
-from frostline.data.manifest_entries import PARTS, Conflict, Sample, SkippedImage, demand_training_images
+from frostline.data.manifest_entries import SUBSETS, Conflict, Sample, SkippedImage, demand_training_images
 from frostline.data.pixels import decoding, pixel_digest
 from frostline.data.pixels.cropping import CutAway, Size, cut_away
 from frostline.data.pixels.decoding import Picture
@@ -62,11 +62,11 @@ class Manifest:
     conflicts : tuple of Conflict
         Identical images with different labels.
     near_copies, suspects : tuple of pairs of str
-        Paths of near copies that stay in one part; all pairs that look alike.
+        Paths of near copies that stay in one subset; all pairs that look alike.
     data_findings : tuple of Finding
         Findings about the images besides `skipped`.
     predefined : tuple of str
-        Parts that the source named; the others were drawn.
+        Subsets that the source named; the others were drawn.
     shares : tuple of float or None
         Requested shares of test, and of val among the rest.
     seed : int or None
@@ -82,10 +82,10 @@ class Manifest:
     classes: tuple[str, ...]  # sorted
     skipped: tuple[SkippedImage, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
-    near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one part
+    near_copies: tuple[tuple[str, str], ...] = ()  # pairs of paths that are kept in one subset
     suspects: tuple[tuple[str, str], ...] = ()  # every pair of paths that look alike, `near_copies` included
     data_findings: tuple[Finding, ...] = ()  # besides skipped images
-    predefined: tuple[str, ...] = ()  # parts that the source named itself; the others were drawn
+    predefined: tuple[str, ...] = ()  # subsets that the source named itself; the others were drawn
     shares: tuple[float, float] | None = None  # drawn for test, and of the rest for val, as requested
     reading: Mapping[str, str] = field(default_factory=dict)  # option → its value, of how the source was read
     seed: int | None = None  # that they were drawn with
@@ -97,12 +97,12 @@ class Manifest:
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
 
     def __repr__(self) -> str:
-        """Return a line with the number of images, the classes and the parts."""
-        parts = [f"{len(samples):,} {part}" for part in PARTS if (samples := self.part(part))]
+        """Return a line with the number of images, the classes and the subsets."""
+        subsets = [f"{len(samples):,} {subset}" for subset in SUBSETS if (samples := self.subset(subset))]
         names = ", ".join(self.classes[:SHOWN_CLASSES]) + (", …" if self.classes[SHOWN_CLASSES:] else "")
         aside = f", {len(self.skipped):,} files skipped" if self.skipped else ""
         many = f"{len(self.samples):,} images of {len(self.classes):,} classes ({names})"
-        return f"<Manifest: {many}: {', '.join(parts)}{aside}>"
+        return f"<Manifest: {many}: {', '.join(subsets)}{aside}>"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,27 +125,27 @@ class Manifest:
         return None if any(sample.group for sample in self.samples) else grouping.proposed(self.samples)
 
     def grouped(self, groups: Sequence[str]) -> Manifest:
-        """Return the manifest with a group for each sample, "" for none; its parts stay as they are."""
+        """Return the manifest with a group for each sample, "" for none; its subsets stay as they are."""
         samples = zip(self.samples, groups, strict=True)
         return replace(self, samples=tuple(replace(sample, group=group) for sample, group in samples))
 
-    def part(self, name: str) -> tuple[Sample, ...]:
-        """Return the samples of one part, in the manifest's order.
+    def subset(self, name: str) -> tuple[Sample, ...]:
+        """Return the samples of one subset, in the manifest's order.
 
         Raises
         ------
         DataError
             `name` is not "train", "val" or "test".
         """
-        if name not in PARTS:
-            raise DataError(f"Unknown part {name!r}; expected one of {', '.join(PARTS)}.")
+        if name not in SUBSETS:
+            raise DataError(f"Unknown subset {name!r}; expected one of {', '.join(SUBSETS)}.")
         return tuple(sample for sample in self.samples if sample.split == name)
 
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Number of images of each class in each part: `counts["cat"]["train"]`."""
+        """Number of images of each class in each subset: `counts["cat"]["train"]`."""
         counter = Counter((sample.label, sample.split) for sample in self.samples)
-        return {label: {part: counter[label, part] for part in PARTS} for label in self.classes}
+        return {label: {subset: counter[label, subset] for subset in SUBSETS} for label in self.classes}
 
     def targets(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the class index of each sample.
@@ -205,12 +205,12 @@ class Manifest:
         return np.array([self._unit_of_path[sample.path] in units for sample in samples], dtype=bool)
 
     def keeping(self, sides: Mapping[str, str]) -> Manifest:
-        """Return the manifest with its drawn parts drawn again, with these images' parts fixed.
+        """Return the manifest with its drawn subsets drawn again, with these images' subsets fixed.
 
         Parameters
         ----------
         sides : mapping of str to str
-            Part by digest.
+            Subset by digest.
 
         Returns
         -------
@@ -225,7 +225,7 @@ class Manifest:
         return pinned_split.redraw(self, sides)
 
     def keep_in(self, study: Path, folds: Folds | None = None) -> None:
-        """Write the manifest into a study, which from now on remembers each image's part, and `folds`."""
+        """Write the manifest into a study, which from now on remembers each image's subset, and `folds`."""
         self.write(study / "manifest.jsonl")
         saved_splits.remember(study, {sample.digest: sample.split for sample in self.samples}, folds)
 
@@ -361,7 +361,7 @@ class Manifest:
 
     @cached_property
     def split_digest(self) -> str:
-        """SHA-256 over what `digest` covers and the part each image is in."""
+        """SHA-256 over what `digest` covers and the subset each image is in."""
         rows = ((sample.digest, sample.label, sample.group, sample.split) for sample in self.samples)
         return _digest_rows([*rows, *self._rendering_rows])
 
@@ -372,8 +372,8 @@ class Manifest:
 
     @cached_property
     def test_digest(self) -> str:
-        """SHA-256 over the test part's contents and labels."""
-        return _digest_rows((sample.digest, sample.label) for sample in self.part("test"))
+        """SHA-256 over the test set's contents and labels."""
+        return _digest_rows((sample.digest, sample.label) for sample in self.subset("test"))
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
@@ -568,7 +568,7 @@ def _demand_plain(manifest: Manifest) -> None:
     if not all(isinstance(share, int | float) for share in manifest.shares or ()):
         raise ValueError(f"its shares are {manifest.shares!r}, expected two numbers")
     for sample in manifest.samples:
-        if not DIGEST.fullmatch(sample.digest) or sample.split not in PARTS:
-            raise ValueError(f"{sample.path!r} has digest {sample.digest[:20]!r} and part {sample.split!r}")
+        if not DIGEST.fullmatch(sample.digest) or sample.split not in SUBSETS:
+            raise ValueError(f"{sample.path!r} has digest {sample.digest[:20]!r} and subset {sample.split!r}")
     if strange := {sample.label for sample in manifest.samples} - set(manifest.classes):
         raise ValueError(f"its classes leave out {sorted(strange)[:5]}")

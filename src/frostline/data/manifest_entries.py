@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from frostline.errors import DataError
 
-PARTS = ("train", "val", "test")  # a later part takes precedence: what it holds must not be learned from
+SUBSETS = ("train", "val", "test")  # a later subset takes precedence: what it holds must not be learned from
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Sample:
     label: str
     digest: str  # SHA-256, hex: of the file's bytes, or of decoded pixels and shape where there is no file
     group: str  # "" = the image stands alone
-    split: str  # one of PARTS
+    split: str  # one of SUBSETS
 
 
 @dataclass(frozen=True, slots=True)

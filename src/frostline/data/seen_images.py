@@ -232,7 +232,7 @@ def _edges(data: Manifest, digests: Sequence[str]) -> dict[str, bytes]:
 
 
 def fingerprints_of(data: Manifest) -> Fingerprints:
-    """Return the fingerprints of all images, each with its part.
+    """Return the fingerprints of all images, each with its subset.
 
     Parameters
     ----------

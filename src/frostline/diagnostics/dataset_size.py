@@ -53,22 +53,22 @@ class DatasetSize:
 
 def size_of(data: Manifest) -> DatasetSize:
     """Count what a manifest holds. Opens at most 64 images, and none whose size is known."""
-    parts = {name: data.part(name) for name in ("train", "val", "test")}
-    counts = np.bincount(data.targets(parts["train"]), minlength=len(data.classes))
+    subsets = {name: data.subset(name) for name in ("train", "val", "test")}
+    counts = np.bincount(data.targets(subsets["train"]), minlength=len(data.classes))
     unique = len({sample.digest for sample in data.samples})
     groups: dict[str, int] = {}
     for sample in data.samples:
         if sample.group:
             groups[sample.group] = groups.get(sample.group, 0) + 1
-    train = parts["train"]
+    train = subsets["train"]
     spread = [train[i] for i in np.linspace(0, len(train) - 1, min(OPENED, len(train))).astype(int)]
     sides = np.array([data.sizes.get(sample.digest) or data.read(sample).size for sample in spread])
     width, height = (int(side) for side in np.median(sides, axis=0))
     return DatasetSize(
         images=len(data.samples),
         train=len(train),
-        val=len(parts["val"]),
-        test=len(parts["test"]),
+        val=len(subsets["val"]),
+        test=len(subsets["test"]),
         classes=len(data.classes),
         per_class=(int(counts.min()), int(np.median(counts)), int(counts.max())),
         imbalance=float(counts.max() / max(1, counts.min())),

@@ -89,7 +89,7 @@ def forgetting(
         Adapted from `backbone`.
     data : Manifest
         Images labelled with the backbone's classes: their names where it came from a study, else the output
-        index (0, 1, …). The test part is used, or all images where there is none.
+        index (0, 1, …). The test set is used, or all images where there is none.
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     workers : int or "auto"
@@ -106,7 +106,7 @@ def forgetting(
         A class is not one of the backbone's.
     """
     data = training_overlap.mark_learned(backbone, data)
-    samples = data.part("test") or data.samples
+    samples = data.subset("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)
     targets = own_targets(backbone, data)[images.targets]
     shown = Progress.of(progress)

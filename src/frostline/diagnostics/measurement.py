@@ -223,7 +223,7 @@ def measure(
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
     data = training_overlap.mark_learned(backbone, data.checked(progress))
-    samples = class_balanced_subset(data, data.part("train"), MOST_IMAGES, seed)
+    samples = class_balanced_subset(data, data.subset("train"), MOST_IMAGES, seed)
     probed = class_balanced_subset(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))
     config = rates_of.forward_config(backbone, threads=threads) if len(samples) > len(probed) else None
@@ -289,10 +289,10 @@ def measure(
 
 def _rates(backbone: Backbone, data: Manifest, cache: FeatureCache, seed: int, threads: int | None) -> Rates:
     """Time the network on this machine, and the decoding of some of these images."""
-    samples = data.part("train")[:TIMED]
+    samples = data.subset("train")[:TIMED]
     images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
     batch = batch_size(
-        AUTO_BATCH, Strategy("full"), images=len(data.part("train")), kind=devices.current().type
+        AUTO_BATCH, Strategy("full"), images=len(data.subset("train")), kind=devices.current().type
     ).images
     return rates_of.measure(
         backbone, images, cache=cache, batch=batch, threads=threads, classes=len(data.classes)

@@ -86,7 +86,7 @@ class GroupsProbe:
         """The result as a sentence."""
         return (
             f"Names suggest {self.groups} groups. With images split one by one, probe accuracy is "
-            f"{percent(self.accuracy)} ({between(self.low, self.high)}); with each group in one part "
+            f"{percent(self.accuracy)} ({between(self.low, self.high)}); with each group in one subset "
             f"{percent(self.apart)} ({between(self.apart_low, self.apart_high)}). If they are groups, the "
             f"second holds for new ones: --group-by {self.by}."
         )

@@ -123,7 +123,7 @@ def export(
         Whether an ONNX or torch program takes uint8 (n, size, size, 3), and scales and normalises it.
     int8
         Whether an ONNX program is quantised to INT8, calibrated on training images, and measured before and
-        after on val; without a val part on training images that calibration did not use.
+        after on val; without a val set on training images that calibration did not use.
     max_loss
         The points of accuracy that INT8 may lose; more is refused. By default 1.
     golden

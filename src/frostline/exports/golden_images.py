@@ -45,7 +45,7 @@ CANDIDATES = 64
 TOLERANCE = 1e-4
 REASON = "other processors and versions add float32 numbers in another order, which moves less than that"
 INT8_REASON = "other processors round INT8 sums otherwise, which should move no more than quantising did"
-PART_NAMES = {"val": "validation images", "train": "training images"}
+SUBSET_NAMES = {"val": "validation images", "train": "training images"}
 GIVEN = "given images"
 
 
@@ -170,8 +170,8 @@ def _candidates(exported: ExportedModel, images_path: str | Path | None) -> tupl
     except (DataError, OSError):
         data = None
     if data is not None and data.root is not None:
-        for part, source in PART_NAMES.items():
-            samples = sorted(data.part(part), key=lambda sample: sample.digest)  # a fixed random order
+        for subset, source in SUBSET_NAMES.items():
+            samples = sorted(data.subset(subset), key=lambda sample: sample.digest)  # a fixed random order
             candidates = _decoded(partial(_of_sample, exported, data.root), samples)
             if candidates:
                 return candidates, source

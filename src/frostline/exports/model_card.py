@@ -155,13 +155,13 @@ def _metrics(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
         span = between(result["low"], result["high"])
         yield (
             f"Accuracy {percent(result['accuracy'])} (95 % interval {span}) on "
-            f"{counted(result['n_test'], 'image')} of the test part, which it was not trained on."
+            f"{counted(result['n_test'], 'image')} of the test set, which it was not trained on."
         )
         yield from caveats(result)
     if result.get("val_accuracy") is not None:
         yield (
             f"Accuracy {percent(result['val_accuracy'])} on {counted(result['n_val'], 'image')} of the val "
-            "part, which also chose the weights, so slightly optimistic."
+            "set, which also chose the weights, so slightly optimistic."
         )
     yield "This run was exported by name; it is not the study's best run."
 
@@ -176,7 +176,7 @@ def _data(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
         return
     groups = {sample.group for sample in data.samples if sample.group}
     if groups:
-        yield f"They are in {counted(len(groups), 'group')}, and no group is in two parts."
+        yield f"They are in {counted(len(groups), 'group')}, and no group is in two subsets."
     if data.skipped:
         yield f"{counted(len(data.skipped), 'file')} skipped as unusable."
     if data.conflicts:
@@ -187,8 +187,8 @@ def _classes(exported: ExportedModel, context: ReportContext) -> str:
     data = context.contents.data
     rows = ["| class | images |", "|---|---:|"]
     for name in exported.classes[:CLASSES_SHOWN]:
-        parts = data.counts.get(name) if data else None
-        count = f"{sum(parts.values()):,}" if parts else "unknown"
+        subsets = data.counts.get(name) if data else None
+        count = f"{sum(subsets.values()):,}" if subsets else "unknown"
         rows.append(f"| {escaped(shortened(name))} | {count} |")
     n_hidden = len(exported.classes) - CLASSES_SHOWN
     return "\n".join(rows) + (f"\n\n… and {n_hidden:,} more, in config.json." if n_hidden > 0 else "")
@@ -202,18 +202,18 @@ def _limits(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
     evaluations = _test_evaluations(exported)
     if evaluations is not None and evaluations > 1:
         yield (
-            f"{evaluations} configurations have been evaluated on this test part, so the best result is "
+            f"{evaluations} configurations have been evaluated on this test set, so the best result is "
             "slightly optimistic."
         )
     if context.label_issues:
         yield f"{counted(len(context.label_issues), 'label')} of the images it was evaluated on may be wrong."
     if not exported.result["n_test"]:
-        yield "No test part was held out: its accuracy is estimated from its training data."
+        yield "No test set was held out: its accuracy is estimated from its training data."
     yield "Fairness between groups of people and adversarial robustness were not measured."
 
 
 def _test_evaluations(exported: ExportedModel) -> int | None:
-    """Return the number of configurations evaluated on the test part; `None` without one."""
+    """Return the number of configurations evaluated on the test set; `None` without one."""
     if not exported.result["n_test"] or digest_of(exported.config)[:12] != exported.folder.name:
         return None
     from frostline.studies.study_folder import Study

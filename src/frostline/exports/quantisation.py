@@ -98,7 +98,7 @@ def quantise(
         It loses more than `max_loss` points of accuracy, or cannot be quantised.
     """
     data = _data(exported)
-    calibration, measured, source = _parts(data)
+    calibration, measured, source = _subsets(data)
     float_path, int8_path = folder / ONNX, folder / f"int8-{ONNX}"
     float_logits = onnx_logits(float_path, exported.preprocessing, with_preprocessing)
     pixels, _ = _pixels(exported, data, calibration)
@@ -166,9 +166,11 @@ def _data(exported: ExportedModel) -> Manifest:
         ) from error
 
 
-def _parts(data: Manifest) -> tuple[list[Sample], list[Sample], str]:
+def _subsets(data: Manifest) -> tuple[list[Sample], list[Sample], str]:
     """Return samples to calibrate on, samples to measure on, and what these are."""
-    train, val = (sorted(data.part(part), key=lambda sample: sample.digest) for part in ("train", "val"))
+    train, val = (
+        sorted(data.subset(subset), key=lambda sample: sample.digest) for subset in ("train", "val")
+    )
     if val:
         return train[:CALIBRATION_IMAGES], val[:MEASURED_IMAGES], VAL
     n_calibration = min(CALIBRATION_IMAGES, len(train) // 2)

@@ -183,7 +183,7 @@ def doubts(run: Path, precision: float) -> Doubts:
     if predictions_path is None:
         raise UsageError(
             f"Run {run.name} has no predictions on held-out images, so it cannot tell when it "
-            "is unsure. Train one with a val part, or with frostline fit."
+            "is unsure. Train one with a val set, or with frostline fit."
         )
     predictions = load_predictions(predictions_path)
     class_bounds = bounds(predictions.probabilities, predictions.targets, precision)

@@ -141,7 +141,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             images = _images(X)
             self.classes_, targets = np.unique(_labels(y, len(images)), return_inverse=True)
             names = [f"{target:06}" for target in targets]  # sorted as `classes_` is
-            pairs = Pairs(images, names, None if self.patience is None else self._parts(images, names))
+            pairs = Pairs(images, names, None if self.patience is None else self._subsets(images, names))
             data = load_data(
                 pairs,
                 test_size=0.0,
@@ -188,11 +188,12 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         _ = self.model_
         return self
 
-    def _parts(self, images: Sequence[Any], labels: Sequence[str]) -> list[str]:
-        """Return the part of each image, "train" or "val": a share of each class is held out for `patience`.
+    def _subsets(self, images: Sequence[Any], labels: Sequence[str]) -> list[str]:
+        """Return "train" or "val" for each image: a share of each class is held out for `patience`.
 
-        An image that is there more than once, as in a bootstrap sample, is in one part. Raises `ValueError`,
-        as scikit-learn does, where the share is not between 0 and 1, or too small for the classes.
+        An image that is there more than once, as in a bootstrap sample, is in one of them. Raises
+        `ValueError`, as scikit-learn does, where the share is not between 0 and 1, or too small for the
+        classes.
         """
         if not 0 < self.validation_fraction < 1:
             raise ValueError(

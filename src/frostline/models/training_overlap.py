@@ -32,13 +32,13 @@ def keep_learned_in_train(
 ) -> Manifest:
     """Return the images split so that no image a backbone learned from is ever held out, with notes.
 
-    Images of its test part stay in the test part. `study` may hold the run that made a module which was
-    handed over. Raises `DataError` where a part that the source names holds learned images, or where nothing
-    is left to judge by.
+    Images of its test set stay in the test set. `study` may hold the run that made a module which was
+    handed over. Raises `DataError` where a subset that the source names holds learned images, or where
+    nothing is left to judge by.
     """
     seen_images = _find_seen(backbones, data, study)
     learned = frozenset(d for d, side in seen_images.images.sides.items() if side in LEARNED)
-    _demand_clean_parts(data, learned)
+    _demand_clean_subsets(data, learned)
     sides = {digest: "train" if digest in learned else "test" for digest in seen_images.images.sides}
     if "test" in data.predefined:  # the source says what is tested on
         sides = {digest: side for digest, side in sides.items() if side == "train"}
@@ -56,7 +56,7 @@ def keep_learned_in_train(
 
 
 def mark_learned(backbone: Backbone, data: Manifest) -> Manifest:
-    """Return the images in the parts they have; those that the backbone learned from are in no fold."""
+    """Return the images in the subsets they have; those that the backbone learned from are in no fold."""
     seen_images = _find_seen([backbone], data, None)
     learned = frozenset(d for d, side in seen_images.images.sides.items() if side in LEARNED)
     return replace(data, learned=data.learned | learned) if learned else data
@@ -93,22 +93,22 @@ def _of_module(backbone: Backbone, study: Study) -> Fingerprints | None:
     return None
 
 
-def _demand_clean_parts(data: Manifest, learned: frozenset[str]) -> None:
-    for part in ("test", "val"):
-        inside = [sample for sample in data.part(part) if sample.digest in learned]
-        if inside and part in data.predefined:
+def _demand_clean_subsets(data: Manifest, learned: frozenset[str]) -> None:
+    for subset in ("test", "val"):
+        inside = [sample for sample in data.subset(subset) if sample.digest in learned]
+        if inside and subset in data.predefined:
             raise DataError(
-                f"The {part} part that the source names holds {len(inside)} image(s) that this model learned "
-                f"from ({_listed(inside)}): its accuracy on them says nothing about new images. Remove them "
-                "from that part, or start from a network that has not seen them."
+                f"The {subset} set that the source names holds {len(inside)} image(s) that this model "
+                f"learned from ({_listed(inside)}): its accuracy on them says nothing about new images. "
+                "Remove them from it, or start from a network that has not seen them."
             )
 
 
 def _demand_judges(data: Manifest) -> None:
     """Raise `DataError` where images were learned from before, and none is left that could be held out."""
-    if not data.learned or data.part("test") or data.part("val"):
+    if not data.learned or data.subset("test") or data.subset("val"):
         return
-    train = data.part("train")
+    train = data.subset("train")
     if not data.folds(train, FOLDS, seed=0):
         count = sum(sample.digest in data.learned for sample in train)
         raise DataError(
@@ -132,7 +132,7 @@ def _findings(data: Manifest, seen_images: _SeenImages) -> list[Finding]:
         "be known, and its accuracy on them may be too high.": untraceable,
         f"The model learned from {learned} of these {len(data.samples)} images before: they train it again, "
         "and are never held out.": learned,
-        f"{stay} images were in the model's test part before, and are in this one.": stay,
+        f"{stay} images were in the model's test set before, and are in this one.": stay,
         f"{near} held-out image(s) look almost like one that the model learned from. That is expected for a "
         "fixed camera or slices of one scan; where they are copies, the accuracy is too high.": near,
     }

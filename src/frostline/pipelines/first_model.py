@@ -74,7 +74,7 @@ class FirstModel:
         return run
 
     def tested(self) -> Run:
-        """Train on all train and val images and evaluate on the test part: where none can be held out."""
+        """Train on all train and val images and evaluate on the test set: where none can be held out."""
         samples = tuple(replace(s, split="train") if s.split == "val" else s for s in self.data.samples)
         run = self._train(replace(self.data, samples=samples))
         self.study.answer_by(run.folder, "a linear probe, since nothing can be held out to compare on")

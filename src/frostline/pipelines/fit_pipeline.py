@@ -24,7 +24,7 @@ from frostline.loggers import Loggers, make_loggers
 from frostline.models import Backbone, training_overlap
 from frostline.pipelines.advised_strategies import candidates, names_of
 from frostline.pipelines.backbone_request import BackboneRequest, select_backbones
-from frostline.pipelines.data_parts import data_lines, fold_count, load_parts
+from frostline.pipelines.data_subsets import data_lines, fold_count, load_subsets
 from frostline.pipelines.first_model import FirstModel, deciding_config, first_line, probe_config
 from frostline.pipelines.fit_result import Fitted
 from frostline.pipelines.forecast_beside_measured import forecast_beside_measured
@@ -95,9 +95,9 @@ def fit(
     A linear probe is trained first, so that a model can predict within seconds. Then strategies are compared
     within the time limit, and the winner is trained on every image. Called again, it resumes.
 
-    If `source` names no parts and has fewer than 2,000 images, every image trains the model, and its accuracy
-    is estimated by cross-validation (folds keep groups and copies together). Otherwise a test part is held
-    out and evaluated once at the end.
+    If `source` names no subsets and has fewer than 2,000 images, every image trains the model, and its
+    accuracy is estimated by cross-validation (folds keep groups and copies together). Otherwise a test
+    set is held out and evaluated once at the end.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def fit(
     strategies
         Strategies to compare; `None` for those that the advice recommends.
     study
-        Folder that holds everything. Images that it has seen before keep their part.
+        Folder that holds everything. Images that it has seen before keep their subset.
     database
         As in `compare`.
     config
@@ -182,7 +182,7 @@ def fit(
         progress=progress,
     )
     with deadline.within(chosen.minutes, watch):
-        data = load_parts(load).checked(deadline.telling(progress, deadline.READING))
+        data = load_subsets(load).checked(deadline.telling(progress, deadline.READING))
         backbones = request.load(progress)
     deadline.disarm()
     data = training_overlap.keep_learned_in_train(backbones, data, Study(study))
@@ -223,7 +223,7 @@ def fit(
         comparison = steps.comparison(
             backbones, strategies_by_network, allowed, database, pinned=bool(pinned)
         )
-    if not folds and data.part("test"):
+    if not folds and data.subset("test"):
         first = steps.first_model(backbones[0], deciding).tested()
     elif comparison is None and deciding != plain:
         first = steps.first_model(backbones[0], deciding).cross_validated()

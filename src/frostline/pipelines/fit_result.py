@@ -41,7 +41,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
 
     strategy = Figure[str]("The strategy of the model that predicts.")
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
-    basis = Figure[str]("What the accuracy rests on: test part, out of fold or cross-validation.")
+    basis = Figure[str]("What the accuracy rests on: test set, out of fold or cross-validation.")
     optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")
     operating_point = Figure[dict[str, Any] | None]("How the model decides, where one was asked for.")
     headline = Figure[dict[str, Any]]("The accuracy to report, with its basis.")

@@ -16,7 +16,7 @@ from frostline.training import Run
 def comparison_figures(comparison: Comparison) -> dict[str, Any]:
     """Return the winner's figures: the comparison's own headline.
 
-    `accuracy_of` names the model that the accuracy belongs to: the final one, evaluated on the test part, or
+    `accuracy_of` names the model that the accuracy belongs to: the final one, evaluated on the test set, or
     the same strategy's models on the folds that they were not trained on.
     """
     return {
@@ -77,7 +77,7 @@ def _headline_figures(headline: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probe_headline(run: Run, metric: str, data: Manifest) -> dict[str, Any]:
-    """Return the headline of a probe without a comparison: test part, else cross-validated, else unknown."""
+    """Return the headline of a probe without a comparison: test set, else cross-validated, else unknown."""
     tested = run.accuracy is not None
     figures = run.result if tested else dict.fromkeys(("accuracy", "low", "high"))
     note = None

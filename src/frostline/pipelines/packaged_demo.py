@@ -122,7 +122,7 @@ def demo(
 
 
 def write_digits(folder: Path, seed: int) -> Path:
-    """Write scikit-learn digits as PNG files and a CSV of labels and parts; return the path of the CSV."""
+    """Write scikit-learn digits as PNG files and a CSV of labels and subsets; return the path of the CSV."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -150,7 +150,7 @@ def _write_digit(path: Path, values: NDArray[np.float64]) -> None:
 
 def _majority(data: Manifest) -> Baseline:
     """Return the baseline that always predicts the commonest training class."""
-    train, test = data.targets(data.part("train")), data.targets(data.part("test"))
+    train, test = data.targets(data.subset("train")), data.targets(data.subset("test"))
     prediction = np.full(len(test), np.bincount(train).argmax())
     return _baseline("majority class", test, prediction, 0.0)
 
@@ -163,14 +163,15 @@ def _svm_on_pixels(data: Manifest) -> Baseline:
 
     watch = Stopwatch()
     pixels = {}
-    for part in ("train", "test"):
+    for subset in ("train", "test"):
         images = [
-            data.read(sample).convert("L").resize((8, 8), Image.Resampling.BOX) for sample in data.part(part)
+            data.read(sample).convert("L").resize((8, 8), Image.Resampling.BOX)
+            for sample in data.subset(subset)
         ]
-        pixels[part] = np.stack([np.asarray(picture, dtype=np.float64).ravel() for picture in images]) / 255
-    fitted = SVC().fit(pixels["train"], data.targets(data.part("train")))
+        pixels[subset] = np.stack([np.asarray(picture, dtype=np.float64).ravel() for picture in images]) / 255
+    fitted = SVC().fit(pixels["train"], data.targets(data.subset("train")))
     predictions = fitted.predict(pixels["test"])
-    return _baseline("SVM on raw pixels", data.targets(data.part("test")), predictions, watch.seconds)
+    return _baseline("SVM on raw pixels", data.targets(data.subset("test")), predictions, watch.seconds)
 
 
 def _baseline(

@@ -100,7 +100,7 @@ def demand_measuring(
 
 def measuring_s(backbone: Backbone, data: Manifest, threads: int | None) -> float:
     """Return roughly the seconds that measuring the images and timing the network take."""
-    images = min(len(data.part("train")), LISTENED)
+    images = min(len(data.subset("train")), LISTENED)
     ready = profiling.ready(backbone, threads=threads, classes=len(data.classes))
     timing_s = 0.0 if ready else MEASURING * profiling.timing_s(backbone, threads)
     return timing_s + PASSES * images * pass_s(backbone, data, data.samples, threads)

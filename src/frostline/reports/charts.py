@@ -23,8 +23,8 @@ from frostline.reports.chart_parts import (
 )
 
 
-def bars(values: Sequence[Spec], order: Sequence[str], parts: Sequence[str]) -> Spec:
-    """Return horizontal bars of `count` for each `name`, stacked by `part`."""
+def bars(values: Sequence[Spec], order: Sequence[str], subsets: Sequence[str]) -> Spec:
+    """Return horizontal bars of `count` for each `name`, stacked by `subset`."""
     colours = dict(zip(("train", "val", "test"), (COOL, THIRD, WARM), strict=True))
     layer = {
         "mark": {"type": "bar", "cornerRadiusEnd": 2},
@@ -32,13 +32,15 @@ def bars(values: Sequence[Spec], order: Sequence[str], parts: Sequence[str]) -> 
             "y": category("name", order, labelOverlap=False),
             "x": {**quantity("count", "images", zero=True), "stack": "zero"},
             "color": {
-                "field": "part",
+                "field": "subset",
                 "type": "nominal",
-                "scale": {"domain": list(parts), "range": [colours[part] for part in parts]},
-                "legend": {} if len(parts) > 1 else None,
+                "scale": {"domain": list(subsets), "range": [colours[subset] for subset in subsets]},
+                "legend": {} if len(subsets) > 1 else None,
             },
             "order": {"field": "rank", "type": "quantitative"},
-            "tooltip": tooltip_fields(("name", "class", ""), ("part", "part", ""), ("count", "images", ",d")),
+            "tooltip": tooltip_fields(
+                ("name", "class", ""), ("subset", "subset", ""), ("count", "images", ",d")
+            ),
         },
     }
     return spec(ROW_PX * len(order) + 10, values, [layer])

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from frostline.data import KINDS, PARTS, Finding, Manifest, open_image
+from frostline.data import KINDS, SUBSETS, Finding, Manifest, open_image
 from frostline.errors import DataError, FrostlineError
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.page import policy, stylesheet, template
@@ -22,12 +22,12 @@ SIDE_PX, QUALITY = 256, 80  # of a picture: sharp at 128 px on a phone, about 10
 
 @dataclass(frozen=True)
 class _Card:
-    """One picture of a finding, with its file, label and part."""
+    """One picture of a finding, with its file, label and subset."""
 
     path: str
     whole_path: str
     label: str
-    part: str
+    subset: str
     picture: str | None  # a data URL
     no_picture: str
 
@@ -45,7 +45,7 @@ def write(data: Manifest, name: str, target: Path) -> None:
 def page(data: Manifest, name: str) -> bytes:
     """Return the page of a manifest called `name`: self-contained HTML without a script."""
     findings = [finding for finding in data.findings if finding.trouble]
-    rows = [(label, *(data.counts[label][part] for part in PARTS)) for label in data.classes]
+    rows = [(label, *(data.counts[label][subset] for subset in SUBSETS)) for label in data.classes]
     samples = {sample.path: (sample.label, sample.split) for sample in data.samples}
     skipped_files = {skipped.path: (skipped.label, skipped.reason) for skipped in data.skipped}
     text: str = template("check.html.j2").render(
@@ -56,11 +56,11 @@ def page(data: Manifest, name: str) -> bytes:
         facts=[
             ("images", f"{len(data.samples):,}"),
             ("classes", f"{len(data.classes):,}"),
-            *((part, f"{len(data.part(part)):,}") for part in PARTS),
+            *((subset, f"{len(data.subset(subset)):,}") for subset in SUBSETS),
             ("skipped", f"{len(data.skipped):,}"),
         ],
         lines=[finding.note for finding in data.findings if not finding.trouble],
-        header=("class", *PARTS),
+        header=("class", *SUBSETS),
         rows=rows[:MOST_BARS],
         more_rows=max(0, len(rows) - MOST_BARS),
         sections=[
@@ -91,11 +91,11 @@ def _cards(
 ) -> list[_Card]:
     cards = []
     for path in finding.examples:
-        label, part = samples.get(path, (skipped_files.get(path, ("", ""))[0], "skipped"))
+        label, subset = samples.get(path, (skipped_files.get(path, ("", ""))[0], "skipped"))
         picture, reason = _picture(data, path), ""
         if picture is None:
             reason = f"It {skipped_files[path][1]}." if path in skipped_files else "It can't be shown."
-        cards.append(_Card(shortened(path), visible(path), visible(label), part, picture, visible(reason)))
+        cards.append(_Card(shortened(path), visible(path), visible(label), subset, picture, visible(reason)))
     return cards
 
 

@@ -45,7 +45,7 @@ class Confusion:
     counts : ndarray of int64, shape (classes, classes)
         Images with the row's label that were predicted as the column's class.
     basis : str
-        Which images: "test part", "val part", or "" where the caller gave them.
+        Which images: "test set", "val set", or "" where the caller gave them.
     """
 
     classes: tuple[str, ...]
@@ -222,16 +222,16 @@ class KeptPredictions:
         Raises
         ------
         UsageError
-            The run had neither part.
+            The run had neither subset.
         StudyError
             The table is damaged.
         """
-        for part, basis in (("test", Basis.TEST), ("val", Basis.VAL)):
-            path = folder / f"predictions-{part}.csv"
+        for subset, basis in (("test", Basis.TEST), ("val", Basis.VAL)):
+            path = folder / f"predictions-{subset}.csv"
             if path.is_file():
                 table = load_predictions(path, basis)
                 return cls(table.classes, table.targets, table.predicted, basis)
         raise UsageError(
-            f"Run {folder.name} has neither a test nor a val part, so nothing was held out to count "
+            f"Run {folder.name} has neither a test nor a val set, so nothing was held out to count "
             "mistakes on. Evaluate it on new labelled images: frostline.evaluate(run, images)."
         )

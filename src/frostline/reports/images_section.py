@@ -14,18 +14,20 @@ from frostline.sentences import between, counted, looks, percent
 
 
 def images(context: ReportContext) -> Section | None:
-    """Return the section on the images: classes, parts, skipped files, copies."""
+    """Return the section on the images: classes, subsets, skipped files, copies."""
     data = context.contents.data
     if data is None:
         return None
     section = Section("images", "The images", "Images")
     counts, shown_names = data.counts, dict(zip(data.classes, unique_names(data.classes), strict=True))
-    parts = [part for part in ("train", "val", "test") if any(count[part] for count in counts.values())]
-    total = {part: sum(count[part] for count in counts.values()) for part in parts}
+    subsets = [
+        subset for subset in ("train", "val", "test") if any(count[subset] for count in counts.values())
+    ]
+    total = {subset: sum(count[subset] for count in counts.values()) for subset in subsets}
     purposes = {"train": "for training", "val": "for validation", "test": "for testing"}
     section.lead.append(
         f"{counted(len(data.samples), 'image')} in {counted(len(data.classes), 'class', 'classes')}: "
-        + ", ".join(f"{total[part]:,} {purposes[part]}" for part in parts)
+        + ", ".join(f"{total[subset]:,} {purposes[subset]}" for subset in subsets)
         + "."
     )
     size = (context.contents.signals or {}).get("size")
@@ -35,18 +37,18 @@ def images(context: ReportContext) -> Section | None:
         section.lead.append(
             f"Typically {width} × {height} pixels; the network's input is {input_size} × {input_size}."
         )
-    if "test" not in parts:
+    if "test" not in subsets:
         head = headline(context)
-        section.lead.append(f"There is no test part{f': the accuracy is {head.basis}' if head else ''}.")
+        section.lead.append(f"There is no test set{f': the accuracy is {head.basis}' if head else ''}.")
     elif context.contents.test_evaluations is not None:
-        section.lead.append(f"The test part: {looks(context.contents.test_evaluations)}.")
+        section.lead.append(f"The test set: {looks(context.contents.test_evaluations)}.")
     copies = len(data.samples) - len({sample.digest for sample in data.samples})
     if copies:
         section.lead.append(
             f"{counted(copies, 'image is an exact copy', 'images are exact copies')} of another one; copies "
-            "stay in one part, so that no model is evaluated on an image it was trained on."
+            "stay in one subset, so that no model is evaluated on an image it was trained on."
         )
-    section.charts.append(_classes_chart(counts, shown_names, parts))
+    section.charts.append(_classes_chart(counts, shown_names, subsets))
     section.more = {
         "skipped": [(skipped.path, skipped.label, skipped.reason) for skipped in data.skipped[:MOST_LISTED]],
         "skipped_more": max(0, len(data.skipped) - MOST_LISTED),
@@ -60,16 +62,18 @@ def images(context: ReportContext) -> Section | None:
     return section
 
 
-def _classes_chart(counts: dict[str, dict[str, int]], shown_names: dict[str, str], parts: list[str]) -> Chart:
+def _classes_chart(
+    counts: dict[str, dict[str, int]], shown_names: dict[str, str], subsets: list[str]
+) -> Chart:
     order = sorted(shown_names, key=lambda label: (-sum(counts[label].values()), label))
     values = [
-        {"name": shown_names[label], "part": part, "count": counts[label][part], "rank": rank}
+        {"name": shown_names[label], "subset": subset, "count": counts[label][subset], "rank": rank}
         for label in order
-        for rank, part in enumerate(parts)
+        for rank, subset in enumerate(subsets)
     ]
-    rows = tuple((visible(label), *(f"{counts[label][part]:,}" for part in parts)) for label in order)
+    rows = tuple((visible(label), *(f"{counts[label][subset]:,}" for subset in subsets)) for label in order)
     if len(order) <= MOST_BARS:
-        spec = charts.bars(values, [shown_names[label] for label in order], parts)
+        spec = charts.bars(values, [shown_names[label] for label in order], subsets)
     else:
         spec = charts.histogram([{"count": sum(counts[label].values())} for label in order])
     most, fewest = (sum(counts[order[index]].values()) for index in (0, -1))
@@ -80,7 +84,7 @@ def _classes_chart(counts: dict[str, dict[str, int]], shown_names: dict[str, str
         if most == fewest
         else f"From {fewest:,} to {most:,} images per class.",
         spec,
-        ("class", *parts),
+        ("class", *subsets),
         rows,
     )
 

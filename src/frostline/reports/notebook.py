@@ -149,6 +149,6 @@ def answers_plot(labels: Sequence[str]) -> Plot:
     """Return how many images were predicted as each label."""
     counts = {name: list(labels).count(name) for name in sorted(set(labels))}
     values = [
-        {"name": visible(name), "part": "test", "count": count, "rank": 0} for name, count in counts.items()
+        {"name": visible(name), "subset": "test", "count": count, "rank": 0} for name, count in counts.items()
     ]
     return plot(charts.bars(values, [visible(name) for name in counts], ["test"]))

@@ -62,7 +62,7 @@ class Calibration:
 
 
 def evaluation_predictions(contents: StudyContents) -> PredictionTable | None:
-    """Return the predictions to evaluate the model by: on the test part, else out of fold, else on val."""
+    """Return the predictions to evaluate the model by: on the test set, else out of fold, else on val."""
     run, comparison = contents.best_run, contents.comparison
     finished = comparison is not None and comparison.result is not None
     if run is not None:

@@ -118,7 +118,7 @@ class StudyContents:
     runs: list[RunContents] = field(default_factory=list)  # on the study's own split
     split_runs: list[RunContents] = field(default_factory=list)  # on other splits: folds, repeats, all images
     best_run: RunContents | None = None  # the run that `predict` uses
-    test_evaluations: int | None = None  # configurations evaluated on the test part so far
+    test_evaluations: int | None = None  # configurations evaluated on the test set so far
     why: str = ""  # `best_run` was chosen
     passed_over: tuple[PassedOver, ...] = ()
     not_compared: tuple[PassedOver, ...] = ()  # runs of `train` that are not part of the comparison

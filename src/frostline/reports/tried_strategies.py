@@ -243,7 +243,7 @@ def _unfinished_rows(contents: StudyContents) -> list[Row]:
 
 
 def _single_run_rows(contents: StudyContents) -> list[Row]:
-    """Return a row for each single run: evaluated on val where all have one, else on the test part."""
+    """Return a row for each single run: evaluated on val where all have one, else on the test set."""
     finished = [run for run in contents.runs if run.result is not None]
     on_val = bool(finished) and all((run.result or {}).get("val_accuracy") is not None for run in finished)
     rows = [_run_row(contents, run, number, on_val) for number, run in enumerate(finished)]
@@ -267,7 +267,7 @@ def _run_row(contents: StudyContents, run: RunContents, number: int, on_val: boo
         epoch_share=1.0,
         cut=lowest_cut(contents, run.strategy, run),
         winner=contents.best_run is not None and run.path == contents.best_run.path,
-        evaluated_on="the val part" if on_val else "the test part",
+        evaluated_on="the val set" if on_val else "the test set",
         stopped=bool(result.get("stopped")),
         parent=str((run.config.get("parent") or {}).get("run", "")),
     )

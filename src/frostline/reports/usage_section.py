@@ -298,15 +298,15 @@ def _data_name(context: ReportContext) -> str:
 def _split_options(context: ReportContext) -> dict[str, Any]:
     """Return the options of the split, of reading the source and of rendering.
 
-    The sizes of test and val are included where the source named no such part.
+    The sizes of test and val are included where the source named no such subset.
     """
     data = context.contents.data
     if data is None or data.shares is None:
         return {}
     sizes = {
-        f"{part}_size": share
-        for part, share in zip(("test", "val"), data.shares, strict=True)
-        if part not in data.predefined
+        f"{subset}_size": share
+        for subset, share in zip(("test", "val"), data.shares, strict=True)
+        if subset not in data.predefined
     }
     return {**sizes, **data.reading, **as_options(data.rendering)}
 

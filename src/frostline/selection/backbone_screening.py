@@ -138,7 +138,7 @@ def screen(
 ) -> list[ScreeningResult]:
     """Screen backbones by limits and out-of-fold linear probes.
 
-    No image of the test part is used.
+    No image of the test set is used.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ class CompareRequest:
 
     def _rule(self) -> int:
         """Return the images a step that the rule would choose here."""
-        images, kind = len(self.data.part("train")), devices.current().type
+        images, kind = len(self.data.subset("train")), devices.current().type
         return batch_size(AUTO_BATCH, Strategy("full"), images=images, kind=kind).images
 
     @property
@@ -131,7 +131,7 @@ class CompareRequest:
         )  # the last ones if given
         options = self.options
         shared = {**{key: options[key] for key in named if key in options}, "views": None}
-        shared["batch_size"] = self.batch(len(self.data.part("train")))
+        shared["batch_size"] = self.batch(len(self.data.subset("train")))
         settings = {
             name: {"weights": network.digest, "preprocessing": network.preprocessing.as_dict(), **shared}
             for name, network in self.backbones.items()

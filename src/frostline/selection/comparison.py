@@ -72,7 +72,7 @@ def compare(
     Every repeat is a new train/val split, order, initialisation and augmentation, the same for all
     strategies; on fewer than 2,000 images it is five folds, so that every image is held out once. Without a
     time limit, weak candidates are dropped by successive halving; with one, the runs are chosen to fit. The
-    test part is evaluated once, for the winner.
+    test set is evaluated once, for the winner.
 
     Called again with the same options, it resumes: finished runs are not repeated. Several processes may call
     it at once on one study folder.
@@ -357,7 +357,9 @@ def _demand_time(request: CompareRequest) -> float:
 def _rates(request: CompareRequest, backbone: Backbone) -> Rates:
     data, config = request.data, request.config
     policy = Policy(request.candidates[0].augment)
-    images = Images(data, data.part("train"), backbone.preprocessing, policy=policy, fast=config.fast_pixels)
+    images = Images(
+        data, data.subset("train"), backbone.preprocessing, policy=policy, fast=config.fast_pixels
+    )
     threads = numerics.thread_count(config.threads, steady=config.deterministic)
     limited = config.minutes is not None
     expected_s = MEASURING * profiling.timing_s(backbone, threads) if limited else 0.0
@@ -377,7 +379,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
     """Return what is fixed before the first run: folds, repeats and predicted seconds of each run."""
     data, candidates = request.data, request.candidates
     folds, images = resampling.folds_of(data, request.config.seed), len(resampling.pool(data))
-    held_out = len(data.part("val")) if "val" in data.predefined else images // resampling.FOLDS
+    held_out = len(data.subset("val")) if "val" in data.predefined else images // resampling.FOLDS
 
     def cost(candidate: Candidate, share: float, train: int, val: int, test: int, warm: bool = False) -> Cost:
         return predict(
@@ -403,7 +405,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
     cold_and_warm = [
         [cost(c, 1.0, train_images, held_out, 0, warm) for warm in (False, True)] for c in candidates
     ]
-    final = [seconds(c, 1.0, images, 0, len(data.part("test"))) for c in candidates]
+    final = [seconds(c, 1.0, images, 0, len(data.subset("test"))) for c in candidates]
     each_s = max(network.pass_s for network in rates.values())
     schedule, terms = successive_halving.everything(len(candidates), folds, request.config.repeats), None
     if request.config.minutes is None and not request.thorough:

@@ -65,7 +65,7 @@ class Comparison(AccuracyFigures):
     )
     every_image = Figure[bool]("Whether the winner was trained on every image that may be learned from.")
     accuracy = Figure[float | None]("Share of test images predicted correctly, 0–1; None without any.")
-    test_evaluations = Figure[int | None]("Configurations that have read this test part.")
+    test_evaluations = Figure[int | None]("Configurations that have read this test set.")
     seconds = Figure[float]("Wall time, those of resumed calls included.")
     budget_seconds = Figure[float | None]("The limit.")
     ended = Figure[str]("When, ISO 8601 in UTC.")

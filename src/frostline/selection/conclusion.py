@@ -1,4 +1,4 @@
-"""Conclude a comparison: name the winner, train it on every image, evaluate it once on the test part."""
+"""Conclude a comparison: name the winner, train it on every image, evaluate it once on the test set."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TESTED = (
     "high",
     *metrics.BALANCE,
     "test_evaluations",
-)  # figures of the winner on the test part
+)  # figures of the winner on the test set
 
 
 def conclude(
@@ -164,7 +164,7 @@ def conclude(
 def _headline(result: dict[str, Any], run: dict[str, Any], pool: int) -> dict[str, Any]:
     """Return the headline accuracy of the final model, with interval, basis and number of images.
 
-    It is the test part's if there is one, else the folds'. Every place that shows it reads this record.
+    It is the test set's if there is one, else the folds'. Every place that shows it reads this record.
     """
     tested = result["accuracy"] is not None
     figures = {**run, **result} if tested else result["out_of_fold"]
@@ -415,7 +415,7 @@ def _train_winner(
     share: float | None,
     stopping: Mapping[str, Any] | None,
 ) -> Run:
-    """Train the winner on the train and val parts and evaluate it on the test part.
+    """Train the winner on the train and val sets and evaluate it on the test set.
 
     No image is left to fit the temperature on, so it is that of the out-of-fold predictions, nor to stop
     early by, so it stops when its runs did.

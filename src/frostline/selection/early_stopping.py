@@ -36,7 +36,7 @@ def demand_effect(request: CompareRequest) -> list[str]:
     patience = request.config.patience
     if patience is None:
         return []
-    images = len(resampling.split(request.data, Cell(0, 0), request.config.seed).part("train"))
+    images = len(resampling.split(request.data, Cell(0, 0), request.config.seed).subset("train"))
     idle = [
         str(candidate.strategy)
         for candidate in request.candidates

@@ -36,7 +36,7 @@ def gather(
     Parameters
     ----------
     data
-        The images, with train and val part.
+        The images, with train and val set.
     study
         Folder of the study.
     outcomes

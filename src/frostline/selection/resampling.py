@@ -1,7 +1,7 @@
 """Repeats and folds: each cell is a new train/val split of the train and val images.
 
-No cell holds a test image, so a comparison cannot read the test part. Images of one group and copies of one
-image stay on one side. If the source names its own val part, every cell keeps it, and only order,
+No cell holds a test image, so a comparison cannot read the test set. Images of one group and copies of one
+image stay on one side. If the source names its own val set, every cell keeps it, and only order,
 initialisation and augmentation differ. Images that the network has learned from before are never held out.
 """
 
@@ -35,7 +35,7 @@ class NothingHeldOut(DataError):
 
 
 def pool(data: Manifest) -> tuple[Sample, ...]:
-    """Return the samples of the train and val parts, in order; positions in the pool refer to them."""
+    """Return the samples of the train and val sets, in order; positions in the pool refer to them."""
     return tuple(sample for sample in data.samples if sample.split != "test")
 
 
@@ -52,7 +52,7 @@ def folds_of(data: Manifest, seed: int) -> int:
     Returns
     -------
     int
-        `FOLDS` (fewer for small classes) with fewer than `FEW_IMAGES` images and no val part of the source's
+        `FOLDS` (fewer for small classes) with fewer than `FEW_IMAGES` images and no val set of the source's
         own, else 1.
 
     Raises
@@ -128,7 +128,7 @@ def parted(data: Manifest, cell: Cell, seed: int) -> tuple[np.ndarray, np.ndarra
 
 
 def split(data: Manifest, cell: Cell, seed: int) -> Manifest:
-    """Return the cell's manifest, with a train and a val part and no test image."""
+    """Return the cell's manifest, with a train and a val set and no test image."""
     images = pool(data)
     held = {images[i].path for i in parted(data, cell, seed)[1].tolist()}
     samples = tuple(replace(s, split="val" if s.path in held else "train") for s in images)
@@ -136,7 +136,7 @@ def split(data: Manifest, cell: Cell, seed: int) -> Manifest:
 
 
 def _given_val(data: Manifest) -> np.ndarray:
-    """Return the pool positions of the source's own val part, without images the network has learned from."""
+    """Return the pool positions of the source's own val set, without images the network has learned from."""
     images = pool(data)
     named = np.array([sample.split == "val" for sample in images], dtype=bool)
     return np.flatnonzero(named & ~data.has_learned(images))

@@ -268,7 +268,7 @@ class TrialRunner:
     def _work(self, task: Task) -> Outcome:
         candidate, watch = self.candidates[task.candidate], Stopwatch()
         data = resampling.split(self.data, task.cell, self.config.seed)
-        backbone, images = self.backbones[candidate.model], len(data.part("train"))
+        backbone, images = self.backbones[candidate.model], len(data.subset("train"))
         strategy = scaled(candidate.strategy, task.share, images)
         started = cpu_threads.Reading.now()
         run = train(

@@ -70,8 +70,8 @@ def write_selective_prediction(
     split = resampling.split(runner.data, task.cell, request.config.seed)
     models = wise_ft_share.models(request, runner, winner, [task], share)
     fast = request.config.fast_pixels  # of training images, as the run that left the rows
-    train = Images(split, split.part("train"), backbone.preprocessing, fast=fast)
-    held_out = Images(split, split.part("val"), backbone.preprocessing)
+    train = Images(split, split.subset("train"), backbone.preprocessing, fast=fast)
+    held_out = Images(split, split.subset("val"), backbone.preprocessing)
     model = models(held_out.samples[0].path) if held_out.samples else None
     image_limit = _images_in_time(request, runner, max(len(train), len(held_out)))
     if model is not None and image_limit:
@@ -86,7 +86,7 @@ def write_selective_prediction(
 
 
 def _images_in_time(request: CompareRequest, runner: TrialRunner, images: int) -> int:
-    """Return for how many images of each part, training and held-out, there is time to compute distances."""
+    """Return for how many training and held-out images there is time to compute distances."""
     image_limit = min(selective_prediction.MOST, images)
     if request.config.minutes is None:
         return image_limit

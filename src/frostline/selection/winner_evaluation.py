@@ -20,19 +20,19 @@ def evidence(
     """Return what `best_of` reads of a winner: the settings of its runs, its folds and its scores.
 
     Only the settings if it was not `ranked` with its whole schedule on every fold of a repeat. `val` holds
-    the scores on the study's own val part, and is `None` if its runs did not hold out all of it.
+    the scores on the study's own val set, and is `None` if its runs did not hold out all of it.
     """
     settings = {"settings": request.settings}
     if not ranked:
         return settings
     metric = request.metric
-    parts = [
+    split_digests = [
         resampling.split(request.data, Cell(0, fold), request.config.seed).split_digest
         for fold in range(folds)
     ]
     return {
         **settings,
-        "folds": digest_of(parts)[:16],
+        "folds": digest_of(split_digests)[:16],
         "score": predictions.score(metric),
         "accuracy": predictions.accuracy_interval()[0],
         "val": _on_val(request, predictions, metric),
@@ -42,13 +42,15 @@ def evidence(
 def _on_val(
     request: CompareRequest, predictions: HeldOutPredictions, metric: metrics.Metric
 ) -> dict[str, float] | None:
-    """Return the scores on the val part, over the repeats that held out all of it."""
-    part = np.array([sample.split == "val" for sample in resampling.pool(request.data)])
-    on_val = part[predictions.images]
+    """Return the scores on the val set, over the repeats that held out all of it."""
+    is_val = np.array([sample.split == "val" for sample in resampling.pool(request.data)])
+    on_val = is_val[predictions.images]
     complete = [
-        r for r in np.unique(predictions.repeats) if (on_val & (predictions.repeats == r)).sum() == part.sum()
+        r
+        for r in np.unique(predictions.repeats)
+        if (on_val & (predictions.repeats == r)).sum() == is_val.sum()
     ]
-    if not part.any() or not complete:
+    if not is_val.any() or not complete:
         return None
     val_predictions = predictions.rows(on_val & np.isin(predictions.repeats, complete))
     return {"accuracy": val_predictions.accuracy_interval()[0], "goodness": val_predictions.score(metric)}

@@ -232,7 +232,7 @@ class _Fold:
 
     @classmethod
     def of(cls, request: CompareRequest, runner: TrialRunner, task: Task) -> _Fold:
-        """Load the run, and train the probe on its training part, or read it back if it was compared, too."""
+        """Load the run, and train the probe on its training set, or read it back if it was compared, too."""
         candidate = request.candidates[task.candidate]
         backbone, folder = (
             request.backbones[candidate.model],
@@ -264,8 +264,8 @@ class _Fold:
             backbone=backbone,
             folder=folder,
             cut=next(cut for cut in backbone.cuts if cut.name == name),
-            train=Images(data, data.part("train"), backbone.preprocessing, fast=request.config.fast_pixels),
-            held_out=Images(data, data.part("val"), backbone.preprocessing),
+            train=Images(data, data.subset("train"), backbone.preprocessing, fast=request.config.fast_pixels),
+            held_out=Images(data, data.subset("val"), backbone.preprocessing),
             pretrained=load(probe_run.folder),
             adapted=load(folder),
         )

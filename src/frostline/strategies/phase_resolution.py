@@ -20,7 +20,7 @@ class ResolvedPhase:
     epochs: int
     steps_per_epoch: int
     lr: float  # the head's peak
-    batches: int  # that the training part makes; a phase of less than an epoch stops before the last
+    batches: int  # that the training set makes; a phase of less than an epoch stops before the last
 
     @property
     def steps(self) -> int:
@@ -29,7 +29,7 @@ class ResolvedPhase:
 
 
 def epochs_for(images: int) -> float:
-    """How many passes a training part of this size asks for (fractional; phases share it).
+    """How many passes a training set of this size asks for (fractional; phases share it).
 
     20 at 80 images, 12 at 400, 8 at 2,000, never under 4 or over 40: fewer passes, more steps, as there are
     more images. With 9 passes at 400 images the last block was undertrained on the farthest of six sets
@@ -43,7 +43,7 @@ def schedule(
 ) -> tuple[ResolvedPhase, ...]:
     """Return what to run, phase by phase.
 
-    `stages` counts the head; `images` is the size of the training part; `batch` the images per step.
+    `stages` counts the head; `images` is the size of the training set; `batch` the images per step.
     `lr_factor` is what each rate is multiplied by (`BatchSize.lr_factor`).
     A phase that unfreezes more stages than there are unfreezes them all; one of less than an epoch has as
     many steps as its share of the epoch.
@@ -144,7 +144,7 @@ def _ends(shares: Sequence[float], total: int) -> list[int]:
 def scaled(strategy: Strategy, share: float, images: int) -> Strategy:
     """Return the same strategy with a share of its epochs: every phase is there, each of them shorter.
 
-    `images` is the size of the training part, which the epochs follow from where none are named.
+    `images` is the size of the training set, which the epochs follow from where none are named.
     """
     if not strategy.trains or share == 1.0:
         return strategy

@@ -1,12 +1,12 @@
 """Which run of a study is the best: one definition, wherever a study is given without a run.
 
-A run is judged by images that it has not learned from, and never by the test part.
+A run is judged by images that it has not learned from, and never by the test set.
 
-1. Runs that were judged alike are compared: those of `train` by the study's val part; winners of comparisons
-   by the folds that they share; a winner, which has learned from the val part, and runs of `train` by the
-   images of the val part, which the winner's strategy predicted out of fold. The figure is the metric
+1. Runs that were judged alike are compared: those of `train` by the study's val set; winners of comparisons
+   by the folds that they share; a winner, which has learned from the val set, and runs of `train` by the
+   images of the val set, which the winner's strategy predicted out of fold. The figure is the metric
    that all of them were judged by, else accuracy. A winner gives way only where chance would not do it: a val
-   part is small beside the folds, and has chosen the epoch that a run of `train` ended with.
+   set is small beside the folds, and has chosen the epoch that a run of `train` ended with.
 2. A strategy that was part of a comparison was judged there: a run of it by `train` is not compared with the
    winner once more on fewer images.
 3. Of runs that cannot be compared the newest is used, and evaluated ones before those that are not.
@@ -52,7 +52,7 @@ class PassedOver:
     accuracy
         What it was judged by, 0–1; `None` if it was not evaluated.
     out_of_fold
-        Whether that is a comparison's accuracy; else it is that of the val part.
+        Whether that is a comparison's accuracy; else it is that of the val set.
     cause
         The reason.
     """
@@ -245,7 +245,7 @@ def _of_trained(trained: Sequence[Contender]) -> Best:
     if not judged:
         older = [run.folder for run in trained[:-1]]
         more = f"; name another with --run: {_listed(older)}" if older else ""
-        return Best(trained[-1].folder, f"the newest, since no run was evaluated on a val part{more}")
+        return Best(trained[-1].folder, f"the newest, since no run was evaluated on a val set{more}")
     chosen, word = _best_on_val(judged), _figure_of(judged)[1]
     passed_over = [
         PassedOver.of(run, _beside(run, chosen))

@@ -284,7 +284,7 @@ class OperatingPoint:
     figures : mapping of str to Rate
         Recall and precision of the class, or the cost of an image; and the accuracy.
     test : mapping of str to Rate, or None
-        The same on the test part.
+        The same on the test set.
     """
 
     decision: Decision
@@ -297,7 +297,7 @@ class OperatingPoint:
     test: Mapping[str, Rate] | None = field(default=None)
 
     def with_test(self, held: HeldOut) -> OperatingPoint:
-        """Return it with the figures on the test part."""
+        """Return it with the figures on the test set."""
         return replace(self, test=figures_of(self.decision, held))
 
     def as_dict(self) -> dict[str, Any]:
@@ -316,7 +316,7 @@ class OperatingPoint:
 
     @property
     def sentences(self) -> list[str]:
-        """How it decides, what it promises and what the test part says, in sentences."""
+        """How it decides, what it promises and what the test set says, in sentences."""
         if self.decision.costs is not None:
             own, highest = (_number(self.figures[name]) for name in ("cost", "highest_probability"))
             first = (
@@ -325,7 +325,7 @@ class OperatingPoint:
             )
             lines = [first]
             if self.test is not None:
-                lines.append(f"On the test part that is {_number(self.test['cost'])} an image.")
+                lines.append(f"On the test set that is {_number(self.test['cost'])} an image.")
             return lines
         name, rate = self.decision.positive, self.figures[self.aim]
         assert self.minimum is not None
@@ -347,7 +347,7 @@ class OperatingPoint:
         if self.test is not None and self.test["recall"].value is not None:
             images = counted(self.test["recall"].images, "image")
             lines.append(
-                f"On the test part: recall {_percent(self.test['recall'])}, precision "
+                f"On the test set: recall {_percent(self.test['recall'])}, precision "
                 f"{_percent(self.test['precision'])}, {images} of {name}."
             )
         return lines

@@ -1,6 +1,6 @@
 """The runs that may predict for a study: runs of `train`, and the winners of comparisons.
 
-Nothing here reads a figure of the test part. Imports no torch.
+Nothing here reads a figure of the test set. Imports no torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUT_OF_FOLD = "out-of-fold.csv"  # beside it: the predictions of the winner's ru
 
 @dataclass(frozen=True)
 class ValScore:
-    """A run's result on the study's val part, which it has not learned from; higher is better."""
+    """A run's result on the study's val set, which it has not learned from; higher is better."""
 
     accuracy: float
     metric: str

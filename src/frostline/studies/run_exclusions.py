@@ -68,18 +68,18 @@ class Reason:
             case ReasonKind.COMPARED:
                 return "its strategy was part of the comparison" + (f", {rate}" if rate else "")
             case ReasonKind.NOT_EVALUATED:
-                return "not evaluated on a val part"
+                return "not evaluated on a val set"
             case ReasonKind.OTHER_IMAGES:
                 return "evaluated on other images, and older"
             case ReasonKind.OTHER_FOLDS:
                 return "evaluated on other folds, and older"
             case ReasonKind.NOT_BETTER:
-                return f"no better by {self.subject} on the same val part{in_brackets}"
+                return f"no better by {self.subject} on the same val set{in_brackets}"
             case ReasonKind.NOT_BETTER_ON_FOLDS:
                 return "no better on the same folds"
             case ReasonKind.NOT_SIGNIFICANT:
                 return (
-                    f"ahead by {self.subject} on the same val part{in_brackets}, but not significantly "
+                    f"ahead by {self.subject} on the same val set{in_brackets}, but not significantly "
                     "different"
                 )
             case ReasonKind.CUTS_ONLY:

@@ -1,13 +1,13 @@
 """One folder per study: what was run on which data, with what result. Imports no torch.
 
     STUDY/
-      study.json            format, digests of the data, the split and the test part
-      manifest.jsonl        the images, labels, groups and parts (written by the dataset)
+      study.json            format, digests of the data, the split and the test set
+      manifest.jsonl        the images, labels, groups and subsets (written by the dataset)
       assignment.json, assignment.lock   what is remembered of images, also of those that have gone (written
-                            by the dataset): {"seeds": [s, …], "images": {digest: [part, fold for s, …]}},
-                            null for no part, and where it was held out in no fold of that seed
+                            by the dataset): {"seeds": [s, …], "images": {digest: [subset, fold for s, …]}},
+                            null for no subset, and where it was held out in no fold of that seed
       thumbnails/           a few test images, small, for the report
-      test-evaluations.json  how many configurations had been evaluated on the test part when the last run was
+      test-evaluations.json  how many configurations had been evaluated on the test set when the last run was
                             shown
       answer.json           which run predicts while a comparison is running
       backbone.json, signals.json, advice.json, fit.json   what `fit` measured, advised, and found
@@ -318,11 +318,11 @@ class Study:
         if actual.get("split") != expected["split"]:
             raise StudyError(
                 f"{self.path} is a study of the same data under another split (another --seed, "
-                "--test-size or --val-size, other given parts, or a model that learned from some of "
+                "--test-size or --val-size, other given subsets, or a model that learned from some of "
                 "these images, so that none of them is held out). "
                 + spoken(
                     "Give them as the study has them, or use another folder with --study.",
-                    "Load them with load_data(…, study=…), which keeps the study's parts, or use another "
+                    "Load them with load_data(…, study=…), which keeps the study's subsets, or use another "
                     "folder with study.",
                 )
             )
@@ -436,9 +436,9 @@ def environment() -> dict[str, Any]:
 
 
 def look_at_test(test_digest: str, config_digest: str) -> int | None:
-    """Record that a configuration was evaluated on this test part; return how many were, in any study.
+    """Record that a configuration was evaluated on this test set; return how many were, in any study.
 
-    The best of many results on one test part is too optimistic, so evaluations are counted. `None`
+    The best of many results on one test set is too optimistic, so evaluations are counted. `None`
     where the count cannot be kept.
     """
     try:

@@ -1,4 +1,4 @@
-"""The cache folder: converted weights, cuts, digests, evaluations on test parts.
+"""The cache folder: converted weights, cuts, digests, evaluations on test sets.
 
 `--cache-dir DIR` sets it for a process, else `FROSTLINE_CACHE_DIR`, else the platform's cache folder.
 """

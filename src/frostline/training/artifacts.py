@@ -24,7 +24,7 @@ from frostline.training import run_evaluation
 from frostline.training.numeric_plan import Plan
 from frostline.training.resilience import time_limit
 from frostline.training.run_evaluation import EvaluationExtras
-from frostline.training.train_request import Parts, TrainRequest
+from frostline.training.train_request import Subsets, TrainRequest
 
 
 def leave(
@@ -32,7 +32,7 @@ def leave(
     folder: RunFolder,
     model: nn.Module,
     cut: str,
-    parts: Parts,
+    subsets: Subsets,
     held_out: EvaluationExtras,
     store: FeatureCache | None,
 ) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def leave(
     result: dict[str, Any] = {}
     if request.taken_away:
         most = time_limit.to_doubt_by(request)
-        if most < min(selective_prediction.MOST, len(parts.train)):
+        if most < min(selective_prediction.MOST, len(subsets.train)):
             warnings.warn(
                 f"Little time was left: unfamiliar images are told by {most} training images.",
                 RunWarning,
@@ -53,15 +53,15 @@ def leave(
         forward = forward_pass_of(request.backbone, model, folder, cut, store, request.config.workers)
         drifting = request.strategy.trains and held_out.drift is None
         with numerics.threads(forward.config.plan.threads):
-            _, of_train = run_evaluation.pass_once(forward, parts.train.evenly(most), drifting)
+            _, of_train = run_evaluation.pass_once(forward, subsets.train.evenly(most), drifting)
             familiar = FamiliarFeatures.of(of_train.features, held_out.features)
         selective_prediction.write(folder.path, familiar)
         if request.strategy.trains:
             result["drift"] = of_train.drift if drifting else held_out.drift
-    if request.data.part("test"):
+    if request.data.subset("test"):
         table = folder.path / "predictions-test.csv"
         error_gallery.write_gallery(
-            folder.path, table, request.backbone, request.data, lambda _: model, parts.test, held_out.maps
+            folder.path, table, request.backbone, request.data, lambda _: model, subsets.test, held_out.maps
         )
     return result
 

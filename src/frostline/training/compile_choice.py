@@ -112,4 +112,4 @@ def _frozen_passes(request: TrainRequest, train: Images) -> int:
     if not request.strategy.trains:
         return len(train)
     epochs = sum(phase.epochs for phase in request.phases() if phase.cut)
-    return round(epochs * (len(train) + len(request.data.part("val"))))
+    return round(epochs * (len(train) + len(request.data.subset("val"))))

@@ -236,24 +236,24 @@ def demand_same_backbone(folder: RunFolder, backbone: Backbone) -> None:
         )
 
 
-def in_its_parts(folder: RunFolder, data: Manifest) -> Manifest:
-    """Return the images in the parts that the run had them in.
+def in_its_subsets(folder: RunFolder, data: Manifest) -> Manifest:
+    """Return the images in the subsets that the run had them in.
 
-    The winner of a comparison learned from the val images, too; its test part is the same.
+    The winner of a comparison learned from the val images, too; its test set is the same.
 
     Raises
     ------
     UsageError
-        They are other images, labels or parts: test images of the parent could be learned from.
+        They are other images, labels or subsets: test images of the parent could be learned from.
     """
     own = folder.checked_config()
     whole = tuple(
         replace(sample, split="train" if sample.split == "val" else sample.split) for sample in data.samples
     )
-    for parts in (data, replace(data, samples=whole)):
-        if (parts.digest, parts.split_digest) == (own.get("data"), own.get("split")):
-            return parts
-    what = "in other parts" if data.digest == own.get("data") else "others, or labelled otherwise"
+    for subsets in (data, replace(data, samples=whole)):
+        if (subsets.digest, subsets.split_digest) == (own.get("data"), own.get("split")):
+            return subsets
+    what = "in other subsets" if data.digest == own.get("data") else "others, or labelled otherwise"
     raise UsageError(
         f"The images of run {folder.name} were {what}: a run that continues keeps them, so that what it was "
         f"tested on stays out of training. "

@@ -37,7 +37,7 @@ from frostline.training.loop.solved_head import TrainedModel
 from frostline.training.resilience import checkpoint, nan_oom_recovery, time_limit
 from frostline.training.run_evaluation import EvaluationExtras
 from frostline.training.run_result import Run
-from frostline.training.train_request import Parts, TrainRequest
+from frostline.training.train_request import Subsets, TrainRequest
 
 
 def take_part(request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache) -> Run:
@@ -120,9 +120,9 @@ def _perform(
         "strategy": str(request.strategy),
         "model": request.backbone.name,
         **made.figures,
-        "n_train": len(request.data.part("train")),
-        "n_val": len(request.data.part("val")),
-        "n_test": len(request.data.part("test")),
+        "n_train": len(request.data.subset("train")),
+        "n_val": len(request.data.subset("val")),
+        "n_test": len(request.data.subset("test")),
         "seconds": watch.seconds + made.adapted.earlier_seconds,
         "peak_memory_bytes": memory.bytes,
         "peak_memory_exact": memory.exact,
@@ -141,7 +141,7 @@ def _perform(
     }
     plan = made.about["numeric_plan"]
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]), deadline.lifted():
-        result |= artifacts.leave(request, folder, model, figures["cut"], made.parts, made.held_out, store)
+        result |= artifacts.leave(request, folder, model, figures["cut"], made.subsets, made.held_out, store)
     folder.write("result.json", result)
 
 
@@ -165,7 +165,7 @@ class _Made:
     adapted: TrainedModel
     figures: dict[str, Any]
     about: dict[str, Any]
-    parts: Parts
+    subsets: Subsets
     held_out: EvaluationExtras
 
 
@@ -183,16 +183,18 @@ def _work(
             request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
         )
         policy, tests = numeric_plan.augmentation(request, head)
-        parts = request.parts(policy)
+        subsets = request.subsets(policy)
         if not plan.whole:
-            cache_planning.decide(request, plan, parts.train, store)
+            cache_planning.decide(request, plan, subsets.train, store)
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
         with deadline.lifted():  # from here on the budget keeps the limit
-            adapted = learner.learn(request, folder, plan, head, parts, watch, time_left, hear)
-            figures, held_out = run_evaluation.predict_parts(request, folder, adapted, parts, store, counts)
-        workers = parts.train.workers(request.config.workers)
-        rates = parts.train.rates + parts.val.rates + parts.test.rates
+            adapted = learner.learn(request, folder, plan, head, subsets, watch, time_left, hear)
+            figures, held_out = run_evaluation.predict_subsets(
+                request, folder, adapted, subsets, store, counts
+            )
+        workers = subsets.train.workers(request.config.workers)
+        rates = subsets.train.rates + subsets.val.rates + subsets.test.rates
         decoding = {"workers": workers, "pixels": request.pixels, **rates.as_dict(workers)}
         if starved := rates.starved(workers, plan.numbers.device):
             request.progress.log("  " + starved)
@@ -207,7 +209,7 @@ def _work(
         "decoding": decoding,
         "features": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
-    return _Made(adapted, figures, about, parts, held_out)
+    return _Made(adapted, figures, about, subsets, held_out)
 
 
 def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:
@@ -219,8 +221,8 @@ def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:
 
 
 def _looks(request: TrainRequest) -> int | None:
-    """How many configurations have looked at this test part by now; `None` where there is none."""
-    if not request.data.part("test"):
+    """How many configurations have looked at this test set by now; `None` where there is none."""
+    if not request.data.subset("test"):
         return None
     return look_at_test(request.data.test_digest, digest_of(request.identity()))
 

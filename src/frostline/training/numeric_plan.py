@@ -207,7 +207,7 @@ def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str,
         return Policy("none"), {"flip_test": None}
 
     def ask(view: int) -> flip_safety.FlipTest:
-        train = request.data.part("train")
+        train = request.data.subset("train")
         config = request.config
         progress = deadline.telling(request.progress, "loading and comparing images with their mirror images")
         return flip_safety.try_flips(

@@ -27,7 +27,7 @@ from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
 from frostline.training.caching import cache_planning
 from frostline.training.loop.solved_head import TrainedModel
-from frostline.training.train_request import Parts, TrainRequest
+from frostline.training.train_request import Subsets, TrainRequest
 
 THUMBNAIL_PX = 64
 Maps = dict[tuple[str, int], NDArray[np.float64]]
@@ -52,24 +52,24 @@ class EvaluationExtras:
     maps: Maps = field(default_factory=dict)
 
 
-def predict_parts(
+def predict_subsets(
     request: TrainRequest,
     folder: RunFolder,
     adapted: TrainedModel,
-    parts: Parts,
+    subsets: Subsets,
     store: FeatureCache | None,
     counts: Counts,
 ) -> tuple[dict[str, Any], EvaluationExtras]:
     """Predict val and test, each image once, with the model as it will be taken away: float32, plain."""
     with devices.full_float32():
-        return _predict_parts(request, folder, adapted, parts, store, counts)
+        return _predict_subsets(request, folder, adapted, subsets, store, counts)
 
 
-def _predict_parts(
+def _predict_subsets(
     request: TrainRequest,
     folder: RunFolder,
     adapted: TrainedModel,
-    parts: Parts,
+    subsets: Subsets,
     store: FeatureCache | None,
     counts: Counts,
 ) -> tuple[dict[str, Any], EvaluationExtras]:
@@ -90,7 +90,7 @@ def _predict_parts(
         f"val_{name}": None,
         "val_goodness": None,
     }
-    val, held_out = parts.val, EvaluationExtras(torch.empty(0, request.backbone.feature_width))
+    val, held_out = subsets.val, EvaluationExtras(torch.empty(0, request.backbone.feature_width))
     if len(val):
         if request.taken_away:
             share = process_group.share(len(val))
@@ -105,7 +105,7 @@ def _predict_parts(
             f"val_{name}": metrics.score(request.metric, val.targets, probabilities),
             "val_goodness": metrics.goodness(request.metric, val.targets, probabilities),
         }
-    of_test, maps = _of_test(request, folder, forward, parts.test, temperature)
+    of_test, maps = _of_test(request, folder, forward, subsets.test, temperature)
     return {**figures, **of_test, "temperature": temperature}, replace(held_out, maps=maps)
 
 
@@ -162,7 +162,7 @@ def _of_test(
     test: Images,
     temperature: float,
 ) -> tuple[dict[str, Any], Maps]:
-    """The test part's figures, and maps of its mistakes; all null where there is no test image."""
+    """The test set's figures, and maps of its mistakes; all null where there is no test image."""
     name = metrics.name_of(request.metric)
     if not test.samples:
         nothing = (*metrics.METRICS, name, *metrics.BALANCE, "per_class", "low", "high", *metrics.BELIEVED)
@@ -174,7 +174,7 @@ def _of_test(
     guesses = probabilities.argmax(axis=1)
     units = request.data.units(test.samples)
     low, high = metrics.interval(test.targets, guesses, units)
-    learned = np.bincount(request.data.targets(request.data.part("train")))
+    learned = np.bincount(request.data.targets(request.data.subset("train")))
     summary = metrics.summary(request.data.classes, test.targets, probabilities, learned)
     if name not in summary:
         summary[name] = metrics.score(request.metric, test.targets, probabilities)
@@ -185,7 +185,7 @@ def _of_test(
 def _write_predictions(
     request: TrainRequest,
     folder: RunFolder,
-    part: str,
+    subset: str,
     samples: tuple[Sample, ...],
     probabilities: NDArray[np.float64],
 ) -> None:
@@ -195,7 +195,7 @@ def _write_predictions(
         for s, row in zip(samples, probabilities, strict=True)
     )
     header = ["path", "label", "predicted", *(f"p({name})" for name in names)]
-    folder.write_table(f"predictions-{part}.csv", header, rows)
+    folder.write_table(f"predictions-{subset}.csv", header, rows)
 
 
 def _write_thumbnails(folder: RunFolder, test: Images, workers: Workers) -> None:

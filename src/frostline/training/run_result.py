@@ -95,7 +95,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     weights_digest = Figure[str]("SHA-256 of the weights.")
     drift = Figure[dict[str, Any] | None]("How far features moved.")
     forgetting = Figure[dict[str, Any] | None]("What was forgotten of the source data.")
-    test_evaluations = Figure[int | None]("Configurations that have read this test part.")
+    test_evaluations = Figure[int | None]("Configurations that have read this test set.")
     operating_point = Figure[dict[str, Any] | None](
         "How it decides, where one was asked for: what it promises."
     )
@@ -145,7 +145,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
 
     @property
     def confusion(self) -> Confusion:
-        """What was predicted as what on the test part, else on val (`basis` says which).
+        """What was predicted as what on the test set, else on val (`basis` says which).
 
         Raises `UsageError` where the run had neither.
         """
@@ -157,7 +157,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     def classification_report(self, *, output_dict: bool = False) -> Any:
         """Return scikit-learn's classification report of the images that `confusion` counts: text or dict.
 
-        Raises `UsageError` where the run had neither a test nor a val part.
+        Raises `UsageError` where the run had neither a test nor a val set.
         """
         predictions = KeptPredictions.of_run(self.folder.path)
         return classification_report(

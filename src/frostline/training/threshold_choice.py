@@ -38,7 +38,7 @@ def settle(folder: Path, data: Manifest, target: OperatingTarget | None) -> Oper
 
 
 def keep(folder: Path, data: Manifest, point: OperatingPoint) -> OperatingPoint:
-    """Write an operating point into a run's folder, with its figures on the run's test part."""
+    """Write an operating point into a run's folder, with its figures on the run's test set."""
     if (folder / TEST).is_file():
         point = point.with_test(held_out(folder / TEST, data, "test"))
     with contextlib.suppress(OSError):

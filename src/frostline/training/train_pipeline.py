@@ -65,14 +65,14 @@ def train(
 
     A run that is finished is read back; an unfinished one is resumed. A backbone that was adapted before
     knows which images it learned from: those of `data` train it again and are never held out, and its test
-    images stay in the test part.
+    images stay in the test set.
 
     Parameters
     ----------
     backbone
         From `load_backbone`.
     data
-        From `load_data`; the parts train, val and test.
+        From `load_data`; the subsets train, val and test.
     strategy
         A notation such as ``"top_k(2, lr=0.0005)"``, or a `Strategy`. None: that of `continue_from`.
     continue_from
@@ -124,11 +124,11 @@ def train(
     With `patience` N, training stops after N epochs in a row of the last phase in which the metric on val was
     not above its best so far (in any phase; an equal value is no progress): earlier phases run to their end.
     The weights are the best on val as ever, with `keep` "last" those of the epoch in which it stopped; the
-    schedule of learning rates is that of all the epochs. Refused without a val part, and for a head that is
+    schedule of learning rates is that of all the epochs. Refused without a val set, and for a head that is
     solved for.
 
     With `continue_from`, weights and split are the parent's: its test images stay test images, and images or
-    parts that differ are refused. So are options that contradict it; `minutes`, `patience`, `stop_after`,
+    subsets that differ are refused. So are options that contradict it; `minutes`, `patience`, `stop_after`,
     `keep`, `views`, `temperature`, `interpolate_weights` and what computes are free. All stages that learned
     in any of its phases learn in one phase, with fresh moments, by the strategy's warm-up and schedule; the
     peak at the head is `lr`, else half that of the parent's last phase. `backbone` is the one that the parent
@@ -165,7 +165,7 @@ def train(
         data = _prepared(backbone, data, study, deadline.telling(progress, deadline.READING))
         request = TrainRequest(
             backbone=backbone,
-            data=data if before is None else continuation.in_its_parts(before, data),
+            data=data if before is None else continuation.in_its_subsets(before, data),
             strategy=timm_loadable(strategy) if chosen.plain_timm else strategy,
             config=chosen,
             progress=progress,

@@ -52,8 +52,8 @@ HELD_TEST_BYTES = 128_000_000
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The images of each part: pixels that one pass holds in memory are there for the next one."""
+class Subsets:
+    """The images of each subset: pixels that one pass holds in memory are there for the next one."""
 
     train: Images
     val: Images
@@ -94,7 +94,7 @@ class TrainRequest:
         return self.settled or batch_size(
             self.config.batch_size,
             self.strategy,
-            images=len(self.data.part("train")),
+            images=len(self.data.subset("train")),
             kind=devices.current().type,
             lr_given=self.parent is not None,
         )
@@ -154,7 +154,7 @@ class TrainRequest:
             return continued(
                 self.strategy,
                 cut=self.parent.cut,
-                images=len(self.data.part("train")),
+                images=len(self.data.subset("train")),
                 batch=self.batch.images,
                 epochs=self.parent.extra_epochs,
                 lr=self.parent.lr,
@@ -162,7 +162,7 @@ class TrainRequest:
         return schedule(
             self.strategy,
             stages=len(self.backbone.stages),
-            images=len(self.data.part("train")),
+            images=len(self.data.subset("train")),
             batch=self.batch.images,
             lr_factor=self.batch.lr_factor,
         )
@@ -175,8 +175,8 @@ class TrainRequest:
 
     @property
     def taken_away(self) -> bool:
-        """Whether this may be a model to be taken away: a race's runs have a val part and no test part."""
-        return bool(self.data.part("test")) or not self.data.part("val")
+        """Whether this may be a model to be taken away: a race's runs have a val set and no test set."""
+        return bool(self.data.subset("test")) or not self.data.subset("val")
 
     @property
     def _cuts(self) -> bool:
@@ -186,25 +186,25 @@ class TrainRequest:
         whole = schedule(self.strategy, stages=len(self.backbone.stages), images=1, batch=1)
         return any(phase.cut for phase in whole)
 
-    def images(self, part: str, policy: Policy | None = None) -> Images:
-        """The pixels of one part; without a policy, as the checkpoint's evaluation transform gives them.
+    def images(self, subset: str, policy: Policy | None = None) -> Images:
+        """The pixels of one subset; without a policy, as the checkpoint's evaluation transform gives them.
 
         Those of training images may be fast.
         """
         return Images(
             self.data,
-            self.data.part(part),
+            self.data.subset(subset),
             self.backbone.preprocessing,
             policy=policy,
             custom=self.custom if policy is not None and policy.name == "custom" else None,
             custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.config.seed, "augment"),
-            fast=part == "train" and self.config.fast_pixels,
+            fast=subset == "train" and self.config.fast_pixels,
         )
 
-    def parts(self, policy: Policy) -> Parts:
-        """Return the images of all parts; `policy` augments those of train."""
-        return Parts(
+    def subsets(self, policy: Policy) -> Subsets:
+        """Return the images of all subsets; `policy` augments those of train."""
+        return Subsets(
             self.images("train", policy), self.images("val"), self.images("test").hold(HELD_TEST_BYTES)
         )
 
@@ -236,7 +236,7 @@ class TrainRequest:
             )
         if config.compile == "on" and (reason := compiling.unavailable()):
             wrong.append(f"{option('compile', 'on')}: {reason}. Leave {option('compile')} out.")
-        val = {sample.label for sample in self.data.part("val")}
+        val = {sample.label for sample in self.data.subset("val")}
         wrong += self._wrong_metric(val)
         wrong += self._wrong_operating_point(val)
         below = len(self.backbone.stages) - 1
@@ -296,7 +296,7 @@ class TrainRequest:
             return [str(error)]
         if len(val) == 1 and (metric in metrics.RANKINGS or isinstance(metric, metrics.Sensitivity)):
             name = metrics.name_of(metric)
-            return [f"{name} is undefined on a val part of one class; choose another metric or split."]
+            return [f"{name} is undefined on a val set of one class; choose another metric or split."]
         return []
 
     def _wrong_operating_point(self, val: set[str]) -> list[str]:
@@ -306,12 +306,12 @@ class TrainRequest:
         target.check(self.data.classes)
         if not val and self.strategy.trains:
             why = (
-                "An operating point is chosen on images not learned from, and there is no val part: "
+                "An operating point is chosen on images not learned from, and there is no val set: "
                 "give images to val, take linear_probe, which has folds of its own, or use compare or fit."
             )
             return [why]
         if val and target.positive is not None and target.positive not in val:
-            return [f"The val part has no image of {target.positive}, so no threshold can be chosen on it."]
+            return [f"The val set has no image of {target.positive}, so no threshold can be chosen on it."]
         return []
 
     def _wrong_processes(self) -> list[str]:
@@ -322,7 +322,7 @@ class TrainRequest:
         if process_group.size() == 1 or not self.strategy.trains or batch_size_fault(config.batch_size):
             return []
         least = 2 if hyperparameters(self.strategy).bn in ("train", "recalibrate") else 1
-        images = len(self.data.part("train"))
+        images = len(self.data.subset("train"))
         smallest = images // math.ceil(images / self.batch.images)
         if smallest // process_group.size() >= least:
             return []
@@ -341,9 +341,9 @@ class TrainRequest:
         name = option("patience")
         if fault := patience_fault(patience, [self.strategy]):
             wrong = fault
-        elif not self.data.part("val"):
+        elif not self.data.subset("val"):
             wrong = (
-                f"{name} goes by val, and there is no val part: name one (a folder val/, a table's column "
+                f"{name} goes by val, and there is no val set: name one (a folder val/, a table's column "
                 f"split; {option('val_size')} draws one where 200 are left beside test), or leave {name} out."
             )
         elif patience < (epochs := self.phases()[-1].epochs):
@@ -371,12 +371,11 @@ class TrainRequest:
                 f"{option('interpolate_weights')} must lie between 0 (pretrained) and 1 (adapted), found "
                 f"{share:g}."
             )
-        if share == "auto" and not self.data.part("val"):
+        if share == "auto" and not self.data.subset("val"):
             wrong.append(
                 f"{option('interpolate_weights', 'auto')} chooses the point on val images, and there is "
-                "no val "
-                f"part: name the point, for example {option('interpolate_weights', 0.5)}, or give images to "
-                "val."
+                f"no val set: name the point, for example {option('interpolate_weights', 0.5)}, or give "
+                "images to val."
             )
         if strategy.refit_layers:
             wrong.append(f"{strategy} ends with another head than it trains, so nothing can be interpolated.")

@@ -59,7 +59,7 @@ class KindList(click.ParamType[tuple[str, ...]]):
     help="How pictures will become square [as the study has it, else crop].",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the split.")
-@click.option("--study", type=click.Path(), help="A study whose images keep their part.")
+@click.option("--study", type=click.Path(), help="A study whose images keep their subset.")
 @click.option(
     "--workers", type=click.IntRange(0), default=0, show_default=True, help="Threads that read and decode."
 )
@@ -106,7 +106,7 @@ def check(data: str, **options: Any) -> None:
             "data": data,
             "n_images": len(manifest.samples),
             "classes": manifest.counts,
-            "parts": {part: len(manifest.part(part)) for part in ("train", "val", "test")},
+            "subsets": {subset: len(manifest.subset(subset)) for subset in ("train", "val", "test")},
             "predefined": list(manifest.predefined),
             "skipped": [
                 {"path": skipped.path, "label": skipped.label, "kind": skipped.kind, "reason": skipped.reason}

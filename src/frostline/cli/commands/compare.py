@@ -122,7 +122,7 @@ class CandidateList(StrategyList):
     "--study",
     default="frostline-study",
     show_default=True,
-    help="Folder of the runs; images that it has seen keep their part.",
+    help="Folder of the runs; images that it has seen keep their subset.",
 )
 @database_option
 @metric_option
@@ -153,7 +153,7 @@ def compare(data: str, **options: Any) -> None:
     """Compare strategies on DATA, and train the winner on all train and val images.
 
     Every repeat is a new split, order, initialisation and augmentation, shared by all strategies; with
-    fewer than 2,000 images it is five folds. Decisions use validation images alone; the test part is
+    fewer than 2,000 images it is five folds. Decisions use validation images alone; the test set is
     evaluated once, for the winner. Interrupted, the same command resumes; several at once share the work.
     """
     with Verb(options, minutes=options["minutes"]) as verb:

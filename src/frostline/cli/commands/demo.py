@@ -42,7 +42,7 @@ def demo(**options: Any) -> None:
             progress=verb.progress,
             begin=lambda name: verb.progress.log(f"  {name}: {run_text.MEANING[name]}"),
             finished=lambda run: verb.progress.log(
-                f"    {sentences.percent(run.accuracy or 0.0)} on the test part"
+                f"    {sentences.percent(run.accuracy or 0.0)} on the test set"
             ),
         )
         rows = (demonstration.majority, demonstration.pixels)

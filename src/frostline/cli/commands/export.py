@@ -32,7 +32,7 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
     "--int8",
     is_flag=True,
     help="onnx: quantise to INT8, calibrated on training images; accuracy before and after on val [without "
-    "a val part, on training images that calibration did not use].",
+    "a val set, on training images that calibration did not use].",
 )
 @click.option("--max-loss", type=float, help="Points of accuracy that INT8 may lose; more is refused [1].")
 @click.option(
@@ -44,7 +44,7 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
     "--no-fingerprints",
     is_flag=True,
     help="Leave out the short digests of the training images, by which a later training keeps them out of "
-    "its val and test parts.",
+    "its val and test sets.",
 )
 @click.option("--images", type=click.Path(), help="Images to check the export on [64 of the study's own].")
 @click.option("--base", type=click.Path(), help="For a delta: the base weights' file, if they have no name.")

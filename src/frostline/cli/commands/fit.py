@@ -89,7 +89,7 @@ def _network(options: dict[str, Any]) -> Any:
     "--study",
     default="frostline-fit",
     show_default=True,
-    help="Folder of everything; images that it has seen keep their part.",
+    help="Folder of everything; images that it has seen keep their subset.",
 )
 @database_option
 @metric_option

@@ -59,7 +59,7 @@ from frostline.system import deadline
     "--study",
     default="frostline-study",
     show_default=True,
-    help="Folder of the runs; images that it has seen keep their part.",
+    help="Folder of the runs; images that it has seen keep their subset.",
 )
 @metric_option
 @operating_options

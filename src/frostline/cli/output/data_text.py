@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from frostline.data import PARTS, Finding, Manifest, SortedImages
+from frostline.data import SUBSETS, Finding, Manifest, SortedImages
 from frostline.reports.display_names import visible
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def _print(finding: Finding, out: Console) -> None:
 
 
 def _table(data: Manifest) -> Table:
-    given = {part: "given" if part in data.predefined else "drawn" for part in PARTS}
+    given = {subset: "given" if subset in data.predefined else "drawn" for subset in SUBSETS}
     table = Table(title="How the images would be split", title_justify="left")
     table.add_column("class", overflow="fold")
-    for part in PARTS:
-        table.add_column(f"{part} ({given[part]})" if data.part(part) else part, justify="right")
+    for subset in SUBSETS:
+        table.add_column(f"{subset} ({given[subset]})" if data.subset(subset) else subset, justify="right")
     for name in data.classes[:MOST_CLASSES]:
-        table.add_row(name, *(f"{data.counts[name][part]:,}" for part in PARTS))
+        table.add_row(name, *(f"{data.counts[name][subset]:,}" for subset in SUBSETS))
     return table
 
 

@@ -82,7 +82,7 @@ def _metric(out: Console, result: dict[str, Any]) -> None:
     """Print the metric that choices were made by, where that is not accuracy."""
     for name in (key.removeprefix("val_") for key in result if key.startswith("val_")):
         values = {"test": result.get(name), "val": result[f"val_{name}"]}
-        known = [f"{value:.4f} on {part}" for part, value in values.items() if value is not None]
+        known = [f"{value:.4f} on {subset}" for subset, value in values.items() if value is not None]
         if name not in ("accuracy", "goodness") and known:
             out.print(f"{name}, by which choices are made: {', '.join(known)}.", highlight=False)
 
@@ -178,11 +178,11 @@ def _arithmetic(result: dict[str, Any]) -> list[str]:
 
 
 def warnings(result: dict[str, Any]) -> list[str]:
-    """Return warnings for standard error: several evaluations on one test part."""
+    """Return warnings for standard error: several evaluations on one test set."""
     evaluations = result["test_evaluations"]
     if evaluations is None or evaluations < 2:
         return []
-    text = f"{evaluations} configurations were evaluated on this test part, in this study and others. "
+    text = f"{evaluations} configurations were evaluated on this test set, in this study and others. "
     if result["val_accuracy"] is None:
         return [text + "Do not choose by test figures: the best of several is too optimistic."]
     return [text + "Choose between them by val_accuracy: the best of several test figures is too optimistic."]
@@ -246,7 +246,7 @@ def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[
         lines.append(
             f"Frozen features alone reached {percent(probe['accuracy'])}; {best['strategy']} reached "
             f"{percent(best['accuracy'])}, {100 * gain:+.1f} points: {verdict} (the best of several "
-            "on one test part is slightly optimistic). Digits are far from the photographs that the network "
+            "on one test set is slightly optimistic). Digits are far from the photographs that the network "
             "was trained on, where unfreezing layers tends to help."
         )
     lead = best["accuracy"] - pixels.accuracy

@@ -26,12 +26,12 @@ from frostline.progress import QUIET
 class Pairs:
     """One label for each image; images are all paths, or all PIL images or arrays (h, w[, 3]).
 
-    `parts` names the part of each image ("train", "val", "test", "" where it is not given).
+    `subsets` names the subset of each image ("train", "val", "test", "" where it is not given).
     """
 
     images: Sequence[Any]
     labels: Sequence[str]
-    parts: Sequence[str] | None = None
+    subsets: Sequence[str] | None = None
 
 
 def read_pairs(pairs: Pairs) -> Source:
@@ -46,7 +46,7 @@ def read_pairs(pairs: Pairs) -> Source:
 def unlabelled(
     images: Sequence[Any], workers: int = 0, rendering: Rendering = PLAIN
 ) -> tuple[Manifest, list[str]]:
-    """Return a manifest of unlabelled images, all in the part "test", and notes on their rendering.
+    """Return a manifest of unlabelled images, all in the subset "test", and notes on their rendering.
 
     Parameters
     ----------
@@ -83,10 +83,10 @@ def unlabelled(
 
 
 def _entries(paths: Sequence[str], pairs: Pairs) -> list[ImageEntry]:
-    parts = [""] * len(paths) if pairs.parts is None else pairs.parts
+    subsets = [""] * len(paths) if pairs.subsets is None else pairs.subsets
     return [
-        ImageEntry(path, label, split=part)
-        for path, label, part in zip(paths, pairs.labels, parts, strict=True)
+        ImageEntry(path, label, split=subset)
+        for path, label, subset in zip(paths, pairs.labels, subsets, strict=True)
     ]
 
 

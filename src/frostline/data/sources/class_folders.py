@@ -18,18 +18,18 @@ from frostline.data.sources.file_listing import (
 from frostline.data.sources.folder_layout import FolderLayout, SplitNames, Tree, layout_of
 from frostline.errors import DataError
 
-# Below the root lie at most: a folder of the same name, a part, one of its name, and classes.
+# Below the root lie at most: a folder of the same name, a subset, one of its name, and classes.
 DEPTH = 5
 
 
 def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
-    """List a folder of labelled images; the class is the name of the first folder below the root or the part.
+    """List a folder of labelled images; the class is the first folder below the root or the subset.
 
-    `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
+    `split_names` says which folders are which subset, where their names don't; `groups_inside` that folders
     below classes are groups (`folder_layout`).
 
     Raises:
-        DataError: there are no class folders, or parts and classes are mixed up.
+        DataError: there are no class folders, or subsets and classes are mixed up.
     """
     if not root.is_dir():
         raise DataError(missing_message(root))
@@ -43,8 +43,8 @@ def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool 
     source = Source(root, hint="Only image files inside the class folders count.")
     layout = layout_of(_tree(root, DEPTH), str(root), split_names, groups_inside)
     source.findings += layout.findings
-    for path, part in layout.classes_in.items():
-        _read_classes(root.joinpath(*path), part, source)
+    for path, subset in layout.classes_in.items():
+        _read_classes(root.joinpath(*path), subset, source)
     for path in layout.unlabelled:
         _skip_folder(root.joinpath(*path), source)
     inside = _folders(root)
@@ -70,7 +70,7 @@ def _tree(folder: Path, depth: int) -> Tree:
 
 
 def _skip_folder(folder: Path, source: Source) -> None:
-    """List the images of a folder that is neither a part nor a class, as skipped."""
+    """List the images of a folder that is neither a subset nor a class, as skipped."""
     assert source.root is not None
     for file in walk_files(folder):
         if is_picture(file):
@@ -78,7 +78,7 @@ def _skip_folder(folder: Path, source: Source) -> None:
             source.skipped.append(outside(path))
 
 
-def _read_classes(folder: Path, part: str, source: Source) -> None:
+def _read_classes(folder: Path, subset: str, source: Source) -> None:
     """Add every file of every class folder; image files beside them have no label and are skipped."""
     assert source.root is not None
     for child in sorted(folder.iterdir()):
@@ -87,20 +87,20 @@ def _read_classes(folder: Path, part: str, source: Source) -> None:
         if child.is_dir():
             if own(child):
                 continue
-            _read_class(child, part, source)
+            _read_class(child, subset, source)
         elif is_picture(child):
             path = child.relative_to(source.root).as_posix()
             source.skipped.append(outside(path))
 
 
-def _read_class(folder: Path, part: str, source: Source) -> None:
+def _read_class(folder: Path, subset: str, source: Source) -> None:
     assert source.root is not None
     label = unicodedata.normalize("NFC", folder.name)  # macOS spells é as two characters
     own_folders: list[tuple[Path, str]] = []
     files = walk_files(folder, own_folders)
     source.findings += [_left_out(source.root, place, kind) for place, kind in sorted(own_folders)]
     source.images += [
-        ImageEntry(file.relative_to(source.root).as_posix(), label, split=part) for file in files
+        ImageEntry(file.relative_to(source.root).as_posix(), label, split=subset) for file in files
     ]
     if not files:
         relative = folder.relative_to(source.root).as_posix()
@@ -113,7 +113,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _own_inside(root: Path, layout: FolderLayout) -> list[tuple[Path, str]]:
-    """Return the folders of frostline's own that stand where classes or parts do, and what they are."""
+    """Return the folders of frostline's own that stand where classes or subsets do, and what they are."""
     places = dict.fromkeys([root, *(root.joinpath(*path) for path in layout.classes_in)])
     inside = (child for place in places for child in sorted(place.iterdir()) if child.is_dir())
     return [(child, kind) for child in inside if not is_hidden(child.name) and (kind := own(child))]
@@ -137,7 +137,7 @@ def _nothing_found(root: Path, inside: list[Path]) -> str:
     if inside:
         names = listing([f"{folder.name}/" for folder in inside])
         files_inside = any(not child.is_dir() for folder in inside for child in folder.iterdir())
-        lacking = "no class folders inside the parts" if files_inside else "no file inside them"
+        lacking = "no class folders inside the subsets" if files_inside else "no file inside them"
         return f"{root} holds folders, but {lacking}:{names}\n{expected.strip()}"
     try:
         loose = len(find_images(root))

@@ -1,4 +1,4 @@
-"""The common form of every source of labelled images, and the names of parts.
+"""The common form of every source of labelled images, and the names of subsets.
 
 Every reader in this package returns a `Source`; `loading` makes a Manifest of it.
 """
@@ -17,8 +17,8 @@ from frostline.data.manifest_entries import SkippedImage
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.errors import did_you_mean
 
-# The names people give the three parts: torchvision, Keras, Hugging Face and Kaggle sets between them.
-PART_NAMES = {
+# The names people give the three subsets: torchvision, Keras, Hugging Face and Kaggle sets between them.
+SUBSET_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -61,14 +61,14 @@ def outside(path: str) -> SkippedImage:
     return SkippedImage(path, "", "lies outside the class folders, so it has no label", "left_out")
 
 
-def part_named(name: str) -> str | None:
+def subset_named(name: str) -> str | None:
     """Return "train", "val" or "test" for one of the names people give them, else None."""
-    return PART_NAMES.get(name.strip().lower())
+    return SUBSET_NAMES.get(name.strip().lower())
 
 
-def unknown_part(name: str) -> str:
-    """Return what is wrong with the name of a part."""
-    guess = did_you_mean(name.strip().lower(), PART_NAMES)
+def unknown_subset(name: str) -> str:
+    """Return what is wrong with the name of a subset."""
+    guess = did_you_mean(name.strip().lower(), SUBSET_NAMES)
     return f"split {name!r} is unknown; expected train, val or test.{guess}"
 
 

@@ -1,6 +1,6 @@
-"""The meaning of an image set's folders, from names alone: parts (train, val, test) or classes.
+"""The meaning of an image set's folders, from names alone: subsets (train, val, test) or classes.
 
-Parts are folders that people call so: `train/` and `test/`, but also `Training/` and `Testing/`,
+Subsets are folders that people call so: `train/` and `test/`, but also `Training/` and `Testing/`,
 `seg_train/` and `seg_test/`, `train/` and `holdout/`. A folder that holds nothing but one of its own name is
 looked through. What could be either is refused, with the option that decides it.
 """
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from frostline.data.findings import Finding
-from frostline.data.sources.common import part_named
+from frostline.data.sources.common import subset_named
 from frostline.errors import DataError, UsageError, did_you_mean, option
 
-# Words within a folder's name that make it a part, beyond those that are one alone (`common.PART_NAMES`):
+# Words within a folder's name that make it a subset, beyond those that are one alone (`common.SUBSET_NAMES`):
 # the keywords of Hugging Face's `datasets`, which looks for them between other characters, too; "holdout" is
 # ours.
-PART_WORDS = {"eval": "test", "evaluation": "test", "holdout": "test"}
-PARTS = ("train", "val", "test")
-NO_PARTS = "none"  # what `split_names` is where folders that look like parts are classes
+SUBSET_WORDS = {"eval": "test", "evaluation": "test", "holdout": "test"}
+SUBSETS = ("train", "val", "test")
+NO_SUBSETS = "none"  # what `split_names` is where folders that look like subsets are classes
 SHOWN = 5  # folders in a message
 # Of the names of all their subfolders, folders share this much: then these are the classes. A choice.
 SHARED = 0.5
@@ -59,29 +59,30 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """The folders that hold class folders, with their part ("" where unnamed), and unlabelled ones."""
+    """The folders that hold class folders, with their subset ("" where unnamed), and unlabelled ones."""
 
     classes_in: dict[Path, str]
     unlabelled: tuple[Path, ...] = ()
     findings: tuple[Finding, ...] = ()
 
 
-SplitNames = Mapping[str, str] | str | None  # folder → part, or `NO_PARTS`, or nothing
+SplitNames = Mapping[str, str] | str | None  # folder → subset, or `NO_SUBSETS`, or nothing
 
 
 def checked_split_names(split_names: SplitNames) -> SplitNames:
-    """Return it as it is. Raises `UsageError` where it names a part that there is not."""
-    if split_names is None or split_names == NO_PARTS:
+    """Return it as it is. Raises `UsageError` where it names a subset that there is not."""
+    if split_names is None or split_names == NO_SUBSETS:
         return split_names
     if isinstance(split_names, str) or not split_names:
         raise UsageError(
-            f"{option('split_names')} is {split_names!r}; expected folders with the part each is, such as "
-            f"{{'fold0': 'train', 'fold1': 'test'}}, or {NO_PARTS!r}."
+            f"{option('split_names')} is {split_names!r}; expected folders with the subset each is, such as "
+            f"{{'fold0': 'train', 'fold1': 'test'}}, or {NO_SUBSETS!r}."
         )
-    invalid = [part for part in split_names.values() if part not in PARTS]
+    invalid = [subset for subset in split_names.values() if subset not in SUBSETS]
     if invalid:
         raise UsageError(
-            f"There is no part {invalid[0]!r}; there are {', '.join(PARTS)}.{did_you_mean(invalid[0], PARTS)}"
+            f"There is no subset {invalid[0]!r}; there are {', '.join(SUBSETS)}."
+            f"{did_you_mean(invalid[0], SUBSETS)}"
         )
     return split_names
 
@@ -89,7 +90,7 @@ def checked_split_names(split_names: SplitNames) -> SplitNames:
 def split_names_text(split_names: SplitNames) -> str:
     """Return them as the option takes them: "train=fold0,test=fold1"."""
     if isinstance(split_names, Mapping):
-        return ",".join(f"{part}={folder}" for folder, part in split_names.items())
+        return ",".join(f"{subset}={folder}" for folder, subset in split_names.items())
     return split_names or ""
 
 
@@ -110,73 +111,73 @@ def layout_of(
     if isinstance(split_names, Mapping):
         return _as_said(tree, base, root, split_names, findings)
     if split_names is None:
-        parts = {name: part for name in folders if (part := part_of(name))}
-        if _are_parts(inside, parts, root):
-            return _in_parts(tree, base, parts, findings)
+        subsets = {name: subset for name in folders if (subset := subset_of(name))}
+        if _are_subsets(inside, subsets, root):
+            return _in_subsets(tree, base, subsets, findings)
         if not groups_inside:
             _refuse_doubtful(inside, root)
     return FolderLayout({base: ""}, findings=tuple(findings))
 
 
-def part_of(name: str) -> str | None:
-    """Return the part that a folder's name contains; None where it contains none or two."""
-    exact = part_named(name)
+def subset_of(name: str) -> str | None:
+    """Return the subset that a folder's name contains; None where it contains none or two."""
+    exact = subset_named(name)
     name_words = re.split(r"[\W\d_]+", name.lower())
     joined = [*name_words, *("".join(pair) for pair in pairwise(name_words))]  # hold_out
-    parts = {part for word in joined if (part := part_named(word) or PART_WORDS.get(word))}
-    return exact or (parts.pop() if len(parts) == 1 else None)
+    subsets = {subset for word in joined if (subset := subset_named(word) or SUBSET_WORDS.get(word))}
+    return exact or (subsets.pop() if len(subsets) == 1 else None)
 
 
-def _are_parts(folders: Mapping[str, Tree], parts: Mapping[str, str], root: str) -> bool:
-    """Return whether the folders are parts. Raises `DataError` where they are parts and something else."""
-    nested = [name for name in parts if folders[name].folders]
-    if "train" not in parts.values() or not any(parts[name] == "train" for name in nested):
-        if len(parts) > 1 and all(part_named(name) for name in parts):
+def _are_subsets(folders: Mapping[str, Tree], subsets: Mapping[str, str], root: str) -> bool:
+    """Return whether the folders are subsets. Raises `DataError` where only some are."""
+    nested = [name for name in subsets if folders[name].folders]
+    if "train" not in subsets.values() or not any(subsets[name] == "train" for name in nested):
+        if len(subsets) > 1 and all(subset_named(name) for name in subsets):
             raise DataError(
-                f"{root} has {_listed(parts)} but no class folders under train/; expected "
+                f"{root} has {_listed(subsets)} but no class folders under train/; expected "
                 "train/CLASS/image.jpg."
             )
         return False
-    other_folders = [name for name in folders if name not in parts]
-    if other_folders and not (len(parts) > 1 and _share_names([folders[name] for name in nested])):
-        if len(parts) > 1 and all(part_named(name) for name in parts):
+    other_folders = [name for name in folders if name not in subsets]
+    if other_folders and not (len(subsets) > 1 and _share_names([folders[name] for name in nested])):
+        if len(subsets) > 1 and all(subset_named(name) for name in subsets):
             raise DataError(
-                f"{root} mixes parts ({_listed(parts)}) with other folders ({_listed(other_folders)}); "
+                f"{root} mixes subsets ({_listed(subsets)}) with other folders ({_listed(other_folders)}); "
                 "expected either train/ val/ test/ or a folder per class. Move the others out, or name the "
-                f"parts with --split-names {_example(parts)}."
+                f"subsets with --split-names {_example(subsets)}."
             )
         return False  # a class may be called train
     if strange := [name for name in other_folders if folders[name].folders]:
         raise DataError(
-            f"{root} mixes parts ({_listed(parts)}) with other folders ({_listed(strange)}). Move those out, "
-            f"or name the parts with --split-names {_example(parts)}."
+            f"{root} mixes subsets ({_listed(subsets)}) with other folders ({_listed(strange)}). Move those "
+            f"out, or name the subsets with --split-names {_example(subsets)}."
         )
-    doubled = [part for part in PARTS if list(parts.values()).count(part) > 1]
+    doubled = [subset for subset in SUBSETS if list(subsets.values()).count(subset) > 1]
     if doubled:
-        several = [name for name in parts if parts[name] == doubled[0]]
+        several = [name for name in subsets if subsets[name] == doubled[0]]
         raise DataError(
-            f"{root} has two folders for the part {doubled[0]}: {_listed(several)}. Move one out, or say "
-            f"what they are with --split-names {_example(parts)}."
+            f"{root} has two folders for {doubled[0]}: {_listed(several)}. Move one out, or say "
+            f"what they are with --split-names {_example(subsets)}."
         )
     return True
 
 
-def _in_parts(tree: Tree, base: Path, parts: Mapping[str, str], findings: list[Finding]) -> FolderLayout:
+def _in_subsets(tree: Tree, base: Path, subsets: Mapping[str, str], findings: list[Finding]) -> FolderLayout:
     folders = tree.at(base).folders
     classes_in, unlabelled = {}, []
     for name in folders:
         inner = _through(tree, (*base, name), name)
-        if name in parts and tree.at(inner).folders:
-            classes_in[inner] = parts[name]
+        if name in subsets and tree.at(inner).folders:
+            classes_in[inner] = subsets[name]
         else:
             unlabelled.append((*base, name))
-    if any(part_named(name) is None for name in parts):
-        assigned = ", ".join(f"{name}/ is {part}" for name, part in parts.items())
+    if any(subset_named(name) is None for name in subsets):
+        assigned = ", ".join(f"{name}/ is {subset}" for name, subset in subsets.items())
         findings.append(
             Finding(
                 "assumed",
-                len(parts),
-                f"Folders read as parts: {assigned}.",
+                len(subsets),
+                f"Folders read as subsets: {assigned}.",
                 "If that is wrong, use --split-names.",
             )
         )
@@ -197,7 +198,7 @@ def _as_said(
             f"{root} has no folder {missing[0]!r}, which --split-names names; it has {_listed(folders)}."
             f"{did_you_mean(missing[0], list(folders))}"
         )
-    classes_in = {_through(tree, (*base, name), name): part for name, part in split_names.items()}
+    classes_in = {_through(tree, (*base, name), name): subset for name, subset in split_names.items()}
     unnamed = [(*base, name) for name in folders if name not in split_names]
     if unnamed:
         names = _listed(path[-1] for path in unnamed)
@@ -212,9 +213,9 @@ def _refuse_doubtful(folders: Mapping[str, Tree], root: str) -> None:
         names = list(folders)
         raise DataError(
             f"{root} holds {_listed(names)}, and each of them holds {_listed(inside)}. Which are the "
-            f"classes? If those inside are, name the part of each folder: --split-names "
+            f"classes? If those inside are, name the subset of each folder: --split-names "
             f"train={names[0]},test={names[-1]}. If {_listed(names)} are the classes: --split-names "
-            f"{NO_PARTS}, or --group-by parent where those inside are groups, such as patients."
+            f"{NO_SUBSETS}, or --group-by parent where those inside are groups, such as patients."
         )
 
 
@@ -241,5 +242,5 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(quoted[:SHOWN]) + (f" and {len(quoted) - SHOWN} more" if len(quoted) > SHOWN else "")
 
 
-def _example(parts: Mapping[str, str]) -> str:
-    return ",".join(f"{part}={name}" for name, part in parts.items())
+def _example(subsets: Mapping[str, str]) -> str:
+    return ",".join(f"{subset}={name}" for name, subset in subsets.items())

@@ -1,7 +1,7 @@
 """Datasets in Python: Hugging Face `Dataset`, `DatasetDict`, and anything like a torch `Dataset`.
 
 Neither library is imported: a Hugging Face dataset is known by its module's name, a torch one by having a
-length and items. Items are named "dataset[12]", or "train[12]" where there are parts.
+length and items. Items are named "dataset[12]", or "train[12]" where there are subsets.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from frostline.data.labels import LABEL_COLUMNS, is_missing, read_labels
 from frostline.data.manifest_entries import SkippedImage
 from frostline.data.pixels import deep_pixels
 from frostline.data.pixels.deep_pixels import Deep
-from frostline.data.sources.common import ImageEntry, Source, listing, part_named, unknown_part
+from frostline.data.sources.common import ImageEntry, Source, listing, subset_named, unknown_subset
 from frostline.errors import DamagedImage, DataError, did_you_mean
 
-NAME = "dataset"  # what an item's path starts with where the source has no parts
+NAME = "dataset"  # what an item's path starts with where the source has no subsets
 
 CHANNELS = (3, 4)  # RGB and RGBA
 ROW_OF_AN_IMAGE = (
@@ -78,18 +78,18 @@ def read_hugging_face(
     otherwise.
 
     Raises:
-        DataError: it is streamed, has no such columns, or its parts have unknown names.
+        DataError: it is streamed, has no such columns, or its subsets have unknown names.
     """
     if not hasattr(source, "__len__"):
         raise DataError("Streamed Hugging Face datasets have no length: load it without streaming=True.")
     tables = dict(source) if isinstance(source, Mapping) else {NAME: source}
-    unknown = [unknown_part(name) for name in tables if name != NAME and not part_named(name)]
+    unknown = [unknown_subset(name) for name in tables if name != NAME and not subset_named(name)]
     if unknown:
         raise DataError(f"The DatasetDict cannot be used as it is:{listing(unknown)}")
     fetchers: dict[str, Callable[[int], Content]] = {}
     result = Source(None)
     for name, table in tables.items():
-        fetchers[name] = _read_part(name, table, result, image_column, label_column, group_column)
+        fetchers[name] = _read_subset(name, table, result, image_column, label_column, group_column)
     result.items = _Fetcher(fetchers)
     return result
 
@@ -179,12 +179,12 @@ def _hugging_face_item(table: Any, column: str, index: int) -> Content:
 class _Fetcher:
     """From "train[12]" to that item's image; a class, so that worker processes can be given it."""
 
-    parts: Mapping[str, Callable[[int], Content]]
+    subsets: Mapping[str, Callable[[int], Content]]
 
     def __call__(self, path: str) -> Content:
         name, _, index = path[:-1].rpartition("[")
         try:
-            return self.parts[name](int(index))
+            return self.subsets[name](int(index))
         except DamagedImage:
             raise
         except Exception as error:  # the user's own code or files
@@ -195,7 +195,7 @@ def _failed(error: Exception) -> str:
     return f"cannot be read from the dataset ({type(error).__name__}: {error})"
 
 
-def _read_part(
+def _read_subset(
     name: str,
     table: Any,
     result: Source,
@@ -215,9 +215,9 @@ def _read_part(
     labels = read_labels(plain[label_column][:], _names(features[label_column]))
     group_column = _column_called(group_column, features) or "group"
     groups = plain[group_column][:] if group_column in features else [None] * len(labels)
-    part = part_named(name) or ""
+    subset = subset_named(name) or ""
     result.images += [
-        ImageEntry(f"{name}[{index}]", label, "" if is_missing(group) else str(group), part)
+        ImageEntry(f"{name}[{index}]", label, "" if is_missing(group) else str(group), subset)
         for index, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
     encoded = plain.cast_column(image_column, type(features[image_column])(decode=False))

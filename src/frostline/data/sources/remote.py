@@ -109,7 +109,7 @@ class Fetcher:
 def read_remote_folder(address: str, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
     """List the images below an address: a folder per class, or train/ val/ test/ with those inside.
 
-    `split_names` says which folders are which part, where their names don't; `groups_inside` that folders
+    `split_names` says which folders are which subset, where their names don't; `groups_inside` that folders
     below classes are groups (`folder_layout`).
 
     Raises:
@@ -125,9 +125,9 @@ def read_remote_folder(address: str, split_names: SplitNames = None, groups_insi
     for name in names:
         path_parts = tuple(name.split("/"))
         image_name = fetcher.add(f"{root}/{name}", listing[name])
-        for path, part in layout.classes_in.items():
+        for path, subset in layout.classes_in.items():
             if path_parts[: len(path)] == path and len(path_parts) > len(path) + 1:
-                source.images.append(ImageEntry(image_name, path_parts[len(path)], split=part))
+                source.images.append(ImageEntry(image_name, path_parts[len(path)], split=subset))
                 break
         else:
             source.skipped.append(outside(image_name))

@@ -22,7 +22,7 @@ ALIASES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "label": (LABEL_COLUMNS[1:],),
 }  # fmt: skip
 OPTIONAL = ("split", "group")
-IS_VALID = "is_valid"  # fastai's: true for images of the validation part
+IS_VALID = "is_valid"  # fastai's: true for images of the validation set
 
 # A column this close to an optional one ("groups", "splits") is a slip that would leak a split; other columns
 # people have ("width", "source", "species", "fold", "patient") score .67 and below.

@@ -14,7 +14,7 @@ from typing import Any
 from frostline.data.findings import Finding
 from frostline.data.labels import read_labels
 from frostline.data.pixels.formats import suffixes
-from frostline.data.sources.common import ImageEntry, Source, listing, part_named, unknown_part
+from frostline.data.sources.common import ImageEntry, Source, listing, subset_named, unknown_subset
 from frostline.data.sources.file_listing import is_hidden
 from frostline.data.sources.remote import Fetcher, ImageLocation, is_address, masked
 from frostline.data.sources.table_cells import Cells, as_text, own_bytes, read_cells
@@ -224,15 +224,15 @@ def _collect(
     mistakes: list[str] = []
     first_rows: dict[str, tuple[int, ImageEntry]] = {}
     repeats = 0
-    parts, part_mistakes = _parts(lines, rows, source)
-    mistakes += part_mistakes
+    subsets, subset_mistakes = _subsets(lines, rows, source)
+    mistakes += subset_mistakes
     groups = [as_text(value) for value in rows.get("group", [""] * len(lines))]
     paths = [as_text(value) for value in rows["path"]]
-    for line, path, label, part, group in zip(lines, paths, labels, parts, groups, strict=True):
+    for line, path, label, subset, group in zip(lines, paths, labels, subsets, groups, strict=True):
         if not path:
             mistakes.append(f"row {line}: path is empty")
             continue
-        entry = ImageEntry(_reference(names.find(path), source.root or Path()), label, group, part)
+        entry = ImageEntry(_reference(names.find(path), source.root or Path()), label, group, subset)
         before = first_rows.setdefault(entry.path, (line, entry))
         if before[0] == line:
             source.images.append(entry)
@@ -246,8 +246,8 @@ def _collect(
     return mistakes + names.mistakes
 
 
-def _parts(lines: Sequence[int], rows: dict[str, list[Any]], source: Source) -> tuple[list[str], list[str]]:
-    """Return each row's part, "" where none is given, and the rows that name another."""
+def _subsets(lines: Sequence[int], rows: dict[str, list[Any]], source: Source) -> tuple[list[str], list[str]]:
+    """Return each row's subset, "" where none is given, and the rows that name another."""
     if IS_VALID in rows:
         texts = [as_text(value).lower() for value in rows[IS_VALID]]
         mistakes = [
@@ -255,21 +255,21 @@ def _parts(lines: Sequence[int], rows: dict[str, list[Any]], source: Source) -> 
             for line, text in zip(lines, texts, strict=True)
             if text not in TRUTH
         ]
-        parts = [TRUTH.get(text, "") for text in texts]
+        subsets = [TRUTH.get(text, "") for text in texts]
         message = (
-            f"The column {IS_VALID!r} was read as fastai does: {parts.count('val')} image(s) are val, "
-            f"{parts.count('train')} train."
+            f"The column {IS_VALID!r} was read as fastai does: {subsets.count('val')} image(s) are val, "
+            f"{subsets.count('train')} train."
         )
         source.findings.append(Finding("assumed", len(lines), message))
-        return parts, mistakes
+        return subsets, mistakes
     texts = [as_text(value) for value in rows.get("split", [""] * len(lines))]
-    part_by_text = {text: part_named(text) or "" for text in set(texts)}
+    subset_by_text = {text: subset_named(text) or "" for text in set(texts)}
     mistakes = [
-        f"row {line}: {unknown_part(text)}"
+        f"row {line}: {unknown_subset(text)}"
         for line, text in zip(lines, texts, strict=True)
-        if text and not part_by_text[text]
+        if text and not subset_by_text[text]
     ]
-    return [part_by_text[text] for text in texts], mistakes
+    return [subset_by_text[text] for text in texts], mistakes
 
 
 def _add_addresses(source: Source) -> None:

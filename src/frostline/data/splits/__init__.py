@@ -1,1 +1,1 @@
-"""Splits: groups, near duplicates, parts and folds."""
+"""Splits: groups, near duplicates, subsets and folds."""

@@ -2,7 +2,7 @@
 
 Each image gets a mark: a perceptual hash of 256 bits (ImageHash's `phash`) and a colour thumbnail of 8 × 8.
 Two images are *suspects* when their hashes differ in few bits; they are *near copies*, which no split may
-part, when they differ in fewer and the thumbnails agree too. Flat images are ignored: their hash is noise.
+subset, when they differ in fewer and the thumbnails agree too. Flat images are ignored: their hash is noise.
 """
 
 from __future__ import annotations

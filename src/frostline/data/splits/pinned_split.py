@@ -1,4 +1,4 @@
-"""Split a manifest again with the parts of some images fixed, and update its findings."""
+"""Split a manifest again with the subsets of some images fixed, and update its findings."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 
 
 def redraw(data: Manifest, sides: Mapping[str, str]) -> Manifest:
-    """Return the manifest with its drawn parts drawn anew, images of these digests pinned to these parts.
+    """Return the manifest with its drawn subsets drawn anew, images of these digests pinned to these subsets.
 
     The same manifest where nothing changes. Raises `DataError` where it does not know its seed and shares, or
     a class is left without a training image.
     """
     if data.shares is None or data.seed is None:
-        raise DataError("This manifest does not record how its parts were drawn: load the data again.")
+        raise DataError("This manifest does not record how its subsets were drawn: load the data again.")
     split_result = split(
-        [ImageEntry(s.path, s.label, s.group, _source_part(s, data.predefined)) for s in data.samples],
+        [ImageEntry(s.path, s.label, s.group, _source_subset(s, data.predefined)) for s in data.samples],
         [sample.digest for sample in data.samples],
         data.positions(data.near_copies),
         SplitOptions(data.seed, *data.shares),
         sides,
         contested=frozenset(conflict.digest for conflict in data.conflicts),
     )
-    if split_result.parts == [sample.split for sample in data.samples]:
+    if split_result.subsets == [sample.split for sample in data.samples]:
         return data
     moved = [image for _, image in sorted(split_result.skipped.items())]
     samples = tuple(
-        replace(sample, split=part)
-        for sample, part in zip(data.samples, split_result.parts, strict=True)
-        if part
+        replace(sample, split=subset)
+        for sample, subset in zip(data.samples, split_result.subsets, strict=True)
+        if subset
     )
     demand_training_images(samples, data.classes, moved)
     findings = [finding for finding in split_result.findings if finding not in data.data_findings and moved]
     return with_samples(data, samples, moved, findings)
 
 
-def _source_part(sample: Sample, given_parts: tuple[str, ...]) -> str:
-    """Return the part that the source had named for an image, as far as a manifest knows."""
-    return sample.split if sample.split in given_parts else "train" if "train" in given_parts else ""
+def _source_subset(sample: Sample, given_subsets: tuple[str, ...]) -> str:
+    """Return the subset that the source had named for an image, as far as a manifest knows."""
+    return sample.split if sample.split in given_subsets else "train" if "train" in given_subsets else ""
 
 
 def with_samples(

@@ -1,4 +1,4 @@
-"""The part of each image in a study, and its fold for each seed, by digest.
+"""The subset of each image in a study, and its fold for each seed, by digest.
 
 It outlives a version of the data: an image that goes and comes again finds its place. `load_data` and
 `Manifest.folds` apply it. A study inside another (another split of the same data) remembers nothing.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from frostline.data.manifest_entries import PARTS
+from frostline.data.manifest_entries import SUBSETS
 from frostline.errors import StudyError
 from frostline.system import directories
 
@@ -27,7 +27,7 @@ Folds = Mapping[int, Mapping[str, int]]  # seed → digest → fold
 
 @dataclass(frozen=True)
 class Assignment:
-    """The part of each digest, and for each seed that folds were made with the fold of each digest."""
+    """The subset of each digest, and for each seed that folds were made with the fold of each digest."""
 
     sides: Mapping[str, str] = field(default_factory=dict)
     folds: Folds = field(default_factory=dict)
@@ -60,7 +60,7 @@ def remember(study: Path, sides: Mapping[str, str], folds: Folds | None = None) 
 
 
 def _text(assignment: Assignment) -> str:
-    """Return one JSON object: the seeds, and a row for each digest: its part, its fold for each seed."""
+    """Return one JSON object: the seeds, and a row for each digest: its subset, its fold for each seed."""
     seeds = sorted(assignment.folds)
     digests = sorted({*assignment.sides, *(d for of_digest in assignment.folds.values() for d in of_digest)})
     images = {
@@ -81,7 +81,7 @@ def read(study: Path) -> Assignment:
         return Assignment()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StudyError(
-            f"{path} cannot be read ({error!r}); expected the parts and folds of images as frostline "
+            f"{path} cannot be read ({error!r}); expected the subsets and folds of images as frostline "
             "writes them. Use another folder with --study."
         ) from None
     return Assignment(
@@ -99,7 +99,7 @@ def _demand_plain(seeds: list[int], images: dict[str, list[str | int | None]]) -
         raise ValueError("its seeds are not whole numbers")
     for digest, (side, *folds) in images.items():
         complete = len(folds) == len(seeds) and all(fold is None or type(fold) is int for fold in folds)
-        if not DIGEST.fullmatch(digest) or side not in (*PARTS, None) or not complete:
+        if not DIGEST.fullmatch(digest) or side not in (*SUBSETS, None) or not complete:
             raise ValueError(f"the row of {digest[:20]!r}")
         if any(isinstance(fold, int) and not 0 <= fold < 1000 for fold in folds):
             raise ValueError(f"the row of {digest[:20]!r} names a fold below 0 or above 999")

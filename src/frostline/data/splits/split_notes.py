@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from frostline.data.findings import Finding, first_examples, name_few
 from frostline.data.labels import WORDS_FOR_NONE
-from frostline.data.manifest_entries import PARTS, Sample, SkippedImage
+from frostline.data.manifest_entries import SUBSETS, Sample, SkippedImage
 from frostline.data.splits import grouping
 from frostline.data.splits.train_val_test import (
     MIN_CLASS_IMAGES_FOR_VAL,
@@ -31,29 +31,31 @@ SKIPPED = {
     "unreadable": "file(s) can't be used",
     "missing": "file(s) do not exist",
     "left_out": "image(s) belong to no class",
-    "leak": "image(s) are skipped, since a part with precedence holds them",
+    "leak": "image(s) are skipped, since a subset with precedence holds them",
 }
-TAKEN = "The source has no test part; one was drawn from train."
-NO_TEST = "There is no test part: accuracy on new images cannot be measured."
+TAKEN = "The source has no test set; one was drawn from train."
+NO_TEST = "There is no test set: accuracy on new images cannot be measured."
 
 
 def about_split(
     samples: Sequence[Sample],
     classes: Sequence[str],
-    given_parts: Collection[str],
+    given_subsets: Collection[str],
     options: SplitOptions,
     near: Sequence[tuple[str, str]],
 ) -> list[Finding]:
-    """Return findings on a split. `given_parts` are those the source named, `near` holds pairs of paths."""
-    counts = {part: Counter(sample.label for sample in samples if sample.split == part) for part in PARTS}
+    """Return findings on a split. `given_subsets` are those the source named, `near` holds pairs of paths."""
+    counts = {
+        subset: Counter(sample.label for sample in samples if sample.split == subset) for subset in SUBSETS
+    }
     findings = [_summary(counts, classes)]
-    if given_parts and "test" not in given_parts and options.test > 0:
+    if given_subsets and "test" not in given_subsets and options.test > 0:
         findings.append(Finding("no_test", counts["test"].total(), TAKEN))
-    if "val" not in given_parts and options.val > 0 and not counts["val"]:
+    if "val" not in given_subsets and options.val > 0 and not counts["val"]:
         findings += _about_no_val(counts["train"])
-    for part, share in (("test", options.test), ("val", options.val)):
-        if part not in given_parts and share > 0:
-            findings += _about_shares(counts, classes, part, share)
+    for subset, share in (("test", options.test), ("val", options.val)):
+        if subset not in given_subsets and share > 0:
+            findings += _about_shares(counts, classes, subset, share)
     return [
         *findings,
         *_about_groups(samples),
@@ -61,7 +63,7 @@ def about_split(
         *_about_gaps(counts, classes),
         *_about_sizes(counts, classes),
         *_about_near_copies(samples, near),
-        *_about_names(samples, given_parts),
+        *_about_names(samples, given_subsets),
     ]
 
 
@@ -76,18 +78,18 @@ def _about_whole_classes(samples: Sequence[Sample], classes: Sequence[str]) -> l
     if not single_group_classes:
         return []
     names = _names(map(repr, single_group_classes))
-    message = f"{len(single_group_classes)} class(es) are one group each, which stays in one part: {names}."
+    message = f"{len(single_group_classes)} class(es) are one group each, which stays in one subset: {names}."
     return [Finding("groups", len(single_group_classes), message)]
 
 
 def _summary(counts: dict[str, Counter[str]], classes: Sequence[str]) -> Finding:
-    parts = []
-    for part, of_class in counts.items():
+    subsets = []
+    for subset, of_class in counts.items():
         fewest, most = min(of_class[name] for name in classes), max(of_class[name] for name in classes)
         spread = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        parts.append(f"{of_class.total()} {part}" + (f" ({spread} a class)" if most else ""))
+        subsets.append(f"{of_class.total()} {subset}" + (f" ({spread} a class)" if most else ""))
     total = sum(of_class.total() for of_class in counts.values())
-    return Finding("split", total, f"{total} images in {len(classes)} classes: {', '.join(parts)}.")
+    return Finding("split", total, f"{total} images in {len(classes)} classes: {', '.join(subsets)}.")
 
 
 def _about_no_val(train: Counter[str]) -> list[Finding]:
@@ -95,7 +97,7 @@ def _about_no_val(train: Counter[str]) -> list[Finding]:
         return []
     scarcest = min(train.values(), default=0)
     message = (
-        f"No val part, since there are few images: {train.total()} for training, {scarcest} in the smallest "
+        f"No val set, since there are few images: {train.total()} for training, {scarcest} in the smallest "
         f"class; at least {MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} are needed. All of them "
         "are used for training; the schedule runs to its end, and a probe's L2 is chosen by cross-validation."
     )
@@ -103,47 +105,51 @@ def _about_no_val(train: Counter[str]) -> list[Finding]:
 
 
 def _about_shares(
-    counts: dict[str, Counter[str]], classes: Sequence[str], part: str, share: float
+    counts: dict[str, Counter[str]], classes: Sequence[str], subset: str, share: float
 ) -> list[Finding]:
-    """Return how uneven a drawn part is where a class misses its share by an image or more."""
-    below = PARTS[: PARTS.index(part)]
-    in_part = {name: counts[part][name] for name in classes}
+    """Return how uneven a drawn subset is where a class misses its share by an image or more."""
+    below = SUBSETS[: SUBSETS.index(subset)]
+    in_subset = {name: counts[subset][name] for name in classes}
     available = {
-        name: in_part[name] + sum(counts[lower_part][name] for lower_part in below) for name in classes
+        name: in_subset[name] + sum(counts[lower_subset][name] for lower_subset in below) for name in classes
     }
-    if not any(in_part.values()) or all(abs(in_part[name] - share * available[name]) < 1 for name in classes):
+    if not any(in_subset.values()) or all(
+        abs(in_subset[name] - share * available[name]) < 1 for name in classes
+    ):
         return []
-    percent = {name: 100 * in_part[name] / available[name] for name in classes if available[name]}
+    percent = {name: 100 * in_subset[name] / available[name] for name in classes if available[name]}
     low, high = min(percent, key=percent.__getitem__), max(percent, key=percent.__getitem__)
     spread = f"{percent[low]:.0f} % of {low!r} to {percent[high]:.0f} % of {high!r}"
     if round(percent[low]) == round(percent[high]):
         spread = f"{percent[low]:.0f} % of each class"
     message = (
-        f"{part} holds {spread}, where {100 * share:g} % was requested: "
-        "groups and copies stay together, and images that had a part keep it."
+        f"{subset} holds {spread}, where {100 * share:g} % was requested: "
+        "groups and copies stay together, and images that had a subset keep it."
     )
-    return [Finding("shares", sum(in_part.values()), message)]
+    return [Finding("shares", sum(in_subset.values()), message)]
 
 
 def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
-    """Return how many groups each part got, and which a given split has torn apart."""
-    parts_of: dict[str, set[str]] = defaultdict(set)
+    """Return how many groups each subset got, and which a given split has torn apart."""
+    subsets_of: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         if sample.group:
-            parts_of[sample.group].add(sample.split)
-    if not parts_of:
+            subsets_of[sample.group].add(sample.split)
+    if not subsets_of:
         return []
-    counts = ", ".join(f"{sum(part in parts for parts in parts_of.values())} in {part}" for part in PARTS)
-    findings = [Finding("groups", len(parts_of), f"{len(parts_of)} groups: {counts}.")]
-    torn = sorted(group for group, parts in parts_of.items() if len(parts) > 1)
+    counts = ", ".join(
+        f"{sum(subset in subsets for subsets in subsets_of.values())} in {subset}" for subset in SUBSETS
+    )
+    findings = [Finding("groups", len(subsets_of), f"{len(subsets_of)} groups: {counts}.")]
+    torn = sorted(group for group, subsets in subsets_of.items() if len(subsets) > 1)
     if torn:
         message = (
-            f"The given split puts {len(torn)} group(s) into more than one part ({', '.join(torn[:5])}): "
-            "accuracy on these parts is too high."
+            f"The given split puts {len(torn)} group(s) into more than one subset ({', '.join(torn[:5])}): "
+            "accuracy on these subsets is too high."
         )
         images = [sample.path for group in torn for sample in samples if sample.group == group]
         findings.append(Finding("leak", len(torn), message, examples=first_examples(images)))
-    return [*findings, *_about_group_names(samples, sorted(parts_of))]
+    return [*findings, *_about_group_names(samples, sorted(subsets_of))]
 
 
 def _about_group_names(samples: Sequence[Sample], groups: Sequence[str]) -> list[Finding]:
@@ -157,7 +163,7 @@ def _about_group_names(samples: Sequence[Sample], groups: Sequence[str]) -> list
         pairs = _names(" and ".join(map(repr, names)) for names in several)
         message = (
             f"{len(several)} group(s) may be spelt in several ways, which then count as groups of their own "
-            f"and may lie in different parts: {pairs}."
+            f"and may lie in different subsets: {pairs}."
         )
         findings.append(
             _of_groups("group_names", message, samples, {name for names in several for name in names})
@@ -178,13 +184,13 @@ def _of_groups(kind: str, message: str, samples: Sequence[Sample], groups: set[s
 
 
 def _about_gaps(counts: dict[str, Counter[str]], classes: Sequence[str]) -> list[Finding]:
-    """Return which classes have no image in a part that others have images in."""
+    """Return which classes have no image in a subset that others have images in."""
     findings = []
-    for part in ("val", "test"):
-        missing = [name for name in classes if not counts[part][name]]
-        if counts[part] and missing:
+    for subset in ("val", "test"):
+        missing = [name for name in classes if not counts[subset][name]]
+        if counts[subset] and missing:
             names = _names(repr(name) for name in missing)
-            message = f"{len(missing)} class(es) have no image in {part}: {names}."
+            message = f"{len(missing)} class(es) have no image in {subset}: {names}."
             findings.append(Finding("gaps", len(missing), message))
     if not counts["test"]:
         findings.append(Finding("no_test", 0, NO_TEST))
@@ -211,7 +217,7 @@ def _about_sizes(counts: dict[str, Counter[str]], classes: Sequence[str]) -> lis
 
 
 def _about_near_copies(samples: Sequence[Sample], near: Sequence[tuple[str, str]]) -> list[Finding]:
-    """Return which near copies a given split has put into two parts, and which have two labels."""
+    """Return which near copies a given split has put into two subsets, and which have two labels."""
     by_path = {sample.path: sample for sample in samples}
     sample_pairs = [
         (by_path[path_a], by_path[path_b])
@@ -223,7 +229,7 @@ def _about_near_copies(samples: Sequence[Sample], near: Sequence[tuple[str, str]
     findings = []
     if torn:
         message = (
-            f"{len(torn)} pair(s) of near copies are in two of the given parts, which makes accuracy too "
+            f"{len(torn)} pair(s) of near copies are in two of the given subsets, which makes accuracy too "
             f"high: {_pairs(torn)}."
         )
         findings.append(Finding("leak", len(torn), message, examples=_paths(torn)))
@@ -233,7 +239,7 @@ def _about_near_copies(samples: Sequence[Sample], near: Sequence[tuple[str, str]
     return findings
 
 
-def _about_names(samples: Sequence[Sample], given_parts: Collection[str]) -> list[Finding]:
+def _about_names(samples: Sequence[Sample], given_subsets: Collection[str]) -> list[Finding]:
     """Say where names look like groups, and what the split makes of them."""
     if any(sample.group for sample in samples):
         return []
@@ -251,12 +257,10 @@ def _about_names(samples: Sequence[Sample], given_parts: Collection[str]) -> lis
         f"images, such as frames of one video or slices of one scan; the largest has {sizes[several[0]]} "
         f"({name_few(images[several[0]])}). {_mates(samples, proposal.groups)}"
     ).rstrip()
-    if set(given_parts) & {"val", "test"}:
-        advice = (
-            f"If they are, divide the given parts by group; {proposal.option} reports groups in two parts."
-        )
+    if set(given_subsets) & {"val", "test"}:
+        advice = f"If they are, divide the given subsets by group; {proposal.option} reports groups in two."
     else:
-        advice = f"If they are, only {proposal.option} keeps each group in one part."
+        advice = f"If they are, only {proposal.option} keeps each group in one subset."
     examples = first_examples(path for paths in images.values() for path in paths)
     return [Finding("groups_proposed", len(several), message, advice, examples)]
 
@@ -273,14 +277,14 @@ def about_copies(
         paths[sample.digest].append(sample.path)
     exact = len(samples) - len(paths)
     if exact:
-        message = f"{exact} image(s) are exact copies of another; copies stay in one part."
+        message = f"{exact} image(s) are exact copies of another; copies stay in one subset."
         alike = first_examples(path for copies in paths.values() if len(copies) > 1 for path in copies)
         findings.append(Finding("copies", exact, message, examples=alike))
     if suspects:
         more = ", and there are more than are listed" if cut_short else ""
         message = (
             f"{len(suspects)} pair(s) of images look alike, {len(near)} of them so much that they count as "
-            f"copies and stay in one part{more}; the study's manifest.jsonl names them."
+            f"copies and stay in one subset{more}; the study's manifest.jsonl names them."
         )
         pairs = first_examples(path for pair in near or suspects for path in pair)
         findings.append(Finding("near_copies", len(suspects), message, examples=pairs))

@@ -47,10 +47,10 @@ def hold_out(
     keys: Sequence[str],
     fraction: float,
     seed: int,
-    part: str,
+    subset: str,
     pinned: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return which images are held out for `part`: (N,) bool.
+    """Return which images are held out for `subset`: (N,) bool.
 
     `targets` (N,) are classes, `units` (N,) are 0 … U-1, `keys` (U,) their names (`unit_keys`), `pinned` (U,)
     says of each unit 1: held out, -1: not, 0: to be decided. No class is emptied; each that has units to
@@ -63,7 +63,7 @@ def hold_out(
     if fraction > 0:
         images = np.bincount(targets)
         counts = np.bincount(targets[held_out[units]], minlength=len(images))
-        places = {unit: place(seed, part, keys[unit]) for unit in np.flatnonzero(fixed == 0).tolist()}
+        places = {unit: place(seed, subset, keys[unit]) for unit in np.flatnonzero(fixed == 0).tolist()}
         choice = _Choice(contents(targets, units), images, counts, fraction)
         held_out[choice.chosen_units(sorted(places, key=places.__getitem__))] = True
     return np.asarray(held_out[units])

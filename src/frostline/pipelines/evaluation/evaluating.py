@@ -78,7 +78,7 @@ def evaluate(
         The folder of a study (its best run), of a run (STUDY/runs/RUN), or of an export; or what `train`
         returned. The others are compared with the first.
     data : path, address, dataset or Manifest
-        Labelled images, as for `load_data`; all parts are used.
+        Labelled images, as for `load_data`; all subsets are used.
     metric : str or callable
         What is shown first: "accuracy", "balanced_accuracy", "macro_f1", "average_precision", "auroc",
         "log_loss", "quadratic_kappa" (classes in the order of their numbers, else of their names),
@@ -149,7 +149,7 @@ def evaluate(
 
 
 def _counted_looks(loaded: Sequence[LoadedModel], images: _Images, evaluation: Evaluation) -> Evaluation:
-    """Count the evaluation as a look at the test part of a model's study, where images are of it."""
+    """Count the evaluation as a look at the test set of a model's study, where images are of it."""
     judged = {sample.digest for sample, own in zip(images.samples, images.judged, strict=True) if own}
     looks, notes = None, list(evaluation.notes)
     for model in loaded:
@@ -168,7 +168,7 @@ def _counted_looks(loaded: Sequence[LoadedModel], images: _Images, evaluation: E
         if number is not None:
             configurations = counted(number, "configuration has", "configurations have")
             notes.append(
-                f"{counted(own, 'image')} are of the test part of {study.path}: {configurations} been "
+                f"{counted(own, 'image')} are of the test set of {study.path}: {configurations} been "
                 "evaluated on it by now, and the best of many is too optimistic."
             )
     return replace(evaluation, test_evaluations=looks, notes=tuple(notes))

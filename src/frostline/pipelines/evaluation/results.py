@@ -223,7 +223,7 @@ class Evaluation:
     decided : ndarray of int64 or None, shape (images,)
         What an operating point decides for; None where that is the highest probability.
     test_evaluations : int or None
-        Configurations that have been evaluated on the study's test part, where images are of it.
+        Configurations that have been evaluated on the study's test set, where images are of it.
     """
 
     model: str

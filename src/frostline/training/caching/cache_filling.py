@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Unpack
 
 from frostline.config import Config, Options
-from frostline.data import PARTS, Manifest
+from frostline.data import SUBSETS, Manifest
 from frostline.distributed import ray_cluster, torchrun_env
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
@@ -150,9 +150,9 @@ def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int
     """Return what is to be there: (cut, images, items), earlier cuts first."""
     cluster = []
     for index, cached in sorted(plan.cached.items()):
-        for part in PARTS:
-            images = request.images(part, policy if part == "train" else None)
-            views = cached if part == "train" else (0,)
+        for subset in SUBSETS:
+            images = request.images(subset, policy if subset == "train" else None)
+            views = cached if subset == "train" else (0,)
             if len(images) and cached:
                 cluster.append((index, images, [(i, view) for view in views for i in range(len(images))]))
     return cluster

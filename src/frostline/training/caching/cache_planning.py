@@ -67,7 +67,7 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
         room = math.floor(store.room_bytes() / max(1, row_bytes))
         views = sorted(need.passes)
         plan.cached[index] = tuple(views[:room]) if choice.keep else ()
-        if choice.keep and request.data.part("val"):
+        if choice.keep and request.data.subset("val"):
             plan.cached[index] = tuple(sorted({0, *plan.cached[index]}))
         full = "" if room >= len(views) else f"; the cache has room for {room} of {len(views)} views"
         plan.why[index] = choice.why + full

@@ -17,7 +17,7 @@ def epoch_line(
     ----------
     row
         The epoch as a run's metrics have it: phase and epoch from 0, loss, seconds, and val_<metric> where
-        there is a val part.
+        there is a val set.
     phases
         All phases of the run.
     metric

@@ -28,7 +28,7 @@ from frostline.training.numeric_plan import Plan
 from frostline.training.resilience.time_limit import TimeLimit
 from frostline.training.techniques import batchnorm_recalibration, wise_ft
 from frostline.training.techniques.class_imbalance import Balance
-from frostline.training.train_request import Parts, TrainRequest
+from frostline.training.train_request import Subsets, TrainRequest
 
 
 def learn(
@@ -36,13 +36,13 @@ def learn(
     folder: RunFolder,
     plan: Plan,
     head: Frozen,
-    parts: Parts,
+    subsets: Subsets,
     watch: Stopwatch,
     budget: TimeLimit,
     hear: OnEpochs,
 ) -> TrainedModel:
     """Return the adapted model, and how it learned."""
-    images = parts.train
+    images = subsets.train
     balance = Balance(request.config.imbalance, images.targets, len(request.data.classes))
     known = hyperparameters(request.strategy)
     with budget.before_steps(request.progress) as progress:
@@ -59,7 +59,7 @@ def learn(
         phases=request.phases(),
         hyperparameters=known,
         train=images,
-        val=parts.val if len(parts.val) else None,
+        val=subsets.val if len(subsets.val) else None,
         plan=plan,
         cache=head.cache,
         counts=head.counts,

@@ -197,7 +197,7 @@ def _write_held_out(
 
     Probabilities are as the head gives them: adjusted logits, and the run's temperature.
     """
-    if request.data.part("val") or solution.held is None or solution.held_probabilities is None:
+    if request.data.subset("val") or solution.held is None or solution.held_probabilities is None:
         return
     logits = solution.temperature * np.log(np.maximum(solution.held_probabilities, LEAST))
     if balance.kind == "logit_adjustment":

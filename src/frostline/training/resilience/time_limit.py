@@ -133,26 +133,26 @@ def _fitting(request: TrainRequest, each_s: float) -> int:
 
 
 def _pass_s(request: TrainRequest) -> float:
-    samples = [sample for part in ("val", "test", "train") for sample in request.data.part(part)]
+    samples = [sample for subset in ("val", "test", "train") for sample in request.data.subset(subset)]
     return pass_s(request.backbone, request.data, samples, request.config.threads)
 
 
 def _reserve_s(request: TrainRequest) -> float:
-    parts, each_s = ["val", "test"], _pass_s(request)
+    subsets, each_s = ["val", "test"], _pass_s(request)
     if hyperparameters(request.strategy).bn == "recalibrate":
-        parts.append("train")
+        subsets.append("train")
     if hyperparameters(request.strategy).refit_layers:
-        parts.append("train")
-    counts = [len(request.data.part(part)) for part in parts]
+        subsets.append("train")
+    counts = [len(request.data.subset(subset)) for subset in subsets]
     if all(phase.cut for phase in request.phases()):  # frozen batches are filled up
         counts = [math.ceil(count / evaluation_batch()) * evaluation_batch() for count in counts]
     if request.config.interpolate_weights is not None:  # BatchNorm over train and answers on val, at each
         shares = len(POINTS) if request.config.interpolate_weights == "auto" else 1
-        train, val = len(request.data.part("train")), len(request.data.part("val"))
+        train, val = len(request.data.subset("train")), len(request.data.subset("val"))
         counts += [train, *[train + val] * shares]  # the first: features for a probe
     if request.taken_away:
-        counts.append(min(_fitting(request, each_s), len(request.data.part("train"))))
-        moved = len(request.data.part("val")) or len(request.data.part("train"))
+        counts.append(min(_fitting(request, each_s), len(request.data.subset("train"))))
+        moved = len(request.data.subset("val")) or len(request.data.subset("train"))
         counts.append(min(DRIFT_IMAGES, moved) if request.strategy.trains else 0)
-    counts.append(error_gallery.MOST if request.data.part("test") else 0)
+    counts.append(error_gallery.MOST if request.data.subset("test") else 0)
     return ENDING_S + MARGIN * each_s * sum(counts)

@@ -52,7 +52,7 @@ class Balance:
 
     @property
     def log_prior(self) -> NDArray[np.float64]:
-        """Log share of each class in the training part."""
+        """Log share of each class in the training set."""
         return np.asarray(np.log(self.counts / self.counts.sum()))
 
     def loss(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:

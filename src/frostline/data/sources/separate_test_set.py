@@ -1,4 +1,4 @@
-"""Images of a second source as the test part of the first: `--test-data`."""
+"""Images of a second source as the test set of the first: `--test-data`."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from frostline.errors import DataError, UsageError, option
 from frostline.sentences import counted, named
 
 
-def with_test_part(source: Source, test: Source) -> None:
-    """Add the images of `test` to `source` as its test part.
+def with_test_set(source: Source, test: Source) -> None:
+    """Add the images of `test` to `source` as its test set.
 
     Classes are matched by name; images of others are left out, and named in a finding.
 
     Raises
     ------
     UsageError
-        `source` names a test part itself, or one of the two is not made of files.
+        `source` names a test set itself, or one of the two is not made of files.
     DataError
         No class of `test` is one of `source`.
     """
     if source.root is None or test.root is None or source.items is not None or test.items is not None:
         raise UsageError(
             f"{option('test_data')} is for images in files on this machine, and so must DATA be: a "
-            "folder, or a table. A dataset in memory or at an address names its own test part."
+            "folder, or a table. A dataset in memory or at an address names its own test set."
         )
     if any(image.split == "test" for image in source.images):
         raise UsageError(
-            f"DATA has a test part, and {option('test_data')} names another: leave {option('test_data')} "
-            f"out, or take DATA without its test part ({option('split_names')} says which folder is which "
-            "part)."
+            f"DATA has a test set, and {option('test_data')} names another: leave {option('test_data')} "
+            f"out, or take DATA without its test set ({option('split_names')} says which folder is which "
+            "subset)."
         )
     classes = {image.label for image in source.images}
     unknown = Counter(image.label for image in test.images if image.label not in classes)
@@ -59,12 +59,12 @@ def with_test_part(source: Source, test: Source) -> None:
     ]
     if unknown:
         listed = named([f"{label} ({counted(count, 'image')})" for label, count in sorted(unknown.items())])
-        message = f"Classes of the test data that DATA does not have, left out of the test part: {listed}."
+        message = f"Classes of the test data that DATA does not have, left out of the test set: {listed}."
         source.findings.append(Finding("left_out", sum(unknown.values()), message))
 
 
 def without_copies(images: Sequence[Indexed], source: Source) -> list[Indexed]:
-    """Return the images without those of the test part that are exact copies of others; these are skipped.
+    """Return the images without those of the test set that are exact copies of others; these are skipped.
 
     A file that both sources name is a copy of itself. Raises `DataError` where no test image is left.
     """

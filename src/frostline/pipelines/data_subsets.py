@@ -1,4 +1,4 @@
-"""The images that `fit` is given: their parts, the folds of the comparison, and lines about them."""
+"""The images that `fit` is given: their subsets, the folds of the comparison, and lines about them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from frostline.data import Manifest
 from frostline.selection import FEW_IMAGES, NothingHeldOut, folds_of
 
 
-def load_parts(load: Callable[..., Manifest]) -> Manifest:
-    """Return the data with nothing held out, or with a test part for many images or a source with parts."""
+def load_subsets(load: Callable[..., Manifest]) -> Manifest:
+    """Return the data with nothing held out, or with a test set for many images or a source with subsets."""
     data = load(test_size=0.0, val_size=0.0)
     few = len(data.samples) < FEW_IMAGES
     if few and not set(data.predefined) - {"train"}:
@@ -32,9 +32,9 @@ def data_lines(data: Manifest, folds: int) -> list[str]:
     """Return lines about the data; `folds` is the number of folds of a repeat."""
     lines = [finding.note for finding in data.data_findings if finding.kind not in ("no_val", "no_test")]
     lines += sentences.skipped_lines([(item.path, item.reason) for item in data.skipped])
-    if not data.part("test") and not folds:
+    if not data.subset("test") and not folds:
         lines.append(f"Every image will train the model. {sentences.NOTHING_TO_ASK}")
-    elif not data.part("test") and folds > 1:
+    elif not data.subset("test") and folds > 1:
         lines.append(
             "Every image will train the model; its accuracy is estimated from models that learned from "
             f"{sentences.PARTS[folds]} of the images, each evaluated on the rest."
