@@ -6,8 +6,8 @@
 200 images are drawn at random from a set, 20 times. The default linear probe (lite0, 96 px, four stages) is
 judged as `fit` judges it, on the manifest's own folds: as the first model (`cross-validation`: its L2 is
 chosen by the same folds) and as a comparison's winner (`out of fold`: each fold chooses its L2 by folds of
-its own). The truth is the accuracy of the head of all 200 on up to 1,500 of the other images; beside it stands
-that of the folds' heads, which learned from 160. `benchmarks/honesty.py` asks the whole command instead.
+its own). The truth is the accuracy of the head of all 200 on up to 1,500 of the other images; beside it
+stands that of the folds' heads, which learned from 160. `benchmarks/honesty.py` asks the whole command.
 """
 
 from __future__ import annotations
