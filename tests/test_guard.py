@@ -26,7 +26,7 @@ from frostline.errors import DataError, FrostlineError, ModelError, StudyError
 from frostline.models.zoo import architectures
 from frostline.reports import study_reader
 from frostline.studies.best_run import best_of
-from frostline.studies.study_folder import Study
+from frostline.studies.study_folder import FORMAT, Study
 from frostline.training.resilience import checkpoint
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder
 
@@ -350,7 +350,7 @@ def test_any_text_in_a_study_is_borne(tmp_path: Path, name: str, text: str) -> N
             ask()
 
 
-@pytest.mark.parametrize("older", [1, 2])
+@pytest.mark.parametrize("older", range(1, FORMAT))
 def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path, older: int) -> None:
     place = studies.fitted(tmp_path / "study")
     card = json.loads((place / "study.json").read_text())
@@ -370,7 +370,7 @@ def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path, ol
         lambda: frostline.train(tiny_backbone(), frostline.load_data(pictures), "head", study=place),
     ):
         with pytest.raises(
-            StudyError, match=rf"another version of frostline \(study format {older}, this one reads 3\)"
+            StudyError, match=rf"another version of frostline \(study format {older}, this one reads {FORMAT}\)"
         ):
             ask()
 
