@@ -369,9 +369,8 @@ def test_a_study_of_another_format_is_refused_in_one_sentence(tmp_path: Path, ol
         lambda: frostline.load_backbone(str(place)),
         lambda: frostline.train(tiny_backbone(), frostline.load_data(pictures), "head", study=place),
     ):
-        with pytest.raises(
-            StudyError, match=rf"another version of frostline \(study format {older}, this one reads {FORMAT}\)"
-        ):
+        formats = rf"\(study format {older}, this one reads {FORMAT}\)"
+        with pytest.raises(StudyError, match=f"another version of frostline {formats}"):
             ask()
 
 
