@@ -485,7 +485,9 @@ def test_int8_that_loses_too_much_is_refused(
         return (lambda pixels: np.roll(logits(pixels), 1, axis=1)) if "int8" in path.name else logits
 
     monkeypatch.setattr(quantisation, "onnx_logits", wrong)
-    monkeypatch.setattr(quantisation, "_subsets", lambda data: (list(data.subset("train")),) * 2 + ("images",))
+    monkeypatch.setattr(
+        quantisation, "_subsets", lambda data: (list(data.subset("train")),) * 2 + ("images",)
+    )
     with pytest.raises(ModelError, match=r"INT8 loses .* Expected at most 0\.5 points\. .*--max-loss"):
         frostline.export(run.study.path, to="onnx", output=tmp_path / "out", int8=True, max_loss=0.5)
     assert list(tmp_path.iterdir()) == []
