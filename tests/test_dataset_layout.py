@@ -44,7 +44,7 @@ def counts(root: Path, **options: object) -> dict[str, int]:
         ({"train_set": 6, "validation_set": 3}, (None, 9, None)),
     ],
 )
-def test_folders_that_people_call_parts(
+def test_folders_that_people_name_as_subsets(
     tmp_path: Path, folders: dict[str, int], expected: tuple[int | None, ...]
 ) -> None:
     sizes = counts(subsets_below(tmp_path / "set", folders))
@@ -97,7 +97,7 @@ def test_real_classes_stay_classes(tmp_path: Path) -> None:
     assert load_data(tmp_path / "set").classes == ("bus", "car", "train station")
 
 
-def test_what_split_names_says_must_be_there_and_be_parts(tmp_path: Path) -> None:
+def test_what_split_names_says_must_be_there_and_be_subsets(tmp_path: Path) -> None:
     root = subsets_below(tmp_path / "set", {"fold0": 5, "fold1": 5})
     with pytest.raises(DataError, match=r"no folder 'fold2'.*Did you mean"):
         load_data(root, split_names={"fold0": "train", "fold2": "test"})

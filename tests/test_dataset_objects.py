@@ -197,7 +197,7 @@ def test_hugging_face_equals_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.ecosystem
-def test_hugging_face_parts(tmp_path: Path) -> None:
+def test_hugging_face_splits(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("string")})
 

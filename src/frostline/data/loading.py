@@ -222,7 +222,7 @@ class LabelledImages:
     Attributes
     ----------
     manifest : Manifest
-        All usable images, in the subset test.
+        All usable images, as the test set.
     by : dict of str to str or None
         Value of each image by its path, of what figures are wanted by; "" where it has none.
     """
