@@ -383,7 +383,7 @@ def test_store_shows_what_it_holds(own_store: Path) -> None:
     contents = json.loads(frostline("cache", "--json").stdout)
     assert contents["bytes"] == sum(path.stat().st_size for path in own_store.glob("rows/*.safetensors"))
     (shelf,) = contents["entries"]
-    assert (shelf["rows"], shelf["hits"], shelf["misses"]) == (50, 50, 1)
+    assert (shelf["features"], shelf["hits"], shelf["misses"]) == (50, 50, 1)
     assert shelf["about"]["model"] == "tiny [1]"
 
 

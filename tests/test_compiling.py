@@ -227,7 +227,7 @@ def test_a_plan_of_before_there_was_a_choice_is_read() -> None:
     assert not plan.compiled.learning(0)
     again = Plan(way.plan, way, compiled=compile_choice.Compiled((True, False), True, "asked for"))
     assert Plan.from_dict(again.as_dict()).compiled == again.compiled
-    assert Plan.from_dict(again.as_dict()).way.compiled
+    assert Plan.from_dict(again.as_dict()).forward_config.compiled
 
 
 @pytest.mark.slow

@@ -478,12 +478,12 @@ def test_a_run_that_says_nothing_teaches_nothing() -> None:
 def test_of_a_run_that_found_its_rows_less_is_expected() -> None:
     cold, warm = (predict("top_k(1)", DEAR, **DATA, warm=warm) for warm in (False, True))
     expected = Expected.of(cold, warm)
-    assert expected.rows >= DATA["train"] + DATA["val"]
-    assert expected.seconds(expected.rows) == expected.seconds(10 * expected.rows) == cold.seconds
+    assert expected.features >= DATA["train"] + DATA["val"]
+    assert expected.seconds(expected.features) == expected.seconds(10 * expected.features) == cold.seconds
     assert expected.seconds(0) == pytest.approx(warm.seconds)
-    between = expected.seconds(expected.rows // 2)
+    between = expected.seconds(expected.features // 2)
     assert warm.seconds < between < cold.seconds
-    assert Expected.of(*(predict("full", INVENTED, **DATA, rows="compute") for _ in range(2))).rows == 0
+    assert Expected.of(*(predict("full", INVENTED, **DATA, cache="compute") for _ in range(2))).features == 0
 
 
 def raced(outcomes: dict[int, dict[str, float]]) -> TrialRunner:

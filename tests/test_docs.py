@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -151,6 +154,66 @@ def test_public_names() -> None:
         assert getattr(frostline, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = frostline.trian
+
+
+def named_in(docstring: str | None) -> set[str]:
+    """Return the names that the sections Parameters and Attributes of a numpydoc docstring explain."""
+    lines = inspect.cleandoc(docstring or "").splitlines()
+    heads = [at for at, (_, line) in enumerate(itertools.pairwise(lines)) if re.fullmatch("-{3,}", line)]
+    names: set[str] = set()
+    for start, end in itertools.pairwise([*heads, len(lines)]):
+        if lines[start] in ("Parameters", "Attributes"):
+            entries = [line for line in lines[start + 2 : end] if line and not line.startswith(" ")]
+            names |= {name.lstrip("*") for entry in entries for name in entry.split(" : ")[0].split(", ")}
+    return names
+
+
+def unexplained(thing: Callable[..., object], bound: bool = False) -> list[str]:
+    """Return the parameters that a docstring does not name; the first one of a method is left out."""
+    parameters = list(inspect.signature(thing).parameters)[1 if bound else 0 :]
+    return [name for name in parameters if name not in named_in(thing.__doc__)]
+
+
+def methods(kind: type) -> Iterator[tuple[str, Callable[..., object], bool]]:
+    """Yield the public methods that frostline defines for a class, and whether they have `self` or `cls`."""
+    for base in kind.__mro__:
+        if base.__module__.startswith("frostline"):
+            for name, value in vars(base).items():
+                inner = getattr(value, "__func__", value)
+                if inspect.isfunction(inner) and not name.startswith("_"):
+                    yield name, inner, not isinstance(value, staticmethod)
+
+
+def test_every_parameter_of_a_public_name_is_explained() -> None:
+    wrong = []
+    for name in frostline.__all__:
+        thing = getattr(frostline, name)
+        if not (isinstance(thing, type) and issubclass(thing, Exception)):  # an exception takes its message
+            wrong += [f"{name}: {parameter}" for parameter in unexplained(thing)]
+        if isinstance(thing, type):
+            for method, function, bound in methods(thing):
+                wrong += [f"{name}.{method}: {parameter}" for parameter in unexplained(function, bound)]
+    assert wrong == []
+
+
+def test_a_parameter_that_is_not_explained_would_be_noticed() -> None:
+    def documented(a: int, b: int, *, lr: float, **options: object) -> None:
+        """Do.
+
+        Parameters
+        ----------
+        a, b : int
+            Numbers, such as lr : 1.
+        **options
+            Others.
+
+        Returns
+        -------
+        lr : float
+        """
+
+    assert unexplained(documented) == ["lr"]
+    assert named_in("Do.\n\nArgs:\n    lr: The rate.\n") == named_in(None) == set()
 
 
 def test_every_dependency_has_a_reason() -> None:

@@ -92,7 +92,7 @@ def test_what_it_holds_and_how_often_it_helped(place: Path) -> None:
     (held,) = store.holdings()
     assert held.about == ABOUT
     assert held.form == FORM
-    assert (held.rows, held.hits, held.misses) == (100, 100, 1)
+    assert (held.features, held.hits, held.misses) == (100, 100, 1)
     assert held.bytes == sum(path.stat().st_size for path in shard_files(place)) == store.total_bytes()
 
 

@@ -143,7 +143,7 @@ def test_learning_contiguous_above_a_channels_last_prefix(
     def contiguous(*given: object) -> numeric_plan.Plan:
         plan = real(*given)  # type: ignore[arg-type]
         plan.numbers = dataclasses.replace(plan.numbers, channels_last=False)
-        assert plan.way.plan.channels_last
+        assert plan.forward_config.plan.channels_last
         return plan
 
     monkeypatch.setattr(numeric_plan, "begin", contiguous)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import frostline
+from frostline.errors import StudyError
 from frostline.studies.result_fields import Figure
 from tiny import tiny_backbone, tiny_model, write_table
 
@@ -33,6 +34,9 @@ def test_every_figure_of_a_result_is_an_attribute(tmp_path: Path) -> None:
         for name in figures(type(result)) & set(result.result):
             assert getattr(result, name) == result.result[name]
     assert run.interpolation is None  # a figure that this run does not have
+    del run.result["strategy"]
+    with pytest.raises(StudyError, match="holds no 'strategy'"):
+        _ = run.strategy
     with pytest.raises(AttributeError, match="acuracy"):
         _ = run.acuracy  # type: ignore[attr-defined]
     with pytest.raises(AttributeError):

@@ -285,7 +285,7 @@ def test_features_are_the_bytes_of_the_one_pass(strategy: str, data: Any) -> Non
     X, y = data
     made = classifier(strategy=strategy).fit(X, y)
     with made._ready(X, FeatureCache()) as (backbone, images, plan, _):
-        frozen = Frozen(backbone, made.model_, backbone.cuts[-1], plan.way)
+        frozen = Frozen(backbone, made.model_, backbone.cuts[-1], plan.forward_config)
         alone = features(frozen, images)
     for workers in (0, 2):
         assert made.set_params(workers=workers).transform(X).tobytes() == alone.tobytes()

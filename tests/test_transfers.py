@@ -118,7 +118,7 @@ def test_a_loss_that_is_nan_is_noticed_later_and_never_missed(monkeypatch: pytes
     monkeypatch.setattr(Later, "there", False)
     with pretended():
         watch, losses = nan_oom_recovery.LossWatch(), list[Tensor]()
-        for step in range(nan_oom_recovery.LOOKED_AT_EVERY + 1):
+        for step in range(nan_oom_recovery.CHECKED_EVERY + 1):
             losses.append(torch.full((), math.nan if step == 3 else 1.0, device=pretended_card.CARD))
             watch.look(losses, 7)
         Later.there = True
@@ -183,7 +183,7 @@ def test_rows_leave_the_card_before_a_batch_is_cut_up(
         def backward(self: trainer.Trainer, *arguments: Any) -> Tensor:
             steps[0] += 1
             if steps[0] == 7:  # in the second epoch
-                assert self._batches._on_card
+                assert self._batches._on_device
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return real(self, *arguments)
 

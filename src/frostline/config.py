@@ -231,11 +231,27 @@ class Config:
         without: tuple[str, ...] = (),
         besides: Iterable[str] = (),
     ) -> Config:
-        """Return `config` (default: every default) with some fields replaced.
+        """Return `config` with some fields replaced.
 
-        `without` are fields that the caller has no use for; `besides` are keywords that it takes itself, for
-        the message. Raises `UsageError` for the former, where they are not at their defaults, and for
-        keywords that are no fields.
+        Parameters
+        ----------
+        config : Config or None
+            None has every default.
+        options : mapping of str to object
+            New values by field.
+        without : tuple of str
+            Fields that do not apply, and must have their defaults.
+        besides : iterable of str
+            Other option names to list in the message about an unknown one.
+
+        Returns
+        -------
+        Config
+
+        Raises
+        ------
+        UsageError
+            A name in `options` is not a field, or a field in `without` does not have its default.
         """
         unknown = [name for name in options if name not in NAMES]
         if unknown:
@@ -252,9 +268,22 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path) -> Config:
-        """Read a YAML file of fields; options of the commands (`OF_COMMANDS`) are left aside.
+        """Read fields from a YAML file.
 
-        Raises `UsageError` where it can't be read, or names anything else.
+        Parameters
+        ----------
+        path : path
+            A file that `save` wrote, or a `config.yaml`. Options that only the command line has, such as
+            `model`, are ignored; fields that are left out have their defaults.
+
+        Returns
+        -------
+        Config
+
+        Raises
+        ------
+        UsageError
+            The file cannot be read as YAML, or names an unknown option.
         """
         values = read_yaml(path)
         return cls.of(None, {name: value for name, value in values.items() if name not in OF_COMMANDS})
@@ -263,7 +292,10 @@ class Config:
     def of_strategy(self) -> dict[str, float | str]:
         """The hyperparameters of the strategy that are given here.
 
-        Raises `UsageError` where one is given twice with two values.
+        Raises
+        ------
+        UsageError
+            One is given twice with two values, or `hyperparameters` is not a mapping.
         """
         if not isinstance(self.hyperparameters, Mapping | None):
             raise UsageError(
@@ -291,11 +323,28 @@ class Config:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write every field that differs from its default as YAML. Raises `UsageError` for a callable."""
+        """Write every field that differs from its default to a YAML file, which `load` reads.
+
+        Parameters
+        ----------
+        path : path
+            The file, which is replaced if it exists.
+
+        Raises
+        ------
+        UsageError
+            A field has a value that YAML cannot represent, such as a callable.
+        """
         write_yaml(path, self.changed())
 
     def changed(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults, as plain data."""
+        """Return the fields that differ from their defaults.
+
+        Returns
+        -------
+        dict
+            Values by field.
+        """
         values = {name: getattr(self, name) for name in NAMES}
         return {name: value for name, value in values.items() if value != getattr(type(self), name)}
 

@@ -29,7 +29,7 @@ class Activity(StrEnum):
     EPOCHS = "epochs"
     MEASURE = "measure"
     PREDICT = "predict"
-    REMEMBER = "remember"
+    FORGETTING = "forgetting"
     EXPORT = "export"
 
 
@@ -39,7 +39,11 @@ LABELS: dict[str, str] = {
     Activity.DECODE: "Decoding each image once",
     Activity.FROZEN_LAYERS: "Computing frozen layers",
     Activity.TRAIN: "Training",
+    Activity.EPOCHS: "Training",
+    Activity.MEASURE: "Measuring",
     Activity.PREDICT: "Predicting",
+    Activity.FORGETTING: "Measuring what is forgotten",
+    Activity.EXPORT: "Exporting",
 }
 LINE_EVERY_S = 10.0  # seconds between lines where there is no bar: a choice
 HTML_EVERY_S = 0.2  # seconds between updates of a notebook's bar: a choice, each is a message to the browser
@@ -112,12 +116,31 @@ class Progress:
             self._on_progress(what, done, total)
 
     def log(self, line: str) -> None:
-        """Tell a line to a person, past the bar."""
+        """Write a line, above the bar if there is one.
+
+        Parameters
+        ----------
+        line
+            The text.
+        """
         if self._on_line is not None:
             self._on_line(line)
 
     def counter(self, what: str, total: int) -> Callable[[int], None]:
-        """Return a function that is called with the number of steps done since its last call."""
+        """Return a function that counts steps and reports them.
+
+        Parameters
+        ----------
+        what
+            The name of the work.
+        total
+            Steps in all.
+
+        Returns
+        -------
+        callable
+            Call it with the number of steps done since its last call.
+        """
         done = 0
 
         def count(steps: int) -> None:

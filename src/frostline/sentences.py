@@ -96,7 +96,7 @@ def basis(headline: Mapping[str, Any]) -> str:
 def _of_what(headline: Mapping[str, Any]) -> str:
     match headline["basis"]:
         case Basis.TEST:
-            return f"measured on the test set, {looks(headline.get('test_evaluations'))}"
+            return f"measured on the test set, {test_evaluations_text(headline.get('test_evaluations'))}"
         case Basis.OUT_OF_FOLD:
             return out_of_fold(headline["images"], headline["pool"], headline["folds"])
         case Basis.CROSS_VALIDATION:
@@ -113,7 +113,7 @@ def out_of_fold(images: int, pool: int, folds: int) -> str:
     return f"estimated on {subset}, by models that had not learned from them"
 
 
-def looks(count: int | None) -> str:
+def test_evaluations_text(count: int | None) -> str:
     """Return how many configurations were evaluated on the test set, since the best of several is biased."""
     if count is None:
         return "images that it did not learn from"

@@ -435,21 +435,21 @@ def bases_of(strategies: Sequence[str], trials: Sequence[Trial]) -> dict[str, st
     `None` where there is none: such are compared with the level of a trial. Bases come first.
     """
     counts = Counter(name for trial in trials for name in trial.accuracy)
-    words = {name: _words(name) for name in strategies}
+    settings_of = {name: _settings(name) for name in strategies}
     bases: dict[str, str | None] = {}
-    for name in sorted(strategies, key=lambda n: len(words[n])):
+    for name in sorted(strategies, key=lambda n: len(settings_of[n])):
         plainer = [
             other
             for other in strategies
-            if words[other] < words[name]
+            if settings_of[other] < settings_of[name]
             and counts[other] > counts[name]
             and any(name in trial.accuracy and other in trial.accuracy for trial in trials)
         ]
-        bases[name] = max(plainer, key=lambda n: (len(words[n]), counts[n]), default=None)
+        bases[name] = max(plainer, key=lambda n: (len(settings_of[n]), counts[n]), default=None)
     return bases
 
 
-def _words(name: str) -> frozenset[str]:
+def _settings(name: str) -> frozenset[str]:
     """Return the kind of a strategy and its settings: `top_k(1, epochs=1)` has three."""
     kind, _, settings = name.rstrip(")").partition("(")
     return frozenset([kind, *(word.strip() for word in settings.split(",") if word)])

@@ -189,8 +189,27 @@ class Advice:
     notes: tuple[str, ...]
 
     def option(self, strategy: str) -> Option:
-        """Return the option of a strategy."""
-        return next(option for option in self.options if option.strategy == strategy)
+        """Return the option of a strategy.
+
+        Parameters
+        ----------
+        strategy : str
+            Its notation, as in `options`.
+
+        Returns
+        -------
+        Option
+
+        Raises
+        ------
+        UsageError
+            The strategy is not among `options`.
+        """
+        for option in self.options:
+            if option.strategy == strategy:
+                return option
+        names = ", ".join(option.strategy for option in self.options)
+        raise UsageError(f"{strategy!r} is not among the strategies of this plan. Expected one of: {names}.")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the advice as plain data."""
@@ -455,7 +474,7 @@ def _cost_with(name: str, rates: Rates, case: Case, budget: Budget, batch: Batch
             classes=case.classes,
             batch=batch.images,
             augment=case.augment,
-            rows=cache,
+            cache=cache,
         )
 
     cost = at("auto")

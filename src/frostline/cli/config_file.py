@@ -152,8 +152,8 @@ continue_options = stack(
     click.option(
         "--extra-epochs",
         type=click.IntRange(1),
-        help="Epochs of --continue: fresh moments, and warm-up and schedule with the peak --lr [half the "
-        "run's last].",
+        help="Epochs of --continue. The optimizer and the schedule start afresh, with --lr as the peak [half "
+        "of the run's last].",
     ),
 )
 

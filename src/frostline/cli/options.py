@@ -170,15 +170,15 @@ operating_options = stack(
         "--min-recall",
         type=SHARE,
         metavar="SHARE",
-        help="Choose the threshold of --positive, on held-out images, that finds at least so many of its "
-        "images, e.g. 0.98.",
+        help="Smallest recall of the --positive class, e.g. 0.98: the threshold is chosen on held-out "
+        "images.",
     ),
     click.option(
         "--min-precision",
         type=SHARE,
         metavar="SHARE",
-        help="Choose the lowest threshold of --positive, on held-out images, at which so many of those "
-        "predicted as it are of it.",
+        help="Smallest precision of the --positive class: the lowest threshold that reaches it on held-out "
+        "images is chosen.",
     ),
     click.option(
         "--costs",

@@ -7,11 +7,12 @@ The rates come from `frostline.profiling.measure`, or from wherever `Rates.as_di
 """
 
 from frostline.cost.cache_tradeoff import Choice, RowRates, read_or_recompute
-from frostline.cost.decoding_overlap import Pipeline
+from frostline.cost.decoding_overlap import Bottleneck, Pipeline
 from frostline.cost.estimate import Cost, predict
 from frostline.cost.rates import Learning, Line, Peaks, Rates, StageRates
 
 __all__ = [
+    "Bottleneck",
     "Choice",
     "Cost",
     "Learning",

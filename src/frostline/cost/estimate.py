@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from frostline.cost.decoding_overlap import Bottleneck
 from frostline.cost.device_memory import device_peak
 from frostline.cost.peak_memory import peak
 from frostline.cost.rates import Rates
@@ -29,11 +30,11 @@ class Cost:
         Of features in the cache.
     parts : dict of str to float
         Seconds by item.
-    rows : int
+    features : int
         Features that a run with an empty cache computes and caches.
-    decides : str
-        "decoding" where pictures take longer than what is computed of them, else "network"; the slower of
-        both decides. Empty where no picture is decoded.
+    decides : Bottleneck or None
+        Which takes longer, decoding or the network; the slower of both decides. None where no picture is
+        decoded.
     device_peak_bytes : int or None
         Of tensors on a GPU; None where rates were measured on a processor.
     """
@@ -43,8 +44,8 @@ class Cost:
     peak_memory_upper_bytes: int
     disk_bytes: int
     parts: dict[str, float]
-    rows: int = 0
-    decides: str = ""
+    features: int = 0
+    decides: Bottleneck | None = None
     device_peak_bytes: int | None = None
 
 
@@ -61,7 +62,7 @@ def predict(
     flip: str = "auto",
     rotate: str = "none",
     warm: bool = False,
-    rows: str = "auto",
+    cache: str = "auto",
 ) -> Cost:
     """Return the predicted cost of `frostline.train`.
 
@@ -74,7 +75,7 @@ def predict(
     train, val, test : int
         Images in each subset.
     classes : int
-    batch, augment, flip, rotate, rows
+    batch, augment, flip, rotate, cache
         As in `train`.
     warm : bool
         Whether the cache holds all features of the run.
@@ -103,7 +104,7 @@ def predict(
         flip=flip,
         rotate=rotate,
         warm=warm,
-        rows=rows,
+        cache=cache,
     )
     steps = Walk(rates, job)
     walk = steps.run()
@@ -116,9 +117,9 @@ def predict(
         seconds=sum(parts.values()),
         peak_memory_bytes=memory.expected,
         peak_memory_upper_bytes=memory.upper,
-        disk_bytes=0 if rows == "compute" else round(walk.disk_bytes),
+        disk_bytes=0 if cache == "compute" else round(walk.disk_bytes),
         parts=parts,
-        rows=0 if rows == "compute" else walk.rows,
-        decides=rates.pipeline.decides(steps.decode_s, steps.beside_s) if steps.decode_s else "",
+        features=0 if cache == "compute" else walk.features,
+        decides=rates.pipeline.decides(steps.decode_s, steps.beside_s) if steps.decode_s else None,
         device_peak_bytes=device_peak(rates, job) if rates.on_gpu else None,
     )

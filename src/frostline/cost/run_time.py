@@ -22,19 +22,19 @@ from frostline.cost.cache_tradeoff import (
     views_of,
 )
 from frostline.cost.rates import FLOAT_BYTES, Rates
+from frostline.data import FOLDS
+from frostline.probe import GRID, MOST_FOR_CHOICE
 from frostline.strategies import Hyperparameters, ResolvedPhase, Strategy
 
 # Features of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
 # images and several views, and a small part of what one training step of a convolutional network takes.
 HELD_BYTES = 64_000_000
-FOLDS = 5  # of the probe's choice of L2, and of the flip test
 # At most, in the flip test: the answers stood still from 240 images on (docs/LOG.md 2026-11-23); with a
 # margin.
 FLIP_IMAGES = 600
-CHOICE_IMAGES = 4000  # at most, in the choice of L2; a test holds it to probe.MOST_FOR_CHOICE
-GRID, TRIED = 11, 6  # L2s in probe.GRID (likewise); of them a choice usually tries so many
+TRIED = 6  # a choice usually tries so many L2s of probe.GRID
 FILES = 8  # small files that a run writes one by one
-LOOKED_AT = 16  # images decoded, twice, before features of a cut are cached or computed: a choice
+TIMED_IMAGES = 16  # images decoded, twice, before features of a cut are cached or computed: a choice
 THUMBNAILS = 64  # test images that a run keeps small: a choice
 # Images that drift is measured on, where nothing else is said: a choice. Fewer give a wider spread and, since
 # the estimate is debiased, hardly another mean.
@@ -67,7 +67,7 @@ class Job:
     flip: str = "auto"
     rotate: str = "none"
     warm: bool = False
-    rows: str = "auto"
+    cache: str = "auto"
 
     @property
     def still(self) -> bool:
@@ -98,7 +98,7 @@ class WalkResult:
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     disk_bytes: float = 0.0
-    rows: int = 0  # that it would hold
+    features: int = 0  # that it would hold
     cached_views: dict[int, tuple[int, ...]] = field(default_factory=dict)  # cut → views
     reads_figures: bool = False  # rows of val and test are kept in float32
 
@@ -131,7 +131,7 @@ class Walk:
 
     def _count_cached(self, images: int, row_bytes: int) -> None:
         self.result.disk_bytes += images * row_bytes
-        self.result.rows += images
+        self.result.features += images
 
     def _add(self, item: str, seconds: float) -> None:
         self.result.seconds[item] += seconds
@@ -152,8 +152,8 @@ class Walk:
 
     def _keeps(self, cut: int, need: Need) -> bool:
         rates, row_bytes = self.rates, self.rates.at(cut).row_bytes
-        if self.job.rows != "auto":
-            return self.job.rows == "keep"
+        if self.job.cache != "auto":
+            return self.job.cache == "keep"
         row_rates = RowRates(
             row_bytes,
             rates.pixel_bytes,
@@ -199,12 +199,12 @@ class Walk:
             n_images = min(images, rates.frozen_batch)
             self._add("frozen layers", self._forward(cut, n_images) + self._forward(cut, n_images, early))
             self._decode(self._pixels(subset, view, n_images), self._forward(cut, n_images))
-            self._add("store", images * rates.read.at(rates.at(early).row_bytes))
+            self._add("cache", images * rates.read.at(rates.at(early).row_bytes))
             self._add("frozen layers", self._forward(cut, images, early))
         else:
             self._decode(self._pixels(subset, view, images), self._forward(cut, images))
             self._add("frozen layers", self._forward(cut, images))
-        self._add("store", images * rates.keep.at(row_bytes))
+        self._add("cache", images * rates.keep.at(row_bytes))
 
     def _find(self, cut: int, filled: bool) -> None:
         """Rows are found by a digest of the frozen weights; a filling looks for every earlier cut's, too."""
@@ -215,7 +215,7 @@ class Walk:
                 self._add("start", rates.find.at(rates.below(stage_cut, lambda stage: stage.parameters)))
 
     def _read(self, cut: int, images: float) -> None:
-        self._add("store", images * self.rates.read.at(self.rates.at(cut).row_bytes))
+        self._add("cache", images * self.rates.read.at(self.rates.at(cut).row_bytes))
 
     # --- before the first step ---------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class Walk:
         rates, last = self.rates, self.rates.last.cut
         is_cached = (last, "train", 0) in self._filled
         self._find(last, not is_cached)
-        self._add("store", images * rates.read.at(rates.last.row_bytes))
+        self._add("cache", images * rates.read.at(rates.last.row_bytes))
         if is_cached:
             return
         self._filled.add((last, "train", 0))
@@ -253,7 +253,7 @@ class Walk:
             if pixels:
                 self._decode(images * (rates.file_s + rates.crop_s), self._forward(last, images))
             self._add(item, self._forward(last, images) + rates.frozen_copy_s)
-            self._add("store", images * rates.keep.at(rates.last.row_bytes))
+            self._add("cache", images * rates.keep.at(rates.last.row_bytes))
 
     def _numbers(self, images: float, layers: int | str = "last") -> float:
         """The size of the problem that a head is the solution of."""
@@ -262,12 +262,12 @@ class Walk:
     def _looks(self) -> None:
         """Decoding and the disk are timed for each cut before its rows are kept or computed."""
         rates = self.rates
-        cuts = len(self.result.cached_views) if self.job.rows == "auto" else 0
+        cuts = len(self.result.cached_views) if self.job.cache == "auto" else 0
         self._add("start", cuts * rates.look_s)
         for cut in self.result.cached_views:
             self._find(cut, False)
         if cuts and not self.job.warm:
-            self._add("start", LOOKED_AT * (rates.file_s + 2 * cuts * rates.augment_s))
+            self._add("start", TIMED_IMAGES * (rates.file_s + 2 * cuts * rates.augment_s))
 
     def _start(self) -> None:
         """The picture of augmented images, and a head that starts from a probe."""
@@ -297,9 +297,9 @@ class Walk:
         A ridge path takes one decomposition, about as long as one logistic head.
         """
         self._head_rows("frozen layers", self.job.train)
-        chosen = min(self.job.train, CHOICE_IMAGES)
+        chosen = min(self.job.train, MOST_FOR_CHOICE)
         ridge, layers = self.job.hyperparameters.solver == "ridge", self.job.hyperparameters.layers
-        path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / GRID)
+        path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / len(GRID))
         folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS, layers))
         self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train, layers)))
         self._add("head solved for", TRIED * self.rates.temperature_s)
@@ -395,7 +395,7 @@ class Walk:
         rates, job = self.rates, self.job
         cut = job.lowest if job.phases else rates.last.cut
         row_bytes = rates.at(cut).row_bytes // rates.value_bytes * FLOAT_BYTES
-        keeps = cut > 0 and job.rows != "compute" and untimed(row_bytes, rates.pixel_bytes).keep
+        keeps = cut > 0 and job.cache != "compute" and untimed(row_bytes, rates.pixel_bytes).keep
         self.result.reads_figures = keeps
         if job.phases and job.test:  # drift: the original network's share of the pass over val
             image_s = rates.above(cut, lambda stage: stage.evaluation_s)

@@ -69,12 +69,22 @@ class Manifest:
         Subsets that the source named; the others were drawn.
     shares : tuple of float or None
         Requested shares of test, and of val among the rest.
+    reading : mapping of str to str
+        Options that the source was read with, by name.
     seed : int or None
         Seed of the split.
     rendering : Rendering
         How deep and transparent pixels become RGB.
+    kinds : mapping of str to str
+        What an image contains, by digest, where `rendering` depends on it.
     learned : frozenset of str
         Digests of images that the model has learned from; they are never held out.
+    sizes : mapping of str to (width, height)
+        Upright sizes in pixels, by digest; empty in a manifest that was read back.
+    earlier_folds : mapping of int to mapping of str to int
+        Fold of each digest, by seed, from the study's record.
+    items : callable or None
+        Returns an image or a file's bytes by name, for images in memory.
     """
 
     root: Path | None
@@ -125,12 +135,31 @@ class Manifest:
         return None if any(sample.group for sample in self.samples) else grouping.proposed(self.samples)
 
     def grouped(self, groups: Sequence[str]) -> Manifest:
-        """Return the manifest with a group for each sample, "" for none; its subsets stay as they are."""
+        """Return the manifest with other groups; its subsets stay as they are.
+
+        Parameters
+        ----------
+        groups : sequence of str
+            One for each of `samples`, in their order; "" is no group.
+
+        Returns
+        -------
+        Manifest
+        """
         samples = zip(self.samples, groups, strict=True)
         return replace(self, samples=tuple(replace(sample, group=group) for sample, group in samples))
 
     def subset(self, name: str) -> tuple[Sample, ...]:
         """Return the samples of one subset, in the manifest's order.
+
+        Parameters
+        ----------
+        name : str
+            "train", "val" or "test".
+
+        Returns
+        -------
+        tuple of Sample
 
         Raises
         ------
@@ -150,6 +179,10 @@ class Manifest:
     def targets(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return the class index of each sample.
 
+        Parameters
+        ----------
+        samples : sequence of Sample
+
         Returns
         -------
         ndarray of int64, shape (n_samples,)
@@ -160,6 +193,11 @@ class Manifest:
 
     def units(self, samples: Sequence[Sample]) -> np.ndarray:
         """Return a unit id for each sample; samples of one unit (group, copies) must not be separated.
+
+        Parameters
+        ----------
+        samples : sequence of Sample
+            Of this manifest.
 
         Returns
         -------
@@ -198,7 +236,17 @@ class Manifest:
         return [(np.setdiff1d(everything, moving[hold]), moving[hold]) for _, hold in pairs]
 
     def has_learned(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Return of each sample whether it, or what hangs together with it, is in `learned`: (N,) bool."""
+        """Return for each sample whether any image of its unit (group, copies) is in `learned`.
+
+        Parameters
+        ----------
+        samples : sequence of Sample
+            Of this manifest.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_samples,)
+        """
         if not self.learned:
             return np.zeros(len(samples), dtype=bool)
         units = {self._unit_of_path[s.path] for s in self.samples if s.digest in self.learned}
@@ -225,18 +273,50 @@ class Manifest:
         return pinned_split.redraw(self, sides)
 
     def keep_in(self, study: Path, folds: Folds | None = None) -> None:
-        """Write the manifest into a study, which from now on remembers each image's subset, and `folds`."""
+        """Write the manifest into a study, and add each image's subset and fold to the study's record.
+
+        Parameters
+        ----------
+        study : Path
+            The study's folder.
+        folds : mapping of int to mapping of str to int, or None
+            Fold of each digest, by seed.
+        """
         self.write(study / "manifest.jsonl")
         saved_splits.remember(study, {sample.digest: sample.split for sample in self.samples}, folds)
 
     def keep_folds(self, study: Path, samples: Sequence[Sample], pairs: Pairs, seed: int) -> None:
-        """Let a study remember which of the pairs (learn, hold) that `folds` made holds out each sample."""
+        """Add the fold of each sample to a study's record.
+
+        Parameters
+        ----------
+        study : Path
+            The study's folder.
+        samples : sequence of Sample
+            The images that were folded.
+        pairs : list of (learn, hold)
+            What `folds` returned for them.
+        seed : int
+            The seed that `folds` was called with.
+        """
         saved_splits.remember(study, {}, {seed: folding.numbered(pairs, [s.digest for s in samples])})
 
     def recalled(self, study: Path) -> Manifest:
-        """Return the manifest with the folds that a study remembers, if it is there.
+        """Return the manifest with the folds of a study's record, if it has one.
 
-        Raises `StudyError` where what it remembers is damaged.
+        Parameters
+        ----------
+        study : Path
+            The study's folder.
+
+        Returns
+        -------
+        Manifest
+
+        Raises
+        ------
+        StudyError
+            The record is damaged.
         """
         return replace(self, earlier_folds=saved_splits.read(study).folds)
 
@@ -259,7 +339,19 @@ class Manifest:
         return self._picture(sample, side_pixels).rgb(self.rendering)
 
     def jpeg_fraction(self, sample: Sample, side_pixels: int) -> int:
-        """Return n where `read` decodes a sample's JPEG at 1/n of its size: 1, 2, 4 or 8."""
+        """Return n if `read` decodes a sample's JPEG at 1/n of its size.
+
+        Parameters
+        ----------
+        sample : Sample
+        side_pixels : int
+            As in `read`.
+
+        Returns
+        -------
+        int
+            1, 2, 4 or 8.
+        """
         if self.items is not None or self.root is None or sample.digest in self.kinds:
             return 1
         if not sample.path.lower().endswith(decoding.JPEG_NAMES):
@@ -280,11 +372,41 @@ class Manifest:
         return {}
 
     def pixel_digest(self, sample: Sample) -> bytes:
-        """Return the digest of a sample's pixels as they are stored, which is noted, too."""
+        """Return the digest of a sample's pixels before `rendering`; it is cached.
+
+        Parameters
+        ----------
+        sample : Sample
+
+        Returns
+        -------
+        bytes
+            8 bytes.
+
+        Raises
+        ------
+        DamagedImage, DataError
+            As in `read`.
+        """
         return pixel_digest.digest_of(self._picture(sample))
 
     def top_digest(self, sample: Sample) -> bytes:
-        """Return the digest of the first rows of a sample's file, a large JPEG, which is noted; else b""."""
+        """Return the digest of the topmost pixels of a large JPEG; it is cached.
+
+        Parameters
+        ----------
+        sample : Sample
+
+        Returns
+        -------
+        bytes
+            8 bytes; empty for any other image, for a progressive JPEG, and if those pixels have one colour.
+
+        Raises
+        ------
+        DataError
+            The file changed or was removed since it was indexed.
+        """
         content = self._content(sample)
         if not isinstance(content, bytes):
             return b""
@@ -292,11 +414,35 @@ class Manifest:
         return pixel_digest.note_top(sample.digest, content)
 
     def picture(self, sample: Sample) -> Picture:
-        """Return a sample decoded whole, before it is rendered. Raises as `read` does."""
+        """Return a sample decoded at its full size, before `rendering`.
+
+        Parameters
+        ----------
+        sample : Sample
+
+        Returns
+        -------
+        Picture
+
+        Raises
+        ------
+        DamagedImage, DataError
+            As in `read`.
+        """
         return self._picture(sample)
 
     def rendered(self, sample: Sample) -> str:
-        """Name what `rendering` does to a sample's pixels: equal names, equal pixels; "" for nothing."""
+        """Return a name for what `rendering` does to a sample's pixels.
+
+        Parameters
+        ----------
+        sample : Sample
+
+        Returns
+        -------
+        str
+            Equal names give equal pixels; empty if nothing is done.
+        """
         return self.rendering.name_of(self.kinds.get(sample.digest, ""))
 
     def _picture(self, sample: Sample, side_pixels: int = 0) -> Picture:
@@ -336,16 +482,49 @@ class Manifest:
         return pinned_split.with_samples(self, usable, moved, [finding])
 
     def cut_away(self, resize: str = "crop", crop_pct: float = 1.0) -> CutAway:
-        """Return how much of the images is never seen where they are made square so (`cropping.cut_away`).
+        """Return how much of the images a preprocessing removes.
 
-        Sizes are at hand where the images were indexed, not in a manifest that was read back.
+        A manifest that was read back has no `sizes`, and the result is then of no image.
+
+        Parameters
+        ----------
+        resize : str
+            How images become square: "crop", "squash" or "pad", or a `Preprocessing`'s `crop_mode`.
+        crop_pct : float
+            Share of a side that the crop includes, above 0 and at most 1.
+
+        Returns
+        -------
+        CutAway
+
+        Raises
+        ------
+        UsageError
+            `resize` is unknown.
         """
         path_of = {sample.digest: sample.path for sample in reversed(self.samples)}
         sizes = {path_of[digest]: size for digest, size in self.sizes.items() if digest in path_of}
         return cut_away(sizes, resize, crop_pct)
 
     def framed(self, resize: str = "crop", crop_pct: float = 1.0) -> Manifest:
-        """Return the manifest with the note on what is cut away where its images are made square so."""
+        """Return the manifest with the finding about what a preprocessing removes, in place of earlier ones.
+
+        Parameters
+        ----------
+        resize : str
+            As in `cut_away`.
+        crop_pct : float
+            As in `cut_away`.
+
+        Returns
+        -------
+        Manifest
+
+        Raises
+        ------
+        UsageError
+            `resize` is unknown.
+        """
         if not self.sizes:
             return self
         other_findings = tuple(finding for finding in self.data_findings if finding.kind != "cut_away")
@@ -397,6 +576,15 @@ class Manifest:
     def from_json(text: str) -> Manifest:
         """Return the manifest that `to_json` wrote; the images need not exist.
 
+        Parameters
+        ----------
+        text : str
+            JSON Lines.
+
+        Returns
+        -------
+        Manifest
+
         Raises
         ------
         DataError
@@ -418,12 +606,33 @@ class Manifest:
         return manifest
 
     def write(self, path: str | Path) -> None:
-        """Write `to_json` to a file, whole or not at all."""
+        """Write `to_json` to a file, completely or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The file, which is replaced if it exists.
+        """
         directories.write_atomically(Path(path), self.to_json().encode("ascii"))
 
     @staticmethod
     def load(path: str | Path) -> Manifest:
-        """Read a file that `write` left. Raises `DataError` where it is missing, cut short or changed."""
+        """Read a file that `write` wrote; the images need not exist.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Returns
+        -------
+        Manifest
+
+        Raises
+        ------
+        DataError
+            The file is missing, truncated or edited.
+        """
         return Manifest.from_json(manifest_file.read_text(Path(path)))
 
     @cached_property
@@ -436,7 +645,18 @@ class Manifest:
         return {sample.path: int(unit) for sample, unit in zip(self.samples, ids, strict=True)}
 
     def positions(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
-        """Return pairs of paths as pairs of positions into `samples`, where both are there."""
+        """Return pairs of paths as pairs of positions.
+
+        Parameters
+        ----------
+        pairs : iterable of (str, str)
+            Pairs with a path that is not of this manifest are left out.
+
+        Returns
+        -------
+        list of (int, int)
+            Positions in `samples`.
+        """
         position = {sample.path: index for index, sample in enumerate(self.samples)}
         return [
             (position[path_a], position[path_b])

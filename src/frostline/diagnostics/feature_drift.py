@@ -185,7 +185,7 @@ def _answers(
     forward = ForwardPass(backbone, network, backbone.cuts[0], config, workers=workers)
     for outputs in forward(images):
         answers[outputs.positions] = outputs.logits.argmax(dim=1).numpy()
-        progress(Activity.REMEMBER, outputs.positions.stop, len(images))
+        progress(Activity.FORGETTING, outputs.positions.stop, len(images))
     return answers
 
 

@@ -17,7 +17,7 @@ from frostline import profiling as rates_of
 from frostline import sentences
 from frostline.config import AUTO_BATCH
 from frostline.cost import Rates
-from frostline.data import CutAway, Manifest, Sample
+from frostline.data import FOLDS, CutAway, Manifest, Sample
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.dataset_size import DatasetSize, size_of
@@ -52,7 +52,6 @@ MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time
 # Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
 # still from 200 on (docs/LOG.md 2026-11-24).
 MOST_PROBED, PROBED_A_CLASS = 500, 10
-FOLDS = 5
 TIMED = 64  # images whose decoding is timed
 # Pixels that stay in memory from one pass to the next: 500 images at 299 px, 850 at 224 px. A choice; what is
 # over it is decoded again.

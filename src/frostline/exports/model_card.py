@@ -24,7 +24,7 @@ from frostline.reports.display_names import shortened, visible
 from frostline.reports.writer import read_context
 from frostline.sentences import between, caveats, counted, percent
 from frostline.studies import operating_point
-from frostline.studies.study_folder import PACKAGES, digest_of, look_at_test
+from frostline.studies.study_folder import PACKAGES, count_test_evaluation, digest_of
 
 # Everything that CommonMark or GitHub's dialect may read as markup, a link, a mention or HTML. A numeric
 # character reference is always text (CommonMark 0.31, section 2.5).
@@ -218,7 +218,7 @@ def _test_evaluations(exported: ExportedModel) -> int | None:
         return None
     from frostline.studies.study_folder import Study
 
-    return look_at_test(str(Study(exported.study).card["test"]), digest_of(exported.config))
+    return count_test_evaluation(str(Study(exported.study).card["test"]), digest_of(exported.config))
 
 
 def _licence(exported: ExportedModel) -> Iterator[str]:

@@ -40,7 +40,7 @@ class PrefixUsage:
 
     about: dict[str, Any]
     form: Form | None
-    rows: int
+    features: int
     bytes: int
     hits: int
     misses: int

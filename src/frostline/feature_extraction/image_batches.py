@@ -106,13 +106,13 @@ class PassRates:
 
     def of_pass(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         """Yield the batches, counting the seconds until each is there and those until the next is wanted."""
-        wanted = time.perf_counter()
+        requested_s = time.perf_counter()
         for batch in batches:
-            there = time.perf_counter()
-            self.waited_s += there - wanted
+            arrived_s = time.perf_counter()
+            self.waited_s += arrived_s - requested_s
             yield batch
-            wanted = time.perf_counter()
-            self.passed, self.passing_s = self.passed + len(batch), self.passing_s + wanted - there
+            requested_s = time.perf_counter()
+            self.passed, self.passing_s = self.passed + len(batch), self.passing_s + requested_s - arrived_s
 
     def __add__(self, other: PassRates) -> PassRates:
         """Return the sums."""

@@ -28,12 +28,31 @@ NOT_SUPPORTED = ("DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy")
 
 
 class UnfreezingCallback(_lightning.Callback):  # type: ignore[misc]
-    """Follow a strategy's phases in the module that holds a model made by `backbone.adapt`.
+    """Follow a strategy's phases in a LightningModule that contains a model made by `backbone.adapt`.
 
-    `configure_optimizers` returns one optimizer with every parameter in it
-    (`torch.optim.AdamW(frostline.param_groups(backbone, self.model))`) and no scheduler: rates follow the
-    strategy, which also says how the trainer's epochs are shared. Lightning itself remarks at the start that
-    modules are in eval mode: those are the frozen ones. Raises `UsageError` or `ModelError`.
+    `configure_optimizers` must return one optimizer with every parameter
+    (`torch.optim.AdamW(frostline.param_groups(backbone, self.model))`) and no scheduler: learning rates
+    follow the strategy, which also divides the trainer's epochs into phases. Lightning notes at the start
+    that modules are in eval mode: those are the frozen ones.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    strategy : Strategy or str
+        The strategy, or its notation.
+
+    Attributes
+    ----------
+    schedule : Unfreezing or None
+        The scheduler; None before training starts.
+
+    Raises
+    ------
+    UsageError
+        When training starts: the strategy cannot be followed, or does not fit the trainer or its optimizer.
+    ModelError
+        When training starts: the module contains no model made by `backbone.adapt`, or the optimizer lacks
+        parameters that will train. In a phase's first step: a stage that should train got no gradient.
     """
 
     def __init__(self, backbone: Backbone, strategy: Strategy | str) -> None:
@@ -42,7 +61,18 @@ class UnfreezingCallback(_lightning.Callback):  # type: ignore[misc]
         self.schedule: Unfreezing | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Make the schedule and hand it to Lightning, before it restores a checkpoint."""
+        """Make the schedule and pass it to Lightning, before it restores a checkpoint.
+
+        Parameters
+        ----------
+        trainer : Trainer
+        pl_module : LightningModule
+
+        Raises
+        ------
+        UsageError, ModelError
+            As for the class.
+        """
         _check(trainer, pl_module)
         steps = trainer.estimated_stepping_batches
         if steps in (-1, float("inf")):
@@ -62,7 +92,13 @@ class UnfreezingCallback(_lightning.Callback):  # type: ignore[misc]
         trainer.strategy.lr_scheduler_configs = [config]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Put what learns in training mode: Lightning leaves a model in the mode that it comes in."""
+        """Put the unfrozen modules in training mode: Lightning leaves a model in the mode that it comes in.
+
+        Parameters
+        ----------
+        trainer : Trainer
+        pl_module : LightningModule
+        """
         adapted_in(self.backbone, pl_module).train()
 
 

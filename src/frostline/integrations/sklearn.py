@@ -48,34 +48,73 @@ FITTED = ("classes_", "result_")  # beside the weights: all that a saved classif
 class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Adapt a pretrained vision model to labelled images, as a scikit-learn estimator.
 
-    Args:
-        backbone: A name that `frostline.load_backbone` knows, or a `Backbone`.
-        strategy: As in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)", …
-        size: Side of the backbone's input in pixels; None is the checkpoint's own.
-        resize: How pictures become square: "crop", "squash" or "pad"; None is the backbone's own.
-        epochs, lr, weight_decay, label_smoothing: Hyperparameters of the strategy, as in its brackets; None
-            is as the strategy has it.
-        hyperparameters: Others by name, such as ``{"layer_decay": 0.8}``.
-        patience: Stop after so many epochs in a row in which `metric` was not above its best so far, on
-            images that are held out for that; the best weights stay. None runs the schedule to its end.
-        validation_fraction: Share of the images that `patience` holds out, above 0 and below 1; without
-            `patience`, every image learns.
-        metric: What `patience` counts, as in `frostline.train`.
-        augment, flip, min_crop, rotate, imbalance, batch_size, device, deterministic, precision,
-            threads, workers, views: As in `frostline.train`.
-        random_state: Decides order, augmentation and fresh weights.
-        study: A folder to keep each fit in, one study for each set of images; None keeps nothing there.
+    Every image passed to `fit` is trained on, except those that `patience` holds out.
 
-    X is an array of images, uint8, floats in 0–1 or other integers (deep pixels), (n, h, w, 3) or (n, h, w);
-    or n paths, as a list, a Series or an array (n,) or (n, 1). y holds n labels of any kind that scikit-learn
-    takes. Every image of X learns, except those that `patience` holds out. Mistakes raise `ValueError`; what
-    is odd about how images are shown to the model (another depth than in `fit`, many pixels outside its
-    range) is a `RunWarning`.
+    Parameters
+    ----------
+    backbone : str or Backbone
+        A name that `frostline.load_backbone` knows, or a `Backbone`.
+    strategy : str
+        Notation as in `frostline.train`: "linear_probe", "top_k(2)", "lp_ft(lr=0.0005)".
+    size : int or None
+        Side of the network's input in pixels; None is the checkpoint's own.
+    resize : str or None
+        How images become square: "crop", "squash" or "pad"; None is the backbone's own way.
+    epochs, lr, weight_decay, label_smoothing : float or None
+        Hyperparameters of the strategy, as in its brackets; None is the strategy's own value.
+    hyperparameters : mapping of str to float or str, or None
+        Others by name, such as ``{"layer_decay": 0.8}``.
+    patience : int or None
+        Stop after this many epochs in a row without a new best `metric` on held-out images, and use the best
+        weights. None runs the whole schedule.
+    validation_fraction : float
+        Share of the images that `patience` holds out, above 0 and below 1. Ignored without `patience`.
+    metric : str or callable
+        The metric for `patience`, as in `frostline.train`.
+    augment : str
+        "none", "light", "standard", "strong" or "randaugment".
+    flip : str
+        "auto" (decided from the images), "none", "horizontal" or "both".
+    min_crop : float or None
+        Smallest share of an image's area that a random crop shows, 0–1; None is `augment`'s.
+    rotate : str
+        "none", "auto", "90" or "any".
+    imbalance : str
+        "none", "weights", "sampler" or "logit_adjustment".
+    batch_size : int or str
+        Images per step, or "auto".
+    device : str
+        "auto" (a GPU if torch has one), "cpu", "cuda", "cuda:1" or "mps".
+    deterministic : bool
+        Whether repeated fits agree bit for bit: float32 and deterministic kernels only.
+    precision : str
+        "auto", "float32", "bfloat16" or "float16".
+    threads : int or None
+        Torch threads; None is the number of free cores.
+    workers : int or str
+        Threads that decode images in advance, or "auto".
+    views : int or None
+        Augmented views of each image to cycle through while layers are frozen; 0 is new ones in each epoch,
+        None is chosen by the number of epochs.
+    random_state : int, RandomState or None
+        Seed of the order, the augmentation, new weights and the images that `patience` holds out.
+    study : path or None
+        Folder in which each fit is saved, as one study for each set of images; None saves nothing.
 
-    Attributes:
-        classes_: The labels, sorted.
-        result_: What `frostline.train` says of the run.
-        model_: The adapted `torch.nn.Module`, in eval mode; answers in the order of `classes_`.
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+        The labels, sorted.
+    result_ : dict
+        Figures of the run, as in `Run.result` of `frostline.train`.
+    model_ : nn.Module
+        The adapted model, in eval mode: images (n, 3, s, s) to logits (n, n_classes), in the order of
+        `classes_`.
+
+    Notes
+    -----
+    Errors are raised as `ValueError`. A `RunWarning` says if images differ from those of `fit` in a way that
+    may matter, such as another bit depth, or have many pixels outside the range that is shown to the model.
     """
 
     def __init__(
@@ -136,7 +175,26 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.study = study
 
     def fit(self, X: Any, y: ArrayLike) -> FrostlineClassifier:
-        """Adapt the backbone to images and their labels."""
+        """Adapt the backbone to images and their labels.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n, h, w, 3) or (n, h, w), or sequence of n images or paths
+            Pixels are uint8, floats in 0–1 or other integers (deep pixels). Paths may be a list, a Series or
+            an array (n,) or (n, 1).
+        y : array-like, shape (n,)
+            Labels of any type that scikit-learn takes.
+
+        Returns
+        -------
+        FrostlineClassifier
+            This object.
+
+        Raises
+        ------
+        ValueError
+            Images or labels cannot be used, or a parameter is wrong.
+        """
         with _value_errors():
             images = _images(X)
             self.classes_, targets = np.unique(_labels(y, len(images)), return_inverse=True)
@@ -213,28 +271,62 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         return ["val" if unit in in_val else "train" for unit in unit_of_image]
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the likeliest label of each image, (n,)."""
+        """Return the most probable label of each image.
+
+        Parameters
+        ----------
+        X : ndarray or sequence
+            Images, as in `fit`.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Elements of `classes_`.
+        """
         best = self.predict_proba(X).argmax(axis=1)
         labels: NDArray[Any] = self.classes_[best]
         return labels
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return probabilities in the order of `classes_`, (n, classes)."""
+        """Return the probability of each class for each image.
+
+        Parameters
+        ----------
+        X : ndarray or sequence
+            Images, as in `fit`.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, n_classes)
+            0–1, in the order of `classes_`.
+        """
         check_is_fitted(self, FITTED)
         with _value_errors(), self._ready(X, FeatureCache()) as (backbone, images, plan, cache):
             cut = next(cut for cut in backbone.cuts if cut.name == self.result_["cut"])
             keep = cut.index == backbone.cuts[-1].index or 0 in plan.cached.get(cut.index, ())
             answers = ForwardPass(
-                backbone, self.model_, cut, plan.way, cache if keep else None, workers=self.workers
+                backbone, self.model_, cut, plan.forward_config, cache if keep else None, workers=self.workers
             ).logits(images)
         return metrics.softmax(answers, self.result_["temperature"])
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """Return the adapted model's features before its head, (n, width)."""
+        """Return the adapted model's features before its head.
+
+        Parameters
+        ----------
+        X : ndarray or sequence
+            Images, as in `fit`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, width)
+        """
         check_is_fitted(self, FITTED)
         with _value_errors(), self._ready(X, FeatureCache()) as (backbone, images, plan, cache):
             last = backbone.cuts[-1]
-            passed = ForwardPass(backbone, self.model_, last, plan.way, cache, workers=self.workers)
+            passed = ForwardPass(
+                backbone, self.model_, last, plan.forward_config, cache, workers=self.workers
+            )
             return passed.features(images).numpy()
 
     @property
@@ -251,7 +343,17 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         return self._model
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return a name for each column that `transform` gives."""
+        """Return a name for each feature that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : object
+            Ignored; scikit-learn passes it.
+
+        Returns
+        -------
+        ndarray of object, shape (width,)
+        """
         check_is_fitted(self, FITTED)
         width = _backbone(*self._asked).feature_width
         return np.array([f"frostlineclassifier{i}" for i in range(width)], dtype=object)
@@ -283,7 +385,13 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         return fitted_on if torch.device(fitted_on).type in here and ":" not in fitted_on else devices.AUTO
 
     def save(self, path: str | Path) -> None:
-        """Write everything that was fitted to one safetensors file, whole or not at all."""
+        """Write everything that was fitted to one safetensors file, completely or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The file, which is replaced if it exists.
+        """
         check_is_fitted(self, FITTED)
         parameters = {key: value for key, value in self.get_params().items() if _plain(value)}
         metadata = {
@@ -299,19 +407,37 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
 
     @classmethod
     def load(cls, path: str | Path, **parameters: Any) -> FrostlineClassifier:
-        """Read what `save` wrote; nothing is unpickled. `backbone` must be given where it was an object."""
+        """Read a file that `save` wrote; nothing is unpickled.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        **parameters
+            Parameters of the constructor that replace saved ones. `backbone` must be given if it was a
+            `Backbone`.
+
+        Returns
+        -------
+        FrostlineClassifier
+
+        Raises
+        ------
+        ValueError
+            The file cannot be read, or was not written by `save`.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = json.loads((file.metadata() or {})["frostline"])
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            made = cls(**{**metadata["parameters"], **parameters})
-            made.classes_ = np.array(metadata["classes"], dtype=metadata["dtype"])
+            classifier = cls(**{**metadata["parameters"], **parameters})
+            classifier.classes_ = np.array(metadata["classes"], dtype=metadata["dtype"])
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is no FrostlineClassifier that `save` wrote ({error!r}).") from error
-        made.result_ = metadata["result"]
-        made._weights = safetensors.torch.save(weights)
-        made._asked = (made.backbone, made.size, made.resize)
-        return made
+        classifier.result_ = metadata["result"]
+        classifier._weights = safetensors.torch.save(weights)
+        classifier._asked = (classifier.backbone, classifier.size, classifier.resize)
+        return classifier
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the network itself, which is built again from the weights."""

@@ -23,15 +23,39 @@ except ImportError as error:
 
 
 class UnfreezingCallback(_transformers.TrainerCallback):  # type: ignore[misc]
-    """Follow a strategy's phases in a trainer whose model is, or holds, one made by `backbone.adapt`.
+    """Follow a strategy's phases in a Trainer whose model is, or contains, one made by `backbone.adapt`.
 
-        trainer = Trainer(model, arguments, ...)
-        trainer.add_callback(UnfreezingCallback(trainer, backbone, "gradual_unfreeze(2)"))
+    A trainer without an optimizer gets AdamW with the strategy's layer-wise learning rates and weight decay;
+    its arguments `learning_rate`, `lr_scheduler_type`, `warmup_steps` and `weight_decay` are then ignored.
+    The phases share `num_train_epochs` (or `max_steps`).
 
-    Unless the trainer was given an optimizer, it gets AdamW with the strategy's layer-wise rates and weight
-    decay: of the arguments, `learning_rate`, `lr_scheduler_type`, `warmup_steps` and `weight_decay` are then
-    not looked at. The phases share `num_train_epochs` (or `max_steps`).
-    Raises `UsageError` or `ModelError`.
+    Parameters
+    ----------
+    trainer : transformers.Trainer
+        Without a scheduler of its own.
+    backbone : Backbone
+    strategy : Strategy or str
+        The strategy, or its notation.
+
+    Attributes
+    ----------
+    schedule : Unfreezing or None
+        The scheduler; None before training starts.
+
+    Raises
+    ------
+    UsageError
+        The strategy is invalid, or the trainer has a scheduler. When training starts: the strategy cannot be
+        followed, or does not fit the trainer.
+    ModelError
+        The model is not, and does not contain, one made by `backbone.adapt`. When training starts: the
+        optimizer lacks parameters that will train. In a phase's first step: a stage that should train got no
+        gradient.
+
+    Examples
+    --------
+    >>> trainer = Trainer(model, arguments, train_dataset=images)  # doctest: +SKIP
+    >>> trainer.add_callback(UnfreezingCallback(trainer, backbone, "gradual_unfreeze(2)"))  # doctest: +SKIP
     """
 
     def __init__(self, trainer: Any, backbone: Backbone, strategy: Strategy | str) -> None:
@@ -63,6 +87,15 @@ class UnfreezingCallback(_transformers.TrainerCallback):  # type: ignore[misc]
         return self.schedule
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Learn what the trainer has wrapped around the model."""
+        """Tell the schedule what the trainer has wrapped around the model.
+
+        Parameters
+        ----------
+        args : TrainingArguments
+        state : TrainerState
+        control : TrainerControl
+        **kwargs
+            What else the trainer passes; ignored.
+        """
         if self.schedule is not None:
             self.schedule.wrapped_in(self._trainer.model_wrapped)

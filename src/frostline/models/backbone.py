@@ -63,6 +63,8 @@ class Cut:
         "input" or "output" of `boundary`.
     verified : bool
         Whether both halves were shown to equal the whole.
+    recipe : Recipe or None
+        How both halves are run.
     """
 
     index: int
@@ -103,7 +105,10 @@ class Backbone:
     notes : tuple of str
     source : dict
         How to build it again.
+    layout : StageLayout
+        The stages of parameters, buffers and modules, by name.
     classifier : Head
+        Where the classifier is, and its names.
     fresh : callable or None
         Builds the same network with random weights.
     fingerprints : Fingerprints or None
@@ -187,6 +192,15 @@ class Backbone:
     def cut(self, index: int) -> Cut:
         """Return the cut offered at `index`, else the nearest earlier one (which trains more).
 
+        Parameters
+        ----------
+        index : int
+            Number of frozen stages, 0 or more.
+
+        Returns
+        -------
+        Cut
+
         Raises
         ------
         ModelError
@@ -258,6 +272,16 @@ class Backbone:
     def stage_of(self, model: nn.Module) -> dict[str, int]:
         """Return the stage index of every parameter and buffer of an adapted copy, by name.
 
+        Parameters
+        ----------
+        model : nn.Module
+            A copy made by `adapt`, not wrapped.
+
+        Returns
+        -------
+        dict of str to int
+            Indices into `stages`.
+
         Raises
         ------
         ModelError
@@ -277,6 +301,16 @@ class Backbone:
 
     def module_spans(self, model: nn.Module) -> dict[str, tuple[int, int]]:
         """Return the first and last stage in which each module of an adapted copy works, by name.
+
+        Parameters
+        ----------
+        model : nn.Module
+            A copy made by `adapt`, not wrapped.
+
+        Returns
+        -------
+        dict of str to (int, int)
+            Indices into `stages`.
 
         Raises
         ------

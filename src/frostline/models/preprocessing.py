@@ -76,7 +76,22 @@ class Preprocessing:
             raise ModelError("This preprocessing cannot be used: " + "; ".join(problems) + ".")
 
     def with_size(self, size: int) -> Preprocessing:
-        """Return the same preprocessing for images of `size` × `size` pixels (same share cropped)."""
+        """Return the same preprocessing for another input size; the same share is cropped.
+
+        Parameters
+        ----------
+        size : int
+            Side in pixels, 1 to 4096.
+
+        Returns
+        -------
+        Preprocessing
+
+        Raises
+        ------
+        ModelError
+            `size` is out of range.
+        """
         return replace(self, size=int(size))
 
     @property
@@ -130,9 +145,20 @@ class Preprocessing:
         return f"resized so that the shorter side has {resized_side} px; the middle {side} is used"
 
     def frame(self, width: int, height: int, side: int | None = None) -> tuple[int, int]:
-        """Return width and height that a whole picture takes up in a square of `side` pixels (`size`).
+        """Return the width and height that an image takes up in a square, in pixels.
 
-        Where `resize` is "crop", a picture fills the square.
+        Less than the whole square only if `resize` is "pad".
+
+        Parameters
+        ----------
+        width, height : int
+            Of the image, in pixels.
+        side : int or None
+            Side of the square in pixels; None is `size`.
+
+        Returns
+        -------
+        (int, int)
         """
         side = side or self.size
         if self.resize != "pad":
@@ -146,7 +172,22 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preprocessing:
-        """Return the preprocessing that `as_dict` described. Raises `ModelError` for values out of range."""
+        """Return the preprocessing that `as_dict` described.
+
+        Parameters
+        ----------
+        data : dict
+            What `as_dict` returned.
+
+        Returns
+        -------
+        Preprocessing
+
+        Raises
+        ------
+        ModelError
+            A field is missing or unknown, or a value is out of range.
+        """
         try:
             return cls(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
         except (TypeError, KeyError, ValueError) as error:
@@ -158,6 +199,11 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> Tensor:
         """Return the resized, cropped RGB image.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Of any size and mode.
 
         Returns
         -------

@@ -80,7 +80,7 @@ def text(backbone: Backbone, marks: Mapping[str, int] | None = None) -> Renderab
         table.add_row(*row)
     total = sum(stage.parameters for stage in backbone.stages)
     lines = [
-        f"{count_text(total)} parameters. Everything above a cut is frozen, that row and below it train."
+        f"{count_text(total)} parameters. A cut freezes the rows above it; its own and those below train."
     ]
     return Group(table, *(Text(line) for line in (*lines, *backbone.notes)))
 

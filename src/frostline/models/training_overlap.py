@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from frostline.data import Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
+from frostline.data import FOLDS, Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
 from frostline.data.seen_images import LEARNED, Fingerprints
 from frostline.errors import DataError
 from frostline.models import Backbone
 from frostline.studies.study_folder import RunFolder, Study
 
 NAMED = 3  # images in a message
-FOLDS = 5  # what is tried to find out whether anything can be held out
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 from frostline import metrics
 from frostline.advice import Planned, plan
 from frostline.config import OF_OPERATING_POINT, TRAIN_ALONE, Config, Options
-from frostline.data import LoadOptions, Manifest, is_study, load_data
+from frostline.data import FOLDS, LoadOptions, Manifest, is_study, load_data
 from frostline.distributed import torchrun_env
 from frostline.errors import NoTime, StudyError, UsageError
 from frostline.feature_cache import FeatureCache
@@ -36,7 +36,6 @@ from frostline.reports import report
 from frostline.selection import (
     ENDING_S,
     FEW_IMAGES,
-    FOLDS,
     Comparison,
     Limits,
     NothingHeldOut,

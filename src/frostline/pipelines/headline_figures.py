@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from frostline import metrics, sentences
-from frostline.data import Manifest
+from frostline.data import FOLDS, Manifest
 from frostline.pipelines.first_model import cross_validated_interval
-from frostline.selection import FOLDS, Comparison, pool
+from frostline.selection import Comparison, pool
 from frostline.sentences import Basis
 from frostline.studies.study_folder import Study
 from frostline.training import Run

@@ -31,7 +31,7 @@ class Solution:
     cv_score: float | None = None  # goodness of out-of-fold predictions
     cv_images: int | None = None  # of so many held-out images
     cv_loss: float | None = None  # log loss of out-of-fold predictions, scaled by the temperature
-    held: Ints | None = None  # positions of the held-out images
+    held_out: Ints | None = None  # positions of the held-out images
     held_probabilities: Floats | None = (
         None  # of those, scaled by the temperature, (held-out images, classes)
     )

@@ -125,9 +125,9 @@ def choose(
         grid[at],
         tried.temperature[at],
         tried.good[at],
-        len(tried.held),
+        len(tried.held_out),
         tried.loss[at],
-        tried.held,
+        tried.held_out,
         tried.probabilities[at],
     )
 
@@ -153,8 +153,8 @@ class _Tried:
     """What the folds said about the L2s tried so far, by their place in the grid."""
 
     def __init__(self, targets: Ints, folds: Folds, metric: metrics.Metric) -> None:
-        self.held = np.concatenate([rows for _, rows in folds])
-        self._targets, self._metric = targets[self.held], metric
+        self.held_out = np.concatenate([rows for _, rows in folds])
+        self._targets, self._metric = targets[self.held_out], metric
         self.good: dict[int, float] = {}
         self.loss: dict[int, float] = {}
         self.temperature: dict[int, float] = {}
@@ -173,15 +173,15 @@ class _Tried:
         """The place of the L2 to take, of those tried."""
         places = sorted(self.good)
         good, loss = (np.array([of[place] for place in places]) for of in (self.good, self.loss))
-        return places[least_loss_near_best(good, loss, self._metric, len(self.held))]
+        return places[least_loss_near_best(good, loss, self._metric, len(self.held_out))]
 
     def extend(self, last: int) -> int | None:
         """Return the next place to try: beyond an edge that looks best; `None` where none does."""
-        low, high, looks = min(self.good), max(self.good), {self.best, max(self.good, key=self._rank)}
-        above = min(last, high + DECADE) if high in looks and high < last else None
+        low, high, candidates = min(self.good), max(self.good), {self.best, max(self.good, key=self._rank)}
+        above = min(last, high + DECADE) if high in candidates and high < last else None
         if above == last:  # the grid ends there, and a better one there leaves nothing to try below
             return above
-        return max(0, low - DECADE) if low in looks and low > 0 else above
+        return max(0, low - DECADE) if low in candidates and low > 0 else above
 
     def _rank(self, place: int) -> tuple[float, float]:
         return self.good[place], -self.loss[place]
@@ -231,7 +231,8 @@ def _tried(
             for (learn, _), start in zip(folds, starts, strict=True)
         ]
         parts = [
-            head.logits(ready.features[held]) for (_, held), head in zip(folds, heads[place], strict=True)
+            head.logits(ready.features[held_out])
+            for (_, held_out), head in zip(folds, heads[place], strict=True)
         ]
         tried.add(place, np.concatenate(parts).astype(np.float64))
 
@@ -297,7 +298,7 @@ def out_of_fold(
 ) -> Floats:
     """Return logits (L2s, held-out images, classes), each by a fit that did not see the image."""
     parts = []
-    for train, held in folds:
+    for train, held_out in folds:
         part = None if weights is None else weights[train]
         heads = path(
             features[train],
@@ -310,6 +311,6 @@ def out_of_fold(
         )
         weight = np.concatenate([head.weight for head in heads])  # all L2s at once: one product
         bias = np.concatenate([head.bias for head in heads])
-        answers = features[held].astype(np.float64) @ weight.T + bias
-        parts.append(answers.reshape(len(held), len(grid), classes).transpose(1, 0, 2))
+        answers = features[held_out].astype(np.float64) @ weight.T + bias
+        parts.append(answers.reshape(len(held_out), len(grid), classes).transpose(1, 0, 2))
     return np.concatenate(parts, axis=1)

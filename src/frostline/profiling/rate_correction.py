@@ -68,16 +68,16 @@ class Expected:
 
     cold_s: float
     warm_s: float
-    rows: int
+    features: int
 
     @classmethod
     def of(cls, cold: Cost, warm: Cost) -> Expected:
         """Take it from the two predictions."""
-        return cls(cold.seconds, min(cold.seconds, warm.seconds), cold.rows)
+        return cls(cold.seconds, min(cold.seconds, warm.seconds), cold.features)
 
     def seconds(self, computed: int) -> float:
-        """Return what a run that computed so many rows should have taken; the others were there."""
-        share = min(1.0, computed / self.rows) if self.rows else 1.0
+        """Return what a run that computed so many features should have taken; the others were there."""
+        share = min(1.0, computed / self.features) if self.features else 1.0
         return self.warm_s + share * (self.cold_s - self.warm_s)
 
 

@@ -16,6 +16,7 @@ import torch
 from frostline import metrics, probe
 from frostline import models as bb
 from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates
+from frostline.cost.run_time import TIMED_IMAGES
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.image_batches import AUTO, Images, Workers, contact_sheet, evaluation_batch
@@ -27,7 +28,6 @@ from frostline.system.timing import PeakMemory, imported_baseline_bytes, residen
 # A head of so many classes or of twice as many is timed for all in between; it is a layer of many that learn,
 # and where it learns alone the optimizer's time goes by its parameters, which are counted.
 FEWEST_CLASSES = 16
-LOOKED_AT = 16  # images decoded to measure how long that takes: a fraction of a second
 ROW_BYTES = (4_000, 100_000)  # rows that a disk is measured with: pooled features, and a middle block's
 FILE_BYTES = (1_000, 8_000_000)  # files that a disk is measured with
 PROBE_IMAGES = (40, 200)  # heads that are solved for to measure how long that takes: a fraction of a second
@@ -285,7 +285,7 @@ def _touch_s(works: list[training_rates.Measured]) -> float:
 
 def _image_seconds(images: Images) -> dict[str, Any]:
     """Seconds for the pixels of an image: from its file, and each view from the decoded picture."""
-    samples = images.samples[:LOOKED_AT]
+    samples = images.samples[:TIMED_IMAGES]
     for sample in samples:
         images.manifest.read(sample)  # from the disk, whatever that takes: later looks come from memory
     start = time.perf_counter()
@@ -321,7 +321,7 @@ def decode_s(images: Images) -> float:
     float
         Of one thread.
     """
-    items = [(position, 1) for position in range(min(LOOKED_AT, len(images)))]
+    items = [(position, 1) for position in range(min(TIMED_IMAGES, len(images)))]
     for _ in range(2):
         begun = time.perf_counter()
         for item in items:

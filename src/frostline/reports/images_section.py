@@ -10,7 +10,7 @@ from frostline.reports.conclusions import ReportContext, forgotten_line, headlin
 from frostline.reports.display_names import unique_names, visible
 from frostline.reports.section import MOST_BARS, MOST_LISTED, Section
 from frostline.reports.study_reader import read_json_object
-from frostline.sentences import between, counted, looks, percent
+from frostline.sentences import between, counted, percent, test_evaluations_text
 
 
 def images(context: ReportContext) -> Section | None:
@@ -41,7 +41,7 @@ def images(context: ReportContext) -> Section | None:
         head = headline(context)
         section.lead.append(f"There is no test set{f': the accuracy is {head.basis}' if head else ''}.")
     elif context.contents.test_evaluations is not None:
-        section.lead.append(f"The test set: {looks(context.contents.test_evaluations)}.")
+        section.lead.append(f"The test set: {test_evaluations_text(context.contents.test_evaluations)}.")
     copies = len(data.samples) - len({sample.digest for sample in data.samples})
     if copies:
         section.lead.append(

@@ -14,14 +14,13 @@ from frostline.selection.backbone_screening import SURVIVORS, Limits, ScreeningR
 from frostline.selection.comparison import MEASURING, compare, demand_operating_point
 from frostline.selection.comparison_result import Comparison
 from frostline.selection.early_stopping import NothingToStop
-from frostline.selection.resampling import FEW_IMAGES, FOLDS, NothingHeldOut, folds_of, pool, spread_of_folds
+from frostline.selection.resampling import FEW_IMAGES, NothingHeldOut, folds_of, pool, spread_of_folds
 from frostline.selection.scoreboard import CandidateCost, Terms
 from frostline.selection.trial_runner import ENDING_S, sub_study
 
 __all__ = [
     "ENDING_S",
     "FEW_IMAGES",
-    "FOLDS",
     "MEASURING",
     "SURVIVORS",
     "CandidateCost",

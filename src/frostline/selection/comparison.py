@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from frostline import metrics, profiling
 from frostline.config import TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
-from frostline.data import Manifest
+from frostline.data import FOLDS, Manifest
 from frostline.distributed import torchrun_env
 from frostline.errors import NoTime, UsageError, option
 from frostline.feature_cache import FeatureCache
@@ -99,7 +99,7 @@ def compare(
         with the fewest unfrozen layers that is not significantly worse than the best.
     earlier
         Whether strategies that `train` ran in this study before, with the same settings, join the comparison.
-        With a time limit they are run last. Runs that can't join are listed in `apart`, with the reason.
+        With a time limit they are run last. Runs that cannot join are in `not_compared`, with the reason.
     least
         Smallest number of strategies without `search`; 1 to evaluate a single one.
     study
@@ -125,6 +125,11 @@ def compare(
         Interpolate the winner's weights between the pretrained network with a probe (0) and the adapted
         network (1): a share, or "auto" for the share of six with the lowest out-of-fold log loss among those
         whose `metric` is not significantly worse than the best. A winning probe is left as it is.
+    config
+        Options as a `Config`; default: every default.
+    **options
+        Fields of `Config` by name, which override those of `config`: those above, and `positive`,
+        `min_recall`, `min_precision`, `costs`, `device_memory`, `pixels` and `plain_timm`.
     logger
         Loggers that follow every run, as in `train`.
     watch
@@ -379,7 +384,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
     """Return what is fixed before the first run: folds, repeats and predicted seconds of each run."""
     data, candidates = request.data, request.candidates
     folds, images = resampling.folds_of(data, request.config.seed), len(resampling.pool(data))
-    held_out = len(data.subset("val")) if "val" in data.predefined else images // resampling.FOLDS
+    held_out = len(data.subset("val")) if "val" in data.predefined else images // FOLDS
 
     def cost(candidate: Candidate, share: float, train: int, val: int, test: int, warm: bool = False) -> Cost:
         return predict(

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from frostline.data import Manifest, Sample, numbered
+from frostline.data import FOLDS, Manifest, Sample, numbered
 from frostline.errors import DataError
 from frostline.system.seeds import derive
 
-FOLDS = 5  # folds of a repeat on few images; on many, one fold of the five
-# With fewer images than this, every image is held out once per repeat: a single fifth would be under 400
-# images, on which accuracy has a standard error of 2 points. A rule of thumb.
+# With fewer images than this, every image is held out once per repeat; with more, one fold of the five is. A
+# single fifth would be under 400 images, on which accuracy has a standard error of 2 points. A rule of thumb.
 FEW_IMAGES = 2000
 
 

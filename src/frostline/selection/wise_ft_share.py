@@ -290,14 +290,14 @@ class _Fold:
         """Return logits (images, classes) of the held-out images at a share, in float32 as a run's are."""
         row_bytes = 4 * bb.row_elements(self.backbone, self.cut)
         keep = cache_tradeoff.untimed(row_bytes, 3 * self.backbone.preprocessing.size**2).keep
-        way = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
+        forward_config = ForwardConfig(numerics.exact_plan(self.request.config.threads), EVALUATION_BATCH)
         with self.request.cache as cache:
             model = self.at(share, self.adapted)
             forward = ForwardPass(
                 self.backbone,
                 model,
                 self.cut,
-                way,
+                forward_config,
                 cache if keep else None,
                 workers=self.request.config.workers,
             )

@@ -12,7 +12,23 @@ WORDS = ("head", "head_init", "bn", "solver", "optimizer", "schedule")  # settin
 
 
 def parse(text: str) -> Strategy:
-    """Read a strategy from its notation; `parse(str(s)) == s`. Raises `UsageError` naming what is wrong."""
+    """Read a strategy from its notation; `parse(str(strategy)) == strategy`.
+
+    Parameters
+    ----------
+    text : str
+        A name, with settings in brackets: "full", "top_k(2, lr=0.0005)", "phases(0@3, all@10)". Settings that
+        are left out have their defaults.
+
+    Returns
+    -------
+    Strategy
+
+    Raises
+    ------
+    UsageError
+        A name or setting is unknown, or a value is out of range; the message says which.
+    """
     match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     if match is None:
         raise UsageError(f"{text!r} is not a strategy. Expected a name like 'full' or 'top_k(2, lr=0.0005)'.")
@@ -37,9 +53,22 @@ def parse(text: str) -> Strategy:
 
 
 def parse_list(text: str) -> list[Strategy]:
-    """Read strategies with commas between them; `parse_list(", ".join(map(str, many))) == many`.
+    """Read strategies separated by commas; `parse_list(", ".join(map(str, strategies))) == strategies`.
 
-    Raises `UsageError` naming what is wrong.
+    Parameters
+    ----------
+    text : str
+        Such as "linear_probe, top_k(2, lr=0.0005), full"; commas in brackets belong to a strategy.
+
+    Returns
+    -------
+    list of Strategy
+        In the order of the text.
+
+    Raises
+    ------
+    UsageError
+        A name or setting is unknown, or a value is out of range; the message says which.
     """
     return [parse(part) for part in _split(text)]
 
@@ -89,6 +118,6 @@ def _phase(text: str) -> Phase:
         return Phase(unfrozen, epochs, None if match.group(3) is None else float(match.group(3)))
     except ValueError:
         raise UsageError(
-            f"{text!r} is not a phase. Expected THAW@EPOCHS*LR, such as 0@3 (head only for 3 epochs), "
+            f"{text!r} is not a phase. Expected UNFROZEN@EPOCHS*LR, such as 0@3 (head only for 3 epochs), "
             "2@5*0.0005 or all@10."
         ) from None

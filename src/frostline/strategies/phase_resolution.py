@@ -14,13 +14,27 @@ _MANY = 100  # more stages than networks have
 
 @dataclass(frozen=True)
 class ResolvedPhase:
-    """One phase made concrete for a backbone and a number of images."""
+    """One phase in numbers, for one backbone and one number of images.
 
-    cut: int  # stages below this index are frozen
+    Attributes
+    ----------
+    cut : int
+        Index of the first stage that learns; those before it are frozen.
+    epochs : int
+        Number of epochs, 1 or more.
+    steps_per_epoch : int
+        Optimizer steps per epoch.
+    lr : float
+        Peak learning rate of the head.
+    batches : int
+        Batches of the whole training set; a phase of less than one epoch has fewer steps.
+    """
+
+    cut: int
     epochs: int
     steps_per_epoch: int
-    lr: float  # the head's peak
-    batches: int  # that the training set makes; a phase of less than an epoch stops before the last
+    lr: float
+    batches: int
 
     @property
     def steps(self) -> int:

@@ -24,7 +24,17 @@ def _setting(default: T, meaning: str, source: str = "") -> T:
 
 @dataclass(frozen=True)
 class Phase:
-    """Training with one cut. `unfrozen` counts the stages below the head that learn; `ALL` means all."""
+    """One phase of training, with one cut.
+
+    Parameters
+    ----------
+    unfrozen : int
+        Number of stages below the head that learn; 0 is the head alone, `ALL` (-1) everything.
+    epochs : float or None
+        Passes over the training images, above 0; None is an equal share of the strategy's epochs.
+    lr : float or None
+        Peak learning rate of the head, above 0 and at most 10; None is the strategy's.
+    """
 
     unfrozen: int
     epochs: float | None = None  # None: its equal share of what the number of images asks for
@@ -38,10 +48,65 @@ class Phase:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A named plan for adapting a backbone.
+    """A named strategy for adapting a backbone, with its settings.
 
-    `lr` is the head's peak learning rate; a stage d below the head learns at
-    `lr * layer_decay ** d`. `None` means the named strategy's own default (`hyperparameters` fills it in).
+    A setting that is None has the named strategy's own default, which `frostline strategies` lists with its
+    source. `parse` and the functions that take a strategy check the values.
+
+    Parameters
+    ----------
+    name : str
+        linear_probe, head, top_k, lp_ft, gradual_unfreeze, full, scratch or phases.
+    k : int or None
+        Number of stages below the head that learn, 1 or more: top_k needs it; gradual_unfreeze: None is all.
+    solver : str or None
+        How linear_probe fits its head: "logistic" (logistic regression) or "ridge" (closed form).
+    phases : tuple of Phase
+        The phases of the strategy phases, in order; empty for all others.
+    head : str
+        New classifier: "linear", "cosine" or "mlp(WIDTH)", with WIDTH hidden units.
+    head_init : str or None
+        First weights of the head: "fresh" (random) or "probe" (fitted on frozen features; linear heads only).
+    head_init_l2 : float or None
+        L2 penalty of that probe, above 0.
+    lr : float or None
+        Peak learning rate of the head, above 0 and at most 10.
+    layer_decay : float or None
+        A stage d below the head learns at `lr * layer_decay ** d`; above 0 and at most 1.
+    epochs : float or None
+        Passes over the training images, shared by the phases, above 0. By default 20 for 80 images and 12 for
+        400; 1.5 times as many for top_k.
+    warmup : float or None
+        Share of each phase's steps in which the learning rate rises, at least 0 and below 1.
+    weight_decay : float or None
+        The optimizer's weight decay, 0 to 10; not applied to parameters with one dimension (biases, norms).
+    label_smoothing : float or None
+        Share of each label that is spread over all classes, at least 0 and below 1.
+    clip_grad : float or None
+        Largest global gradient norm, above 0; larger gradients are scaled down to it.
+    feature_augment : float or None
+        Strength of random brightness changes of frozen features, at least 0 and below 1; 0 is off.
+    bn : str or None
+        BatchNorm after the cut: "eval" (fixed), "affine" (weight and bias learn), "train" (statistics change
+        too) or "recalibrate" (as "train", with statistics estimated again after training).
+    l2_sp : float or None
+        L2-SP: strength of the pull towards the pretrained weights, in place of their weight decay, 0 to
+        10,000; 0 is off.
+    layers : int or str or None
+        Last stages that linear_probe reads: a number, "last", "all" or "auto" (by out-of-fold log loss).
+    optimizer : str or None
+        Name of an optimizer in `timm.optim`, such as "adamw".
+    schedule : str or None
+        Learning rate after the warm-up, in each phase: "cosine", "linear", "step", "one_cycle" or "constant".
+    mixup : float or None
+        MixUp's alpha, of a Beta distribution of the two images' shares, 0 to 100; 0 is off.
+    cutmix : float or None
+        CutMix's alpha, of a Beta distribution of the pasted rectangle's area, 0 to 100; 0 is off.
+    ema : float or None
+        Largest decay of the moving average of the weights, which becomes the result, at least 0 and below 1;
+        0 is off.
+    refit_layers : int or None
+        After training, the head is fitted again on statistics of this many last stages; 0 is off.
     """
 
     name: str

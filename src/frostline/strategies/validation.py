@@ -96,13 +96,13 @@ def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
 
 
 def _wrong_words(strategy: Strategy) -> Iterable[str]:
-    words = {
+    named_values = {
         "bn": BN_POLICIES,
         "head_init": ("fresh", "probe"),
         "solver": ("logistic", "ridge"),
         "schedule": SCHEDULES,
     }
-    for key, known in words.items():
+    for key, known in named_values.items():
         value = getattr(strategy, key)
         if value is not None and value not in known:
             yield f"found {value!r} for {key}.{did_you_mean(value, known)} Expected one of {', '.join(known)}"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from functools import cached_property
+from types import NoneType
+from typing import Any, Generic, Protocol, TypeVar, cast, get_args, overload
+
+from frostline.errors import StudyError
 
 T = TypeVar("T")
 Rows = list[dict[str, Any]]
@@ -18,9 +22,10 @@ class HasResult(Protocol):
 
 
 class Figure(Generic[T]):
-    """An attribute that is the figure of its own name; None where the result has none.
+    """An attribute that is the figure of its own name.
 
     `Figure[float | None]("…")` in a class with a `result` gives the type, and the sentence that documents it.
+    Where the result lacks it, it is None if its type says so; else reading it raises `StudyError`.
     """
 
     def __init__(self, about: str) -> None:
@@ -34,7 +39,19 @@ class Figure(Generic[T]):
     @overload
     def __get__(self, instance: HasResult, owner: type) -> T: ...
     def __get__(self, instance: HasResult | None, owner: type) -> Figure[T] | T:
-        return self if instance is None else cast(T, instance.result.get(self._name))
+        if instance is None:
+            return self
+        if self._name not in instance.result and not self._optional:
+            raise StudyError(
+                f"A result holds no {self._name!r}, which all of its kind have. Its study is damaged or "
+                "incomplete: make the run again."
+            )
+        return cast(T, instance.result.get(self._name))
+
+    @cached_property
+    def _optional(self) -> bool:
+        (kind,) = get_args(self.__orig_class__)  # type: ignore[attr-defined]
+        return NoneType in get_args(kind)
 
     def __set__(self, instance: HasResult, value: T) -> None:
         raise AttributeError(f"{self._name} is a figure of a result and can't be set.")

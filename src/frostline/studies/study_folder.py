@@ -74,6 +74,7 @@ TEST_EVALUATIONS = "test-evaluations.json"  # in a study and in each of its spli
 ORPHANS_S = 20.0
 # Where a run lies in its study, as `answer.json` and the trials name it. A study may come from a stranger.
 PLACE_OF_RUN = re.compile(r"(splits/[\w-]+/)*runs/[\w-]+", re.ASCII)
+CUSTOM = "custom "  # begins the name of a callable in a run's configuration
 PACKAGES = (
     "frostline",
     "torch",
@@ -435,7 +436,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def look_at_test(test_digest: str, config_digest: str) -> int | None:
+def count_test_evaluation(test_digest: str, config_digest: str) -> int | None:
     """Record that a configuration was evaluated on this test set; return how many were, in any study.
 
     The best of many results on one test set is too optimistic, so evaluations are counted. `None`

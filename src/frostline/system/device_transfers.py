@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Mark(Protocol):
+class CopyEvent(Protocol):
     """A moment of a stream; torch's events are such."""
 
     def query(self) -> bool:
@@ -73,7 +73,7 @@ class Fetched:
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        self._arrived: Mark | None = None
+        self._arrived: CopyEvent | None = None
         if on_gpu(tensor.device):
             self._tensor = tensor.to("cpu", non_blocking=True)  # into pinned memory
             self._arrived = torch.cuda.current_stream(tensor.device).record_event()

@@ -34,7 +34,7 @@ def leave(
     cut: str,
     subsets: Subsets,
     held_out: EvaluationExtras,
-    store: FeatureCache | None,
+    cache: FeatureCache | None,
 ) -> dict[str, Any]:
     """Write what reports and predictions will want of the run; return what belongs into its result.
 
@@ -50,7 +50,7 @@ def leave(
                 RunWarning,
                 stacklevel=2,
             )
-        forward = forward_pass_of(request.backbone, model, folder, cut, store, request.config.workers)
+        forward = forward_pass_of(request.backbone, model, folder, cut, cache, request.config.workers)
         drifting = request.strategy.trains and held_out.drift is None
         with numerics.threads(forward.config.plan.threads):
             _, of_train = run_evaluation.pass_once(forward, subsets.train.evenly(most), drifting)
@@ -71,7 +71,7 @@ def forward_pass_of(
     model: nn.Module,
     folder: RunFolder,
     cut: str,
-    store: FeatureCache | None,
+    cache: FeatureCache | None,
     workers: Workers,
 ) -> ForwardPass:
     """Return a pass as the run computed what lies below `cut`, which reads the rows that it left, if any.
@@ -80,7 +80,9 @@ def forward_pass_of(
     """
     plan, chosen = _plan(folder), next(one for one in backbone.cuts if one.name == cut)
     is_cached = chosen is backbone.cuts[-1] or plan.keeps(chosen, 0)
-    return ForwardPass(backbone, model, chosen, plan.way, store if is_cached else None, workers=workers)
+    return ForwardPass(
+        backbone, model, chosen, plan.forward_config, cache if is_cached else None, workers=workers
+    )
 
 
 def _plan(folder: RunFolder) -> Plan:

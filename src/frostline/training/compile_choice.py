@@ -60,7 +60,9 @@ class Compiled:
         return cls(tuple(data["phases"]), data["frozen"], data["why"])
 
 
-def decide(request: TrainRequest, numbers: NumericPlan, way: ForwardConfig, *, timed: bool) -> Compiled:
+def decide(
+    request: TrainRequest, numbers: NumericPlan, forward_config: ForwardConfig, *, timed: bool
+) -> Compiled:
     """Decide what is compiled; `timed` says whether there is time to time a step for it."""
     config, phases = request.config, request.phases()
     if config.compile != "auto":
@@ -79,10 +81,10 @@ def decide(request: TrainRequest, numbers: NumericPlan, way: ForwardConfig, *, t
         return off("the time is too short to try other ways")
     if reason := compiling.unavailable():
         return off(reason)
-    return _by_arithmetic(request, numbers, way)
+    return _by_arithmetic(request, numbers, forward_config)
 
 
-def _by_arithmetic(request: TrainRequest, numbers: NumericPlan, way: ForwardConfig) -> Compiled:
+def _by_arithmetic(request: TrainRequest, numbers: NumericPlan, forward_config: ForwardConfig) -> Compiled:
     backbone, config, phases = request.backbone, request.config, request.phases()
     known, batch = hyperparameters(request.strategy), request.batch.images
     limit_s = None if config.minutes is None else 60.0 * config.minutes
@@ -97,7 +99,7 @@ def _by_arithmetic(request: TrainRequest, numbers: NumericPlan, way: ForwardConf
             compile_tradeoff.of_steps(phase.steps, step_s, batch * pixels_s * from_pixels, limit_s)
         )
     passes = _frozen_passes(request, train)
-    image_s = profiling.prefix_s(backbone, way, backbone.cuts[-1]) if passes else 0.0
+    image_s = profiling.prefix_s(backbone, forward_config, backbone.cuts[-1]) if passes else 0.0
     frozen = compile_tradeoff.of_passes(passes, image_s, pixels_s, limit_s)
     why = [f"phase {place}, {tradeoff}" for place, tradeoff in enumerate(tradeoffs, 1)]
     return Compiled(

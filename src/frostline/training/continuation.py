@@ -20,7 +20,7 @@ from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError, option, spoken
 from frostline.models import Backbone, Preprocessing, weights_digest
 from frostline.strategies import Strategy, overridden, parse
-from frostline.studies.study_folder import RunFolder
+from frostline.studies.study_folder import CUSTOM, RunFolder
 
 # The peak of the new schedule, as a share of the parent's last one. A choice: warm restarts begin anew at the
 # whole of it (SGDR, arXiv 1608.03983), but these weights have come to rest, and go on from there.
@@ -196,7 +196,7 @@ def inherited(
     if str(changed) != own["strategy"]:
         wrong += [f"{key}={value}, and it is {own['strategy']}" for key, value in changes.items()]
     values = {name: own.get(name, getattr(Config, name)) for name in INHERITED}  # of batches, the number
-    if str(values["augment"]).startswith("custom "):  # a callable, which no file holds
+    if str(values["augment"]).startswith(CUSTOM):  # a callable, which no file holds
         values["augment"] = chosen.augment
         if not callable(chosen.augment):
             wrong.append("no function as augment, and it was augmented by one of yours")

@@ -23,9 +23,9 @@ from frostline.studies.study_folder import (
     TEST_EVALUATIONS,
     RunFolder,
     Study,
+    count_test_evaluation,
     digest_of,
     environment,
-    look_at_test,
     plain,
 )
 from frostline.system import deadline, devices, directories, numerics
@@ -68,22 +68,22 @@ def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Feat
             with nan_oom_recovery.told_plainly(), folder.held():
                 if not folder.finished:  # by another process, just now
                     process_group.decided(lambda: {"run": folder.name})
-                    with cache_planning.opened(request.config.cache, cache) as store:
-                        _perform(request, opened_study, folder, following.epochs, store)
+                    with cache_planning.opened(request.config.cache, cache) as opened:
+                        _perform(request, opened_study, folder, following.epochs, opened)
         checkpoint.remove(folder.path)  # of a process that was killed between its result and this
         result = folder.read("result.json")
         following.end(folder.metrics(), result)
-    looks = _looks(request)
-    if looks is not None:
+    evaluations = _test_evaluations(request)
+    if evaluations is not None:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
-            opened_study.write(TEST_EVALUATIONS, {"configurations": looks})
+            opened_study.write(TEST_EVALUATIONS, {"configurations": evaluations})
     point = threshold_choice.settle(folder.path, request.data, OperatingTarget.of(request.config))
     if reused and point is not None:
         with contextlib.suppress(OSError):
             _write_config(request, folder)
     figures = {
         **result,
-        "test_evaluations": looks,
+        "test_evaluations": evaluations,
         **({} if point is None else {"operating_point": point.as_dict()}),
     }
     process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "reused": reused})
@@ -96,14 +96,14 @@ def _help(request: TrainRequest, study: str | Path, cache: FeatureCache) -> Run:
     shared = process_group.decided(dict)
     folder = RunFolder(opened_study.path / "runs" / shared["run"], writes=False)
     if "result" not in shared:
-        with nan_oom_recovery.told_plainly(), cache_planning.opened(request.config.cache, cache) as store:
-            _work(request, folder, lambda rows: None, Stopwatch(), store)
+        with nan_oom_recovery.told_plainly(), cache_planning.opened(request.config.cache, cache) as opened:
+            _work(request, folder, lambda rows: None, Stopwatch(), opened)
         shared = process_group.decided(dict)
     return Run(shared["result"], folder, opened_study, shared["reused"], request.backbone)
 
 
 def _perform(
-    request: TrainRequest, study: Study, folder: RunFolder, hear: OnEpochs, store: FeatureCache | None
+    request: TrainRequest, study: Study, folder: RunFolder, hear: OnEpochs, cache: FeatureCache | None
 ) -> None:
     """Do the run: plan, learn, choose, predict, and write the result last."""
     watch = Stopwatch()
@@ -112,24 +112,24 @@ def _perform(
         folder.write("environment.json", environment())
         folder.write("backbone.json", request.backbone.as_dict())
         _write_config(request, folder)
-        made = _work(request, folder, hear, watch, store)
-    model, figures = made.adapted.model, made.adapted.figures
+        outcome = _work(request, folder, hear, watch, cache)
+    model, figures = outcome.adapted.model, outcome.adapted.figures
     directories.write_atomically(folder.weights, save(_plain_state(model), metadata={"format": "pt"}))
     training_overlap.inherited_fingerprints(request.backbone, request.data).write(folder.fingerprints)
     result = {
         "strategy": str(request.strategy),
         "model": request.backbone.name,
-        **made.figures,
+        **outcome.figures,
         "n_train": len(request.data.subset("train")),
         "n_val": len(request.data.subset("val")),
         "n_test": len(request.data.subset("test")),
-        "seconds": watch.seconds + made.adapted.earlier_seconds,
+        "seconds": watch.seconds + outcome.adapted.earlier_seconds,
         "peak_memory_bytes": memory.bytes,
         "peak_memory_exact": memory.exact,
         "device_peak_bytes": numerics.device_peak_bytes(),
         "world_size": process_group.size(),
         **figures,
-        **made.about,
+        **outcome.about,
         "ended": datetime.now(UTC).isoformat(),
         "skipped": len(request.data.skipped),
         "learned_before": sum(sample.digest in request.data.learned for sample in request.data.samples),
@@ -139,9 +139,11 @@ def _perform(
         "study": str(study.path),
         **({} if request.parent is None else {"parent": request.parent.as_dict()}),
     }
-    plan = made.about["numeric_plan"]
+    plan = outcome.about["numeric_plan"]
     with devices.computing(plan["device"]), numerics.threads(plan["threads"]), deadline.lifted():
-        result |= artifacts.leave(request, folder, model, figures["cut"], made.subsets, made.held_out, store)
+        result |= artifacts.leave(
+            request, folder, model, figures["cut"], outcome.subsets, outcome.held_out, cache
+        )
     folder.write("result.json", result)
 
 
@@ -159,8 +161,8 @@ def _write_config(request: TrainRequest, folder: RunFolder) -> None:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A model, its figures, and how it was made."""
+class _Outcome:
+    """A model, its figures, and how it was outcome."""
 
     adapted: TrainedModel
     figures: dict[str, Any]
@@ -170,8 +172,8 @@ class _Made:
 
 
 def _work(
-    request: TrainRequest, folder: RunFolder, hear: OnEpochs, watch: Stopwatch, store: FeatureCache | None
-) -> _Made:
+    request: TrainRequest, folder: RunFolder, hear: OnEpochs, watch: Stopwatch, cache: FeatureCache | None
+) -> _Outcome:
     """Do what all processes of a job have a part in."""
     plan, counts = numeric_plan.begin(request, folder), Counts()
     with (
@@ -180,18 +182,23 @@ def _work(
         numerics.device_memory_bounded(request.config.device_memory),
     ):
         head = Frozen(
-            request.backbone, request.backbone.model, request.backbone.cuts[-1], plan.way, store, counts
+            request.backbone,
+            request.backbone.model,
+            request.backbone.cuts[-1],
+            plan.forward_config,
+            cache,
+            counts,
         )
         policy, tests = numeric_plan.augmentation(request, head)
         subsets = request.subsets(policy)
         if not plan.whole:
-            cache_planning.decide(request, plan, subsets.train, store)
+            cache_planning.decide(request, plan, subsets.train, cache)
             folder.write("plan.json", plan.as_dict())
         time_left = time_limit.begin(request, watch)
         with deadline.lifted():  # from here on the budget keeps the limit
             adapted = learner.learn(request, folder, plan, head, subsets, watch, time_left, hear)
             figures, held_out = run_evaluation.predict_subsets(
-                request, folder, adapted, subsets, store, counts
+                request, folder, adapted, subsets, cache, counts
             )
         workers = subsets.train.workers(request.config.workers)
         rates = subsets.train.rates + subsets.val.rates + subsets.test.rates
@@ -209,7 +216,7 @@ def _work(
         "decoding": decoding,
         "features": dict(zip(asdict(counts), rows.tolist(), strict=True)),
     }
-    return _Made(adapted, figures, about, subsets, held_out)
+    return _Outcome(adapted, figures, about, subsets, held_out)
 
 
 def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:
@@ -220,11 +227,11 @@ def _loads_in(request: TrainRequest, layers: int | None) -> list[str]:
     return libraries.get(str(request.backbone.source.get("kind")), [])
 
 
-def _looks(request: TrainRequest) -> int | None:
+def _test_evaluations(request: TrainRequest) -> int | None:
     """How many configurations have looked at this test set by now; `None` where there is none."""
     if not request.data.subset("test"):
         return None
-    return look_at_test(request.data.test_digest, digest_of(request.identity()))
+    return count_test_evaluation(request.data.test_digest, digest_of(request.identity()))
 
 
 def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -41,7 +41,7 @@ class Plan:
     """
 
     numbers: NumericPlan
-    way: ForwardConfig
+    forward_config: ForwardConfig
     views: int = 0
     whole: bool = False  # views and kept are decided
     timed: bool = True  # False where a limit on time is too short to try ways of computing
@@ -52,8 +52,12 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
-        frozen = {"plan": self.way.plan.as_dict(), "batch": self.way.batch, "views": self.views}
-        frozen["folded"] = [list(pair) for pair in self.way.folded]
+        frozen = {
+            "plan": self.forward_config.plan.as_dict(),
+            "batch": self.forward_config.batch,
+            "views": self.views,
+        }
+        frozen["folded"] = [list(pair) for pair in self.forward_config.folded]
         frozen |= {"whole": self.whole, "timed": self.timed}
         cached = [{"cut": c, "views": list(v), "why": self.why[c]} for c, v in sorted(self.cached.items())]
         batch = {} if self.batch is None else {"batch": self.batch.as_dict()}
@@ -86,8 +90,8 @@ class Plan:
 
     def on(self, device: str) -> Plan:
         """Return the same plan for a device."""
-        way = replace(self.way, plan=replace(self.way.plan, device=device))
-        return replace(self, numbers=replace(self.numbers, device=device), way=way)
+        forward_config = replace(self.forward_config, plan=replace(self.forward_config.plan, device=device))
+        return replace(self, numbers=replace(self.numbers, device=device), forward_config=forward_config)
 
     def view(self, drawn: int, repeat: int = 0) -> int:
         """Return the view that the `drawn`-th epoch (from 1) shows where a part is frozen."""
@@ -113,7 +117,7 @@ def _begun(request: TrainRequest, folder: RunFolder) -> Plan:
         plan = Plan.from_dict(folder.read("plan.json"))
         _demand_device(plan.numbers.device, request.config.device, folder.name)
         return plan
-    plan = replace(made(request), batch=request.batch)
+    plan = replace(new_plan(request), batch=request.batch)
     folder.write("plan.json", plan.as_dict())
     return plan
 
@@ -121,13 +125,13 @@ def _begun(request: TrainRequest, folder: RunFolder) -> Plan:
 def _demand_device(begun_on: str, device: str, run: str) -> None:
     """Raise `UsageError` where a run would go on elsewhere than it began: its bits would be of two kinds."""
     try:
-        there = devices.resolve(begun_on)
+        device_begun_on = devices.resolve(begun_on)
     except UsageError:
         raise UsageError(
             f"Run {run} began on {begun_on}, and torch finds {', '.join(devices.available())} here. Go on "
             "where it began, or take another study."
         ) from None
-    if device != devices.AUTO and not devices.same(there, devices.resolve(device)):
+    if device != devices.AUTO and not devices.same(device_begun_on, devices.resolve(device)):
         raise UsageError(
             f"Run {run} began on {begun_on}, and {option('device')} is {device}. Leave "
             f"{option('device')} out to go on there, or "
@@ -135,11 +139,13 @@ def _demand_device(begun_on: str, device: str, run: str) -> None:
         )
 
 
-def made(request: TrainRequest) -> Plan:
+def new_plan(request: TrainRequest) -> Plan:
     """Return a new plan, without views and rows."""
     plan = _numbers(request)
-    compiled = compile_choice.decide(request, plan.numbers, plan.way, timed=plan.timed)
-    return replace(plan, compiled=compiled, way=replace(plan.way, compiled=compiled.frozen))
+    compiled = compile_choice.decide(request, plan.numbers, plan.forward_config, timed=plan.timed)
+    return replace(
+        plan, compiled=compiled, forward_config=replace(plan.forward_config, compiled=compiled.frozen)
+    )
 
 
 def _numbers(request: TrainRequest) -> Plan:
@@ -179,7 +185,7 @@ def _untimed(request: TrainRequest) -> Plan:
 
 def _plan(request: TrainRequest) -> Plan:
     backbone, threads = request.backbone, request.config.threads
-    way = profiling.forward_config(
+    forward_config = profiling.forward_config(
         backbone,
         deterministic=request.config.deterministic,
         precision=request.config.precision,
@@ -194,8 +200,8 @@ def _plan(request: TrainRequest) -> Plan:
         cut, bn = backbone.cut(min(phase.cut for phase in phases)), hyperparameters(request.strategy).bn
         numbers = profiling.training_plan(backbone, cut, bn=bn, batch=batch, threads=threads)
     else:
-        numbers = way.plan
-    return Plan(numbers, way)
+        numbers = forward_config.plan
+    return Plan(numbers, forward_config)
 
 
 def augmentation(request: TrainRequest, head: Frozen) -> tuple[Policy, dict[str, Any]]:

@@ -57,12 +57,12 @@ def predict_subsets(
     folder: RunFolder,
     adapted: TrainedModel,
     subsets: Subsets,
-    store: FeatureCache | None,
+    cache: FeatureCache | None,
     counts: Counts,
 ) -> tuple[dict[str, Any], EvaluationExtras]:
     """Predict val and test, each image once, with the model as it will be taken away: float32, plain."""
     with devices.full_float32():
-        return _predict_subsets(request, folder, adapted, subsets, store, counts)
+        return _predict_subsets(request, folder, adapted, subsets, cache, counts)
 
 
 def _predict_subsets(
@@ -70,7 +70,7 @@ def _predict_subsets(
     folder: RunFolder,
     adapted: TrainedModel,
     subsets: Subsets,
-    store: FeatureCache | None,
+    cache: FeatureCache | None,
     counts: Counts,
 ) -> tuple[dict[str, Any], EvaluationExtras]:
     forward = ForwardPass(
@@ -78,7 +78,7 @@ def _predict_subsets(
         adapted.model,
         adapted.cut,
         ForwardConfig(numerics.exact_plan(request.config.threads), evaluation_batch()),
-        store if cache_planning.untimed(request, adapted.cut, 4).keep else None,
+        cache if cache_planning.untimed(request, adapted.cut, 4).keep else None,
         counts,
         workers=request.config.workers,
         progress=request.progress,

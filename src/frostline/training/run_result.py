@@ -26,13 +26,27 @@ from frostline.system import devices
 
 @dataclass(frozen=True)
 class Run(AccuracyFigures, ProbabilityFigures):
-    """A finished run: its figures, and where it lies."""
+    """Result of `train`. Keys of `result` are also attributes.
+
+    Parameters
+    ----------
+    result : dict
+        Every figure by name; rates are fractions 0–1, times seconds.
+    folder : RunFolder
+        Folder of the run; `folder.path` is its path.
+    study : Study
+        The study that the run belongs to.
+    reused : bool
+        Whether the run was finished before and read back.
+    backbone : Backbone or None
+        The backbone that was adapted, if it is in memory; else it is loaded when it is needed.
+    """
 
     result: dict[str, Any]
     folder: RunFolder
     study: Study
-    reused: bool = False  # it had been finished before, and was read back
-    backbone: Backbone | None = field(default=None, repr=False, compare=False)  # where it is at hand
+    reused: bool = False
+    backbone: Backbone | None = field(default=None, repr=False, compare=False)
 
     run = Figure[str]("The name of its folder in runs/.")
     strategy = Figure[str]("The strategy in its notation.")
@@ -114,11 +128,45 @@ class Run(AccuracyFigures, ProbabilityFigures):
         device: str = "auto",
         progress: OnProgress | None = None,
     ) -> Predictions:
-        """Label images with this run.
+        """Label images with this run. The model stays in memory for the next call.
 
-        `images` is a path (a file, a folder, a CSV with a column `path`), a PIL image, an array (H, W) or
-        (H, W, 3), uint8 or floats in 0–1, or several of these; the rest is as in `frostline.predict`.
-        The model is kept in memory for the next call. Raises `StudyError`, `UsageError` or `DataError`.
+        Parameters
+        ----------
+        images : path, address, image, array, or iterable of these
+            A folder, image files, tables with a column `path` (or `path_column`); PIL images, or arrays
+            (H, W) or (H, W, 3), uint8 or floats in 0–1; and all else that `frostline.predict` takes.
+        top : int
+            Number of labels for each image.
+        target_accuracy : float or None
+            Above 0 and below 1, such as 0.95. A prediction whose class was less often correct at its
+            probability, on held-out images, is marked `unsure="probability"`; an image farther from the
+            training images than 95 % of the held-out ones "unfamiliar".
+        min_confidence : float or None
+            Above 0 and below 1. A prediction of a lower probability is marked `unsure="probability"`, too.
+        all_probabilities : bool
+            Whether `probabilities` of the result contains those of all classes.
+        tta : str
+            Test-time augmentation: "none", "flip", "five_crop" or "ten_crop", as in `frostline.predict`.
+        path_column : str or None
+            Column of a table that contains the paths.
+        device : str
+            "auto", "cpu", "cuda", "cuda:1" or "mps".
+        progress : callable or None
+            Called with (what, done, total).
+
+        Returns
+        -------
+        Predictions
+
+        Raises
+        ------
+        StudyError
+            The run's folder is damaged.
+        UsageError
+            An option is unknown or out of range, `tta` is combined with `target_accuracy`, or the run has no
+            held-out predictions, which `target_accuracy` needs.
+        DataError
+            There are no images, or they are of an unsupported type.
         """
         check_confidence(min_confidence)
         check_views(tta, target_accuracy)
@@ -145,9 +193,12 @@ class Run(AccuracyFigures, ProbabilityFigures):
 
     @property
     def confusion(self) -> Confusion:
-        """What was predicted as what on the test set, else on val (`basis` says which).
+        """Confusion matrix of the test set, else of val (`basis` says which).
 
-        Raises `UsageError` where the run had neither.
+        Raises
+        ------
+        UsageError
+            The run had neither.
         """
         predictions = KeptPredictions.of_run(self.folder.path)
         return Confusion.of(
@@ -155,9 +206,21 @@ class Run(AccuracyFigures, ProbabilityFigures):
         )
 
     def classification_report(self, *, output_dict: bool = False) -> Any:
-        """Return scikit-learn's classification report of the images that `confusion` counts: text or dict.
+        """Return scikit-learn's classification report of the test set, else of val.
 
-        Raises `UsageError` where the run had neither a test nor a val set.
+        Parameters
+        ----------
+        output_dict : bool
+            Return a dict instead of text.
+
+        Returns
+        -------
+        str or dict
+
+        Raises
+        ------
+        UsageError
+            The run had neither a test nor a val set.
         """
         predictions = KeptPredictions.of_run(self.folder.path)
         return classification_report(
@@ -183,9 +246,29 @@ class Run(AccuracyFigures, ProbabilityFigures):
         return notebook.table_html("Run", [{key: self.result.get(key) for key in shown}])
 
     def to_pandas(self) -> Any:
-        """The epochs, a row each. Raises `UsageError` where pandas is not installed."""
+        """Return the epochs as a DataFrame, a row each.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        UsageError
+            pandas is not installed.
+        """
         return notebook.frame(self.folder.metrics())
 
     def plot(self) -> notebook.Plot:
-        """Draw the loss, epoch by epoch."""
+        """Return a plot of the loss by epoch.
+
+        Returns
+        -------
+        Plot
+
+        Raises
+        ------
+        UsageError
+            The run has no epochs: its head was fitted in closed form.
+        """
         return notebook.epochs_plot(self.folder.metrics())

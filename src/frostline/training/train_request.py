@@ -33,7 +33,7 @@ from frostline.strategies import (
     schedule,
 )
 from frostline.studies.operating_point import OperatingTarget, demand_class
-from frostline.studies.study_folder import digest_of
+from frostline.studies.study_folder import CUSTOM, digest_of
 from frostline.system import compiling, devices, numerics
 from frostline.system.numerics import PRECISIONS
 from frostline.system.seeds import derive
@@ -328,10 +328,10 @@ class TrainRequest:
             return []
         why = " (BatchNorm in training needs two)" if least == 2 else ""
         most = max(1, smallest // least)
-        words = (
+        too_small = (
             f"{process_group.size()} processes share batches of {smallest}; each{why} needs {least} or more"
         )
-        return [f"{words}: start at most {most}, or give a larger batch."]
+        return [f"{too_small}: start at most {most}, or give a larger batch."]
 
     def _wrong_patience(self) -> list[str]:
         """Stopping early goes by the metric on val that chooses the weights, epoch by epoch."""
@@ -415,14 +415,14 @@ def _identity(function: Callable[..., Any], what: str = "augmentation") -> str:
     Raises `UsageError` where those are not plain data.
     """
     if isinstance(getattr(function, "name", None), str):
-        return f"custom {function.name}"  # type: ignore[attr-defined]
+        return f"{CUSTOM}{function.name}"  # type: ignore[attr-defined]
     parts = _parts(function)
     if " at 0x" in repr(parts):
         raise UsageError(
             f"This {what} holds objects that cannot be told apart between two runs. Give it an "
             f"attribute `name`, one for each setting: {what}.name = 'rotate 20'."
         )
-    return f"custom {digest_of(repr(parts))[:16]}"
+    return f"{CUSTOM}{digest_of(repr(parts))[:16]}"
 
 
 def _parts(function: Callable[..., Any]) -> list[Any]:

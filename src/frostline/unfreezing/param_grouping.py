@@ -1,7 +1,7 @@
-"""Parameter groups with layer-wise rates.
+"""Parameter groups with layer-wise learning rates.
 
-A group is (stage, decayed or not); how fast a stage learns is said by `pacing`. 1-D parameters are not
-decayed.
+A group is one stage's parameters with weight decay, or those without: 1-D parameters have none. The rate of a
+stage is given by `strategies.lr_schedule`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,33 @@ def param_groups(
     layer_decay: float = DEFAULT.layer_decay,
     weight_decay: float = DEFAULT.weight_decay,
 ) -> list[dict[str, Any]]:
-    """Return groups for any torch optimizer: every parameter of `model` in exactly one, frozen ones too.
+    """Return parameter groups for any torch optimizer, with layer-wise learning rates.
 
-    `model` is a copy made by `backbone.adapt`. A stage d below the head has the rate `lr * layer_decay ** d`;
-    parameters with one dimension (biases, norms) have no weight decay. What is frozen has no gradient, so an
-    optimizer skips it and keeps no state for it; what is unfrozen later is there already, and no checkpoint
-    or scheduler sees a number of groups that changes. Each group has a `name` and its `stage`, too.
-    Raises `ModelError` with the names that belong to no stage.
+    Every parameter of `model` is in exactly one group, frozen ones included: an optimizer skips parameters
+    without a gradient, and the number of groups does not change when they are unfrozen later.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        A copy made by `backbone.adapt`.
+    lr : float
+        Learning rate of the head.
+    layer_decay : float
+        A stage d below the head gets the rate `lr * layer_decay ** d`; 1 gives all stages the same rate.
+    weight_decay : float
+        Weight decay; 0 for parameters with one dimension (biases, norms).
+
+    Returns
+    -------
+    list of dict
+        Groups with `params`, `lr`, `weight_decay`, `name`, `stage` (index into `backbone.stages`) and `peak`
+        (the learning rate before any schedule).
+
+    Raises
+    ------
+    ModelError
+        Parameters belong to no stage; the message names them.
     """
     return groups(backbone, model, lr, layer_decay, weight_decay, frozen=True)
 

@@ -40,21 +40,57 @@ OTHERS = {
 
 
 def freeze(backbone: Backbone, model: nn.Module, cut: Cut | int, *, bn: str = "affine") -> None:
-    """Freeze the stages of `model` before the cut, whoever trains it, and let the others learn.
+    """Freeze the stages of `model` before the cut, for any training loop, and let the others learn.
 
-    `model` is a copy made by `backbone.adapt`, or holds one. Frozen means: no gradient, and eval mode however
-    often `model.train()` is called, so that BatchNorm statistics and dropout stay still. `cut` is one of
-    `backbone.cuts` or an index into `backbone.stages` (the nearest earlier cut is taken); 0 lets everything
-    learn. `bn` says what BatchNorm after the cut does: "affine" (weight and bias learn, statistics stay),
-    "train" (statistics move, too) or "eval" (nothing does). Call it again to move the cut.
-    Raises `ModelError` or `UsageError`.
+    Frozen stages get no gradient and stay in eval mode even after `model.train()`, so that BatchNorm
+    statistics do not change and dropout is off. Call it again to move the cut.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        A copy made by `backbone.adapt`, or a module that contains one.
+    cut : Cut or int
+        One of `backbone.cuts`, or an index into `backbone.stages` (the nearest earlier cut is used). 0 trains
+        everything.
+    bn : str
+        BatchNorm after the cut: "affine" (weight and bias learn, statistics are fixed), "train" (statistics
+        change too) or "eval" (nothing changes).
+
+    Raises
+    ------
+    ModelError
+        `model` contains no copy made by `backbone.adapt`, or `cut` is negative.
+    UsageError
+        `bn` is unknown.
     """
     hold(backbone, adapted_in(backbone, model), backbone.cut(cut) if isinstance(cut, int) else cut, bn)
     tell_moved(model)
 
 
 def adamw(backbone: Backbone, model: nn.Module, plan: Strategy | str) -> torch.optim.AdamW:
-    """Return AdamW as `frostline.train` would have it for a strategy, with every parameter in it."""
+    """Return AdamW with the learning rates and weight decay that `frostline.train` uses for a strategy.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    model : nn.Module
+        A copy made by `backbone.adapt`, or a module that contains one.
+    plan : Strategy or str
+        The strategy, or its notation.
+
+    Returns
+    -------
+    torch.optim.AdamW
+        Contains every parameter, frozen ones included, in the groups of `param_groups`.
+
+    Raises
+    ------
+    ModelError
+        `model` contains no copy made by `backbone.adapt`.
+    UsageError
+        The strategy is invalid.
+    """
     known = strategies.hyperparameters(_parsed(plan))
     inner = adapted_in(backbone, model)
     made = param_groups(
@@ -66,18 +102,41 @@ def adamw(backbone: Backbone, model: nn.Module, plan: Strategy | str) -> torch.o
 class Unfreezing(LRScheduler):
     """A torch learning-rate scheduler that also moves the cut; call `step()` after each optimizer step.
 
-    Args:
-        optimizer: Any optimizer that holds every parameter which the strategy ever lets learn; groups made by
-            `param_groups` get layer-wise rates, others learn at the head's.
-        backbone: Knows the stages and cuts.
-        model: A copy made by `backbone.adapt`, or anything that holds one (DistributedDataParallel, too).
-        strategy: Its phases, rates, warm-up and BatchNorm policy are followed, as in `frostline.train`.
-        epochs: How long the loop is; the phases share it, and each begins with an epoch if there are enough.
-        steps_per_epoch: Optimizer steps of an epoch.
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Must contain from the start every parameter that the strategy ever trains. Groups made by
+        `param_groups` get layer-wise rates; others get the head's rate.
+    backbone : Backbone
+    model : nn.Module
+        A copy made by `backbone.adapt`, or a module that contains one, such as DistributedDataParallel.
+    strategy : Strategy or str
+        Its phases, learning rates, warm-up, schedule and BatchNorm policy are followed, as in
+        `frostline.train`.
+    epochs : float
+        Length of the whole loop in epochs, above 0. The phases share it; each starts at the beginning of an
+        epoch if there are enough epochs.
+    steps_per_epoch : int
+        Optimizer steps per epoch, 1 or more.
 
-    `state_dict` holds plain numbers and text. After `load_state_dict` the model is frozen as it was, with
-    what had been unfrozen still unfrozen. Raises `UsageError` or `ModelError`; the optimizer's first step of
-    a phase raises `ModelError` where a stage that should learn got no gradient.
+    Attributes
+    ----------
+    strategy : Strategy
+    phases : tuple of ResolvedPhase
+        The strategy's phases with their cuts, steps and learning rates.
+
+    Raises
+    ------
+    UsageError
+        The strategy is invalid, has settings that a scheduler cannot follow, or does not fit `epochs`.
+    ModelError
+        `model` contains no copy made by `backbone.adapt`, or the optimizer lacks parameters that will train.
+        Later, from the first optimizer step of a phase: a stage that should train got no gradient.
+
+    Notes
+    -----
+    `state_dict` contains plain numbers and text only. `load_state_dict` also freezes the model as it was when
+    the state was saved.
     """
 
     def __init__(
@@ -119,12 +178,26 @@ class Unfreezing(LRScheduler):
         return self._backbone.cut(self.phases[self.phase].cut)
 
     def wrapped_in(self, wrapper: nn.Module) -> None:
-        """Say what was wrapped around the model since: it is told now, and whenever the cut moves."""
+        """Register a module that was wrapped around the model after this scheduler was made.
+
+        The wrapper is notified now, and whenever the cut moves.
+
+        Parameters
+        ----------
+        wrapper : nn.Module
+            Such as DistributedDataParallel or a compiled model.
+        """
         self._wrapper = wrapper
         tell_moved(wrapper)
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """Return each group's rate for the next step: the phase's, layer-wise, times the schedule's share."""
+        """Return the learning rates for the next step.
+
+        Returns
+        -------
+        list of float
+            One for each parameter group: the phase's rate, layer-wise, times the schedule's factor.
+        """
         phase, step = _place(self.phases, self.last_epoch)
         resolved, last = self.phases[phase], len(self._backbone.stages) - 1
         share = lr_schedule.scale(step, resolved.steps, self._known.warmup, self._known.schedule)
@@ -132,7 +205,13 @@ class Unfreezing(LRScheduler):
         return [share * lr_schedule.peak(resolved.lr, self._known.layer_decay, depth) for depth in below]
 
     def step(self, epoch: int | None = None) -> None:
-        """Go on by one step: set the rates, and freeze to another cut where a new phase begins."""
+        """Advance by one step: set the learning rates, and move the cut if a new phase begins.
+
+        Parameters
+        ----------
+        epoch : int or None
+            Passed to torch's `LRScheduler.step`, which deprecates it; leave it None.
+        """
         super().step(epoch)
         self._freeze()
 
@@ -150,7 +229,13 @@ class Unfreezing(LRScheduler):
             self._unchecked = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far the schedule is, and which schedule it is, as plain numbers and text."""
+        """Return the position in the schedule, and which schedule it is.
+
+        Returns
+        -------
+        dict
+            Plain numbers and text.
+        """
         return {
             "strategy": str(self.strategy),
             "phases": [[resolved.cut, resolved.steps] for resolved in self.phases],
@@ -159,7 +244,18 @@ class Unfreezing(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where another process stopped. Raises `UsageError` where its schedule was another one."""
+        """Continue from a saved position, and freeze the model accordingly.
+
+        Parameters
+        ----------
+        state_dict : dict
+            What `state_dict()` returned.
+
+        Raises
+        ------
+        UsageError
+            It belongs to another strategy, or to another number of epochs or steps.
+        """
         own = self.state_dict()
         for key in ("strategy", "phases"):
             if state_dict.get(key) != own[key]:

@@ -77,8 +77,8 @@ from frostline.system import deadline
 @click.option(
     "--views",
     type=click.IntRange(0),
-    help="Views of each image, including the plain one, to cycle through while layers are frozen; 0: a new "
-    "augmented one each epoch [by the number of epochs].",
+    help="Augmented versions of each image while layers are frozen, the plain image among them. Epochs take "
+    "turns; 0: a new one each epoch [by the number of epochs].",
 )
 @click.option(
     "--cache",

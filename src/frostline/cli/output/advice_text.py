@@ -11,7 +11,7 @@ from rich.table import Table
 from frostline.advice import Option, Planned
 from frostline.advice.advice_wording import seconds_between
 from frostline.cli.output.formatting import console_out, size
-from frostline.cost import Rates
+from frostline.cost import Bottleneck, Rates
 from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
 from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.models.stage_table import count_text
@@ -21,9 +21,9 @@ from frostline.strategies import names_rate, parse
 RISING = 0.02  # gain of accuracy from twice the images that counts as rising: a choice
 # What decides how long a run takes, where pictures are decoded beside computing.
 DECIDES = {
-    "decoding": "Of its seconds decoding decides: pictures take longer to decode than the network needs for "
-    "them.",
-    "network": "Of its seconds the network decides: pictures are decoded sooner than it needs them.",
+    Bottleneck.DECODING: "The bottleneck is decoding: images take longer to decode than to pass through the "
+    "network.",
+    Bottleneck.NETWORK: "The bottleneck is the network: images are decoded faster than it needs them.",
 }
 UNSURE = 0.05  # half-width of an interval beyond which a flat curve is inconclusive: a choice
 
@@ -197,8 +197,8 @@ def advice(planned: Planned, train: str) -> None:
     out.print(_options(advised.options, advised.recommended))
     out.print(f"Recommended: {advised.recommended}", style="bold", highlight=False)
     out.print(hyperparameters_line(advised.hyperparameters), highlight=False)
-    if deciding := DECIDES.get(advised.option(advised.recommended).cost.decides):
-        out.print(deciding, highlight=False)
+    if bottleneck := advised.option(advised.recommended).cost.decides:
+        out.print(DECIDES[bottleneck], highlight=False)
     for line in advised.why:
         out.print(line, highlight=False)
     for line in advised.would_change:

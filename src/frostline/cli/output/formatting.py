@@ -48,7 +48,7 @@ def cache_table(cache: FeatureCache) -> None:
             str(holding.about.get("model", "?")),
             str(holding.about.get("cut", "?")),
             str(holding.about.get("preprocessing", {}).get("size", "?")),
-            f"{holding.rows:,}",
+            f"{holding.features:,}",
             f"{holding.form.row_bytes / 1000:,.1f} kB" if holding.form else "",
             size(holding.bytes),
             percent(holding.hits / requests) if requests else "",

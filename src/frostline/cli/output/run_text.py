@@ -236,7 +236,7 @@ def _trainable(result: dict[str, Any]) -> str:
 def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[str]:
     """Return sentences about the table; differences within the noise are called that."""
     best = max(results, key=lambda r: r["accuracy"])
-    probe = next((r for r in results if r["strategy"].startswith("linear_probe")), best)
+    probe = next((r for r in results if parse(r["strategy"]).name == "linear_probe"), best)
     gain = best["accuracy"] - probe["accuracy"]
     lines = []
     if best is probe:

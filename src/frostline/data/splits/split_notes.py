@@ -168,13 +168,13 @@ def _about_group_names(samples: Sequence[Sample], groups: Sequence[str]) -> list
         findings.append(
             _of_groups("group_names", message, samples, {name for names in several for name in names})
         )
-    words = [group for group in groups if group.strip().casefold() in WORDS_FOR_NONE]
-    if words:
+    empty_names = [group for group in groups if group.strip().casefold() in WORDS_FOR_NONE]
+    if empty_names:
         message = (
-            f"The group(s) {_names(map(repr, words))} are named with a word for a missing value, and their "
-            "images stay together as those of one group do."
+            f"The group(s) {_names(map(repr, empty_names))} are named with a word for a missing value, and "
+            "their images stay together as those of one group do."
         )
-        findings.append(_of_groups("group_words", message, samples, set(words)))
+        findings.append(_of_groups("group_words", message, samples, set(empty_names)))
     return findings
 
 

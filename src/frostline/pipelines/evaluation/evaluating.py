@@ -37,7 +37,7 @@ from frostline.pipelines.evaluation.results import (
 from frostline.progress import OnProgress
 from frostline.sentences import counted, named
 from frostline.studies.operating_point import demand_class
-from frostline.studies.study_folder import digest_of, look_at_test, outer_study
+from frostline.studies.study_folder import count_test_evaluation, digest_of, outer_study
 from frostline.system import devices
 
 Floats = NDArray[np.float64]
@@ -145,13 +145,15 @@ def evaluate(
     predicted = _predict(loaded, labelled.manifest, tta, progress)
     images = _sorted_out(loaded, labelled.manifest, predicted)
     evaluation = _evaluated(loaded, images, tables, metric, positive, by, labelled.by)
-    return _counted_looks(loaded, images, evaluation)
+    return _with_test_evaluations(loaded, images, evaluation)
 
 
-def _counted_looks(loaded: Sequence[LoadedModel], images: _Images, evaluation: Evaluation) -> Evaluation:
-    """Count the evaluation as a look at the test set of a model's study, where images are of it."""
+def _with_test_evaluations(
+    loaded: Sequence[LoadedModel], images: _Images, evaluation: Evaluation
+) -> Evaluation:
+    """Count the evaluation of the test set of a model's study, where images are of it."""
     judged = {sample.digest for sample, own in zip(images.samples, images.judged, strict=True) if own}
-    looks, notes = None, list(evaluation.notes)
+    evaluations, notes = None, list(evaluation.notes)
     for model in loaded:
         if model.folder is None or not judged:
             continue
@@ -163,15 +165,15 @@ def _counted_looks(loaded: Sequence[LoadedModel], images: _Images, evaluation: E
         decision = model.predictor.decision
         config = model.folder.read("config.json")
         counted_config = config if decision is None else {**config, "decision": decision.as_config()}
-        number = look_at_test(card["test"], digest_of(counted_config))
-        looks = number if looks is None else looks
+        number = count_test_evaluation(card["test"], digest_of(counted_config))
+        evaluations = number if evaluations is None else evaluations
         if number is not None:
             configurations = counted(number, "configuration has", "configurations have")
             notes.append(
                 f"{counted(own, 'image')} are of the test set of {study.path}: {configurations} been "
                 "evaluated on it by now, and the best of many is too optimistic."
             )
-    return replace(evaluation, test_evaluations=looks, notes=tuple(notes))
+    return replace(evaluation, test_evaluations=evaluations, notes=tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,8 @@ class Evaluation:
         Indices into `classes`.
     probabilities : ndarray, shape (images, classes)
         Of a table without probabilities: 1 for what it predicts.
+    has_confidence : bool
+        False for a table that has labels without probabilities.
     learned : LearnedImages or None
         Images that a model learned from; they stand apart.
     unknown : tuple of UnknownClass
@@ -268,7 +270,16 @@ class Evaluation:
         return Confusion.of(self.classes, self.targets, self.predicted)
 
     def classification_report(self, *, output_dict: bool = False) -> Any:
-        """Return scikit-learn's classification report, as text or dict.
+        """Return scikit-learn's classification report.
+
+        Parameters
+        ----------
+        output_dict : bool
+            Return a dict instead of text.
+
+        Returns
+        -------
+        str or dict
 
         Raises
         ------

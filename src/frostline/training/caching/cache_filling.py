@@ -33,14 +33,26 @@ SEEN_S = 1.0  # between two looks at how many rows a cluster's workers have kept
 
 @dataclass(frozen=True)
 class CacheFill:
-    """What a frozen pass left in the cache. `wanted` and `computed` count rows, of all cuts and views.
+    """Result of `fill_cache`.
 
-    `computed` has the batch in it by which a worker tries whether an earlier cut's rows give the same bits.
+    Attributes
+    ----------
+    wanted : int
+        Number of features that were requested: one for each image, view and cut.
+    computed : int
+        Number of features that were computed; the others were in the cache already. Includes the batch with
+        which each worker checks that features of an earlier cut give the same bits.
+    views : dict of int to int
+        Number of views of each training image, by index of the cut; val and test images have one.
+    workers : int
+        Number of workers that computed.
+    cache_dir : str
+        Folder of the cache.
     """
 
     wanted: int
     computed: int
-    views: dict[int, int]  # cut → views of each training image; of val and test the plain one
+    views: dict[int, int]
     workers: int
     cache_dir: str
 
@@ -100,13 +112,13 @@ def fill_cache(
         progress=progress,
     )
     request.check()
-    plan = numeric_plan.made(request)
+    plan = numeric_plan.new_plan(request)
     counts, policy, cache = Counts(), Policy("none"), FeatureCache()
     with numerics.threads(plan.numbers.threads), cache:
         _demand_writable(cache)
         if cut is None or (views or 1) > 1:
             one = request.backbone
-            head = Frozen(one, one.model, one.cuts[-1], plan.way, cache, counts)
+            head = Frozen(one, one.model, one.cuts[-1], plan.forward_config, cache, counts)
             policy, _ = numeric_plan.augmentation(request, head)
         _decide(request, plan, cut, policy, cache)
         if ray is None:
@@ -161,7 +173,7 @@ def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int
 def _fill(request: TrainRequest, plan: Plan, policy: Policy, cache: FeatureCache, counts: Counts) -> None:
     backbone = request.backbone
     for index, images, items in _wanted(request, plan, policy):
-        frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.way, cache, counts)
+        frozen = Frozen(backbone, backbone.model, backbone.cut(index), plan.forward_config, cache, counts)
         frozen.fill(images, items, workers=request.config.workers, progress=request.progress)
 
 
@@ -191,10 +203,10 @@ def _fill_there(
     request: TrainRequest, plan: dict[str, Any], policy: Policy, cache: FeatureCache
 ) -> dict[str, int]:
     """Fill in a worker; returns its counts."""
-    made, counts = Plan.from_dict(plan), Counts()
-    with numerics.threads(made.numbers.threads), cache:
+    own_plan, counts = Plan.from_dict(plan), Counts()
+    with numerics.threads(own_plan.numbers.threads), cache:
         _demand_writable(cache)
-        _fill(request, made, policy, cache, counts)
+        _fill(request, own_plan, policy, cache, counts)
     return asdict(counts)
 
 
@@ -202,7 +214,7 @@ def _row_poll(cache: FeatureCache, progress: Progress, wanted: int) -> Callable[
     """Return a function that tells from time to time how many rows the cache has got since now."""
 
     def count() -> int:
-        return sum(held.rows for held in cache.holdings())
+        return sum(holding.features for holding in cache.holdings())
 
     before, next_s = count(), 0.0
 

@@ -28,13 +28,13 @@ def opened(rows: str, cache: FeatureCache) -> AbstractContextManager[FeatureCach
     return nullcontext() if rows == "compute" else cache
 
 
-def decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:
+def decide(request: TrainRequest, plan: Plan, images: Images, cache: FeatureCache | None) -> None:
     """Decide how many views there are, and for each cut which of them are kept.
 
     The first process of a job does that for all.
     """
     if process_group.leads():
-        _decide(request, plan, images, store)
+        _decide(request, plan, images, cache)
     if process_group.size() > 1:
         decided = Plan.from_dict(process_group.decided(plan.as_dict))
         plan.whole, plan.views, plan.cached, plan.why = (
@@ -45,14 +45,14 @@ def decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCach
         )
 
 
-def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCache | None) -> None:
+def _decide(request: TrainRequest, plan: Plan, images: Images, cache: FeatureCache | None) -> None:
     plan.whole = True
     phases = [replace(s, cut=request.backbone.cut(s.cut).index) for s in request.phases()]
     if request.config.views is not None:
         plan.views = request.config.views
     elif not images.policy.still and not hyperparameters(request.strategy).mixes:
         plan.views = cache_tradeoff.views_of(phases)
-    if store is None:
+    if cache is None:
         return
     sampler = request.config.imbalance == "sampler"
     for index, need in cache_tradeoff.needs(
@@ -60,11 +60,11 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
     ).items():
         cut = request.backbone.cut(index)
         if hyperparameters(request.strategy).mixes:
-            _decide_mixed(request, plan, cut, need, store)
+            _decide_mixed(request, plan, cut, need, cache)
             continue
-        choice = _choice(request, plan, cut, need, images, store)
+        choice = _choice(request, plan, cut, need, images, cache)
         row_bytes = _row_bytes(request, plan, cut) * len(images)
-        room = math.floor(store.room_bytes() / max(1, row_bytes))
+        room = math.floor(cache.room_bytes() / max(1, row_bytes))
         views = sorted(need.passes)
         plan.cached[index] = tuple(views[:room]) if choice.keep else ()
         if choice.keep and request.data.subset("val"):
@@ -74,13 +74,13 @@ def _decide(request: TrainRequest, plan: Plan, images: Images, store: FeatureCac
 
 
 def _decide_mixed(
-    request: TrainRequest, plan: Plan, cut: Cut, need: cache_tradeoff.Need, store: FeatureCache
+    request: TrainRequest, plan: Plan, cut: Cut, need: cache_tradeoff.Need, cache: FeatureCache
 ) -> None:
     """Decide for val alone: features of mixed images are never the same twice."""
     plan.cached[cut.index], plan.why[cut.index] = (), cache_tradeoff.MIXED
     val = request.images("val")
     if len(val):
-        choice = _choice(request, plan, cut, need.of_val(), val, store)
+        choice = _choice(request, plan, cut, need.of_val(), val, cache)
         plan.cached[cut.index] = (0,) if choice.keep else ()
         plan.why[cut.index] += f"; of val, {choice.why}"
 
@@ -91,19 +91,19 @@ def _choice(
     cut: Cut,
     need: cache_tradeoff.Need,
     images: Images,
-    store: FeatureCache,
+    cache: FeatureCache,
 ) -> Choice:
     if request.config.cache == "keep" or request.config.deterministic or not plan.timed:
         return untimed(request, cut, _value_bytes(plan))
     row_bytes = _row_bytes(request, plan, cut)
-    first = Frozen(request.backbone, request.backbone.model, cut, plan.way, store)
+    first = Frozen(request.backbone, request.backbone.model, cut, plan.forward_config, cache)
     wanted = [(position, view) for position in range(len(images)) for view in need.passes]
     missing = first.missing(images, wanted) / max(1, len(wanted))
-    read_s, keep_s = store.seconds_per_row(row_bytes)
+    read_s, keep_s = cache.seconds_per_row(row_bytes)
     decode_s = (
         profiling.decode_s(images) if missing else 0.0
     )  # what is there is read if it beats the prefix alone
-    prefix_s = profiling.prefix_s(request.backbone, plan.way, cut)
+    prefix_s = profiling.prefix_s(request.backbone, plan.forward_config, cut)
     known = RowRates(row_bytes, _pixel_bytes(request), decode_s, prefix_s, read_s, keep_s)
     return cache_tradeoff.read_or_recompute(known, uses=need.uses, missing=missing, along=need.along)
 
@@ -125,4 +125,4 @@ def _row_bytes(request: TrainRequest, plan: Plan, cut: Cut) -> int:
 
 
 def _value_bytes(plan: Plan) -> int:
-    return 2 if plan.way.plan.precision == "bfloat16" else 4
+    return 2 if plan.forward_config.plan.precision == "bfloat16" else 4

@@ -44,7 +44,7 @@ class PhaseBatches:
         phases: Sequence[ResolvedPhase],
         index: int,
         plan: Plan,
-        store: FeatureCache | None,
+        cache: FeatureCache | None,
         counts: Counts,
         workers: Workers,
     ) -> None:
@@ -53,15 +53,15 @@ class PhaseBatches:
         self._plan = plan
         self._workers = workers
         self._model, self._modes = model, modes
-        self._held: dict[tuple[int, int] | None, Tensor] = {}  # (part, view) → all its rows, in order
+        self._in_memory: dict[tuple[int, int] | None, Tensor] = {}  # (part, view) → all its rows, in order
         self._whole: set[tuple[int, int]] = set()  # of these every row was prepared
         self._room_bytes = HELD_BYTES
-        self._on_card: dict[tuple[int, int], Tensor] = {}  # the same, where the GPU has room for them
+        self._on_device: dict[tuple[int, int], Tensor] = {}  # the same, where the GPU has room for them
         beside = torch.device(plan.numbers.device).type != "cpu"
-        self._lodges = beside and process_group.size() == 1  # rows may lie on the GPU
+        self._may_keep_on_device = beside and process_group.size() == 1  # rows may lie on the GPU
 
         def frozen(index: int) -> Frozen:
-            return Frozen(backbone, model, backbone.cut(index), plan.way, store, counts)
+            return Frozen(backbone, model, backbone.cut(index), plan.forward_config, cache, counts)
 
         self._frozen = frozen(self.cut.index) if self.cut.index > 0 else None
         self._prefix = bb.prefix(backbone, model, self.cut)
@@ -102,7 +102,9 @@ class PhaseBatches:
     def prepare(self, images: Images, items: list[list[Item]], progress: Progress = QUIET) -> None:
         """Compute the rows that will be read, here or in later phases, if any are missing."""
         place = _place(images, items)
-        if self._frozen is None or (not self._later and (place in self._held or place in self._on_card)):
+        if self._frozen is None or (
+            not self._later and (place in self._in_memory or place in self._on_device)
+        ):
             return
         self._model.eval()
         self._frozen.place()
@@ -130,21 +132,25 @@ class PhaseBatches:
             yield from self.pixels(images, items)
             return
         place = _place(images, items)
-        rows = self._on_card.get(place) if place else None
+        rows = self._on_device.get(place) if place else None
         if rows is not None:
             for positions in self._positions(items):
                 yield self._as_learned(_picked(rows, positions))
             return
-        lodging = _Lodging(len(images)) if self._lodges and self._all_kept(images, items) else None
+        collected = (
+            _FeaturesOnDevice(len(images))
+            if self._may_keep_on_device and self._all_kept(images, items)
+            else None
+        )
         sent = sent_ahead(self._rows(self._frozen, images, items), self._plan.numbers.device)
-        if lodging is None or place is None:
+        if collected is None or place is None:
             yield from map(self._as_learned, sent)
             return
         for positions, z in zip(self._positions(items), sent, strict=True):
             yield self._as_learned(z)
-            lodging.take(positions, z)
-        if lodging.rows is not None:
-            self._on_card[place] = lodging.rows
+            collected.take(positions, z)
+        if collected.rows is not None:
+            self._on_device[place] = collected.rows
             self._forget(place)
 
     def _positions(self, items: list[list[Item]]) -> Iterator[Tensor]:
@@ -164,22 +170,22 @@ class PhaseBatches:
 
     def _forget(self, place: tuple[int, int]) -> None:
         """Let the host's memory go of rows that lie on the GPU."""
-        held = self._held.pop(place, None)
-        self._room_bytes += 0 if held is None else held.nbytes
+        features = self._in_memory.pop(place, None)
+        self._room_bytes += 0 if features is None else features.nbytes
 
-    def leave_card(self) -> bool:
+    def free_device(self) -> bool:
         """Put no rows on the GPU any more, since a step needs its memory; return whether any were there."""
-        any_there, self._lodges = bool(self._on_card), False
-        self._on_card.clear()
+        any_there, self._may_keep_on_device = bool(self._on_device), False
+        self._on_device.clear()
         return any_there
 
     def _rows(self, frozen: Frozen, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Read or compute; small rows of a view that is read whole stay in memory for the next time."""
         place = _place(images, items)
-        held = self._held.get(place)
-        if held is not None:
+        features = self._in_memory.get(place)
+        if features is not None:
             for batch in items:
-                yield _picked(held, torch.tensor([position for position, _ in batch]))
+                yield _picked(features, torch.tensor([position for position, _ in batch]))
             return
         keep = all(self._plan.keeps(self.cut, view) for batch in items for _, view in batch)
         if place is not None and keep and process_group.size() > 1 and self._hold(frozen, images, place):
@@ -195,7 +201,7 @@ class PhaseBatches:
         if parts and place is not None:
             rows = torch.cat(parts)
             self._room_bytes -= rows.nbytes
-            self._held[place] = _picked(rows, torch.from_numpy(np.argsort(positions)))
+            self._in_memory[place] = _picked(rows, torch.from_numpy(np.argsort(positions)))
 
     def _hold(self, frozen: Frozen, images: Images, place: tuple[int, int]) -> bool:
         """Read all rows of a view, of which one process of a job sees another part each epoch."""
@@ -204,8 +210,8 @@ class PhaseBatches:
             return False
         items = [(position, place[1]) for position in range(len(images))]
         lists = [items[i : i + frozen.config.batch] for i in range(0, len(items), frozen.config.batch)]
-        self._held[place] = torch.cat(list(frozen.batches(images, lists, workers=self._workers)))
-        self._room_bytes -= self._held[place].nbytes
+        self._in_memory[place] = torch.cat(list(frozen.batches(images, lists, workers=self._workers)))
+        self._room_bytes -= self._in_memory[place].nbytes
         return True
 
     def pixels(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
@@ -234,7 +240,7 @@ def _place(images: Images, items: Sequence[Sequence[Item]]) -> tuple[int, int] |
     return (id(images), views.pop()) if len(views) == 1 else None
 
 
-class _Lodging:
+class _FeaturesOnDevice:
     """Rows that are gathered on the GPU while they are learned from for the first time.
 
     Whether there is room is known once a step was made of the first batch: what is left then was not needed.

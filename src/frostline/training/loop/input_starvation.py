@@ -17,7 +17,7 @@ STARVED = 0.75
 AT_ONCE = 256  # steps whose events wait to be read: a choice
 
 
-class Mark(Protocol):
+class TimingEvent(Protocol):
     """A moment on the device; torch's events are such."""
 
     def record(self) -> None:
@@ -30,7 +30,7 @@ class Mark(Protocol):
         """Return the milliseconds to a later mark."""
 
 
-def _event() -> Mark:
+def _event() -> TimingEvent:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
@@ -40,18 +40,18 @@ class Pace:
     Parameters
     ----------
     mark : callable or None
-        Makes a `Mark`; None: of the device computed on, where that is an NVIDIA GPU. Elsewhere nothing is
-        timed: a processor decodes with the cores that compute.
+        Makes a `TimingEvent`; None: of the device computed on, where that is an NVIDIA GPU. Elsewhere nothing
+        is timed: a processor decodes with the cores that compute.
     clock : callable
         Seconds, once the device has done what it was given.
     """
 
     def __init__(
-        self, mark: Callable[[], Mark] | None = None, clock: Callable[[], float] = numerics.now
+        self, mark: Callable[[], TimingEvent] | None = None, clock: Callable[[], float] = numerics.now
     ) -> None:
         self._mark = mark or (_event if devices.current().type == "cuda" else None)
         self._clock = clock
-        self._marks: list[tuple[Mark, Mark]] = []
+        self._marks: list[tuple[TimingEvent, TimingEvent]] = []
         self._images, self._seconds, self._step_s = 0, 0.0, 0.0
         self._timing, self._pending = False, 0  # of the epoch under way
 

@@ -175,7 +175,7 @@ def _keep_what_is_passed(request: TrainRequest, plan: Plan, head: Frozen, images
     cuts = [index for index, views in plan.cached.items() if 0 in views and index < head.cut.index]
     if cuts:
         backbone, cut = request.backbone, request.backbone.cut(min(cuts))
-        first = Frozen(backbone, backbone.model, cut, plan.way, head.cache, head.counts)
+        first = Frozen(backbone, backbone.model, cut, plan.forward_config, head.cache, head.counts)
         items = [(position, 0) for position in range(len(images))]
         first.fill(images, items, workers=request.config.workers, progress=request.progress)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from frostline import metrics, probe
 from frostline import models as bb
-from frostline.cost.run_time import FOLDS
+from frostline.data import FOLDS
 from frostline.distributed import process_group
 from frostline.feature_extraction import ForwardConfig, Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images, evaluation_batch
@@ -140,8 +140,10 @@ def refit(
     backbone = request.backbone
     taps = bb.stage_taps(backbone)[:layers]
     numbers = numerics.exact_plan(request.config.threads)
-    way = ForwardConfig(numbers, evaluation_batch())
-    frozen = Frozen(backbone, plan.numbers.place(model.eval()), backbone.cuts[-1], way, layers=len(taps))
+    forward_config = ForwardConfig(numbers, evaluation_batch())
+    frozen = Frozen(
+        backbone, plan.numbers.place(model.eval()), backbone.cuts[-1], forward_config, layers=len(taps)
+    )
     values = stage_features(frozen, images, workers=request.config.workers, progress=request.progress)
     widths = [backbone.feature_width, *(width for tap in taps for width in tap.widths)]
     scales = probe.block_scales(values, widths)
@@ -197,13 +199,13 @@ def _write_held_out(
 
     Probabilities are as the head gives them: adjusted logits, and the run's temperature.
     """
-    if request.data.subset("val") or solution.held is None or solution.held_probabilities is None:
+    if request.data.subset("val") or solution.held_out is None or solution.held_probabilities is None:
         return
     logits = solution.temperature * np.log(np.maximum(solution.held_probabilities, LEAST))
     if balance.kind == "logit_adjustment":
         logits = logits - balance.log_prior
     probabilities = metrics.softmax(logits, request.config.temperature or solution.temperature)
-    names, samples = request.data.classes, [images.samples[place] for place in solution.held.tolist()]
+    names, samples = request.data.classes, [images.samples[place] for place in solution.held_out.tolist()]
     rows = (
         [sample.path, sample.label, names[row.argmax()], *(f"{p:.6g}" for p in row)]
         for sample, row in zip(samples, probabilities, strict=True)
@@ -228,14 +230,17 @@ def _with_head(
 
 def few_folds(folds: probe.Folds, seed: int) -> probe.Folds:
     """Thin the folds where there are more images than a choice of L2 needs."""
-    total = sum(len(held) for _, held in folds)
+    total = sum(len(held_out) for _, held_out in folds)
     if total <= probe.MOST_FOR_CHOICE:
         return folds
     share = probe.MOST_FOR_CHOICE / total
     rng = np.random.default_rng(seed)
     return [
-        (rng.permutation(train)[: int(len(train) * share)], rng.permutation(held)[: int(len(held) * share)])
-        for train, held in folds
+        (
+            rng.permutation(train)[: int(len(train) * share)],
+            rng.permutation(held_out)[: int(len(held_out) * share)],
+        )
+        for train, held_out in folds
     ]
 
 

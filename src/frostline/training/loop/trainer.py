@@ -243,7 +243,7 @@ class Trainer:
                 files = [setup.train.samples[position].path for position, _ in items[error.step]]
                 nan_oom_recovery.halve(self._model, self._optimizer, state, error, files)
             except nan_oom_recovery.OutOfMemory:
-                if self._batches.leave_card():  # before any batch is cut up
+                if self._batches.free_device():  # before any batch is cut up
                     nan_oom_recovery.again(self._model, self._optimizer, state)
                     self._average.restore(state.start_average)
                     continue
@@ -425,7 +425,7 @@ class Trainer:
         try:
             return self._logits_of(images)
         except Exception as error:
-            if not nan_oom_recovery.is_out_of_memory(error) or not self._batches.leave_card():
+            if not nan_oom_recovery.is_out_of_memory(error) or not self._batches.free_device():
                 raise
         nan_oom_recovery.give_back()
         return self._logits_of(images)

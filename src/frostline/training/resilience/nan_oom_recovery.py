@@ -25,7 +25,7 @@ from frostline.training.resilience.incidents import Incident, IncidentKind
 
 MOST_HALVINGS = 3  # of the learning rate, in a run
 NAMED = 8  # files of a batch in a message
-LOOKED_AT_EVERY = 50  # steps whose losses a GPU sends in one go: a choice
+CHECKED_EVERY = 50  # steps whose losses a GPU sends in one go: a choice
 
 
 class NotFinite(Exception):
@@ -95,7 +95,7 @@ class LossWatch:
             step, values = self._coming.pop(0)
             _check(values.value().tolist(), step)
         start = max(first, self._seen)
-        if first + len(losses) - start >= LOOKED_AT_EVERY:
+        if first + len(losses) - start >= CHECKED_EVERY:
             self._coming.append((start, Fetched(torch.stack(losses[start - first :]))))
             self._seen = first + len(losses)
 

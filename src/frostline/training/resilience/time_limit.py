@@ -28,7 +28,7 @@ from frostline.system.timing import Stopwatch
 from frostline.training.techniques.wise_ft import POINTS
 from frostline.training.train_request import TrainRequest
 
-LOOKED_AT = 8  # images decoded to measure how long that takes
+TIMED_IMAGES = 8  # images decoded to measure how long that takes
 # Weights, tables and thumbnails (0.1 to 0.3 s for lite0 on a local disk), then the end of the process (0.5 s
 # on one core of a busy machine).
 ENDING_S = 1.0
@@ -112,7 +112,7 @@ def begin(request: TrainRequest, watch: Stopwatch) -> TimeLimit:
 
 def pass_s(backbone: Backbone, data: Manifest, samples: Sequence[Sample], threads: int | None) -> float:
     """Return the seconds an image takes from its file through all layers in float32, roughly and soon."""
-    looked = samples[:LOOKED_AT]
+    looked = samples[:TIMED_IMAGES]
     began = time.perf_counter()
     for sample in looked:
         backbone.preprocessing.crop(data.read(sample))

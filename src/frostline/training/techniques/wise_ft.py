@@ -32,10 +32,29 @@ POINTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 @devices.computes()
 def interpolate_weights(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
-    """Return a new module whose weights are `(1 - share) * before + share * after`, in eval mode.
+    """Return a new module with the weights `(1 - share) * before + share * after` (WiSE-FT).
 
-    What is no floating-point number (BatchNorm's counts) comes from `after`. Raises `ModelError` where the
-    two don't hold the same tensors.
+    BatchNorm statistics are interpolated too, and not estimated again. Tensors that are not floating-point,
+    such as BatchNorm's counts, are those of `after`.
+
+    Parameters
+    ----------
+    before : nn.Module
+        Such as the pretrained network with a probe as its head.
+    after : nn.Module
+        The adapted network, made by `adapt` of the same backbone.
+    share : float
+        Share of `after`, from 0 (`before`) to 1 (`after`).
+
+    Returns
+    -------
+    nn.Module
+        In eval mode; `before` and `after` are not changed.
+
+    Raises
+    ------
+    ModelError
+        The names or shapes of the tensors differ between the two.
     """
     start, end = before.state_dict(), after.state_dict()
     strange = [
