@@ -18,6 +18,7 @@ from torch import nn
 
 import frostline
 from frostline import metrics, probe
+from frostline.config import L2_GRID
 from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.feature_extraction import Counts, ForwardConfig
@@ -124,10 +125,10 @@ def test_the_probe_is_chosen_by_the_metric() -> None:
     features = rng.normal(size=(72, 30)) + 0.8 * rng.normal(size=(2, 30))[targets]
     folds = list(StratifiedKFold(4).split(features, targets))
     held = np.concatenate([h for _, h in folds])
-    rows = probe.out_of_fold(features, targets, 2, folds, probe.GRID)
+    rows = probe.out_of_fold(features, targets, 2, folds, L2_GRID)
     for metric in ("accuracy", "balanced_accuracy", "log_loss"):
         solution = probe.choose(features, targets, 2, folds, metric=metric)
-        row = rows[probe.GRID.index(solution.l2)]
+        row = rows[L2_GRID.index(solution.l2)]
         p = metrics.softmax(row, metrics.fit_temperature(row, targets[held]))
         assert solution.cv_score == pytest.approx(metrics.goodness(metric, targets[held], p), abs=2e-3)
     good, loss = np.array([0.80, 0.90, 0.89, 0.88]), np.array([1.0, 0.9, 0.5, 0.4])

@@ -310,7 +310,7 @@ def test_what_was_forgotten_is_not_measured_without_time(
 ) -> None:
     def late(*_: Any, progress: Progress, **__: Any) -> None:
         clock.ahead_s += LIMIT_S
-        progress(Activity.REMEMBER, 1, 9)
+        progress(Activity.FORGETTING, 1, 9)
 
     clock = Clock(monkeypatch)
     monkeypatch.setattr(frostline, "forgetting", late)

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold
 
 from frostline import metrics, probe
+from frostline.config import L2_GRID
 from frostline.probe import gpu_loss
 
 
@@ -125,7 +126,7 @@ def test_very_many_classes_are_chosen_for_by_one_fold(monkeypatch: pytest.Monkey
 def test_without_folds_the_middle_of_the_grid_is_taken() -> None:
     features, targets = np.eye(3), np.arange(3)
     solution = probe.choose(features, targets, 3, [])
-    assert solution.l2 in probe.GRID
+    assert solution.l2 in L2_GRID
     assert solution.cv_score is None
 
 

@@ -17,6 +17,12 @@ BATCH = 32  # images a step: what the epochs and rates of strategies/ were measu
 AUTO_BATCH = "auto"  # strategies/batch_rule.py says which
 AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
+FOLDS = 5  # where nothing else is said; as scikit-learn's `KFold`
+# L2 per unit-length feature, from "prototype-like" to "almost separable". On six sets with 8 and 40 images
+# a class the best on test lay between 1e-2 and 1e-6 (docs/LOG.md 2026-11-23).
+L2_GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+# L2 is chosen on at most this many images: the choice is stable long before, and folds cost five fits.
+MOST_FOR_CHOICE = 4000
 # What a comparison has no use for.
 TRAIN_ALONE = ("views", "cache", "keep", "stop_after", "temperature")
 # By what rule a finished model decides: no part of what a run learns.

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from frostline.config import FOLDS, L2_GRID, MOST_FOR_CHOICE
 from frostline.cost.cache_tradeoff import (
     Need,
     RowRates,
@@ -22,8 +23,6 @@ from frostline.cost.cache_tradeoff import (
     views_of,
 )
 from frostline.cost.rates import FLOAT_BYTES, Rates
-from frostline.data import FOLDS
-from frostline.probe import GRID, MOST_FOR_CHOICE
 from frostline.strategies import Hyperparameters, ResolvedPhase, Strategy
 
 # Features of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
@@ -32,7 +31,7 @@ HELD_BYTES = 64_000_000
 # At most, in the flip test: the answers stood still from 240 images on (docs/LOG.md 2026-11-23); with a
 # margin.
 FLIP_IMAGES = 600
-TRIED = 6  # a choice usually tries so many L2s of probe.GRID
+TRIED = 6  # a choice usually tries so many L2s of the grid
 FILES = 8  # small files that a run writes one by one
 TIMED_IMAGES = 16  # images decoded, twice, before features of a cut are cached or computed: a choice
 THUMBNAILS = 64  # test images that a run keeps small: a choice
@@ -299,7 +298,7 @@ class Walk:
         self._head_rows("frozen layers", self.job.train)
         chosen = min(self.job.train, MOST_FOR_CHOICE)
         ridge, layers = self.job.hyperparameters.solver == "ridge", self.job.hyperparameters.layers
-        path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / len(GRID))
+        path, share = (self.rates.solve, 1.0) if ridge else (self.rates.solve_grid, TRIED / len(L2_GRID))
         folds = FOLDS * share * path.at(self._numbers(chosen * (FOLDS - 1) / FOLDS, layers))
         self._add("head solved for", folds + self.rates.solve.at(self._numbers(self.job.train, layers)))
         self._add("head solved for", TRIED * self.rates.temperature_s)

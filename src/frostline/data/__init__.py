@@ -40,11 +40,10 @@ from frostline.data.sources.prediction_inputs import (
 )
 from frostline.data.sources.python_datasets import CHANNELS
 from frostline.data.sources.tables import read_paths
-from frostline.data.splits.folding import FOLDS, numbered
+from frostline.data.splits.folding import numbered
 
 __all__ = [
     "CHANNELS",
-    "FOLDS",
     "KINDS",
     "SUBSETS",
     "TROUBLE",

@@ -15,9 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline import profiling as rates_of
 from frostline import sentences
-from frostline.config import AUTO_BATCH
+from frostline.config import AUTO_BATCH, FOLDS
 from frostline.cost import Rates
-from frostline.data import FOLDS, CutAway, Manifest, Sample
+from frostline.data import CutAway, Manifest, Sample
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.dataset_size import DatasetSize, size_of

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from frostline.data import FOLDS, Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
+from frostline.config import FOLDS
+from frostline.data import Finding, Manifest, Recognised, Sample, fingerprints_of, recognised
 from frostline.data.seen_images import LEARNED, Fingerprints
 from frostline.errors import DataError
 from frostline.models import Backbone

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from frostline import metrics
 from frostline.advice import outlook
 from frostline.advice.knowledge import read_experience
-from frostline.config import REPEATS, Config
-from frostline.data import FOLDS, Manifest
+from frostline.config import FOLDS, REPEATS, Config
+from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers
 from frostline.models import Backbone

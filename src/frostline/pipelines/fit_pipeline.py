@@ -14,8 +14,8 @@ from typing import Any, Unpack
 
 from frostline import metrics
 from frostline.advice import Planned, plan
-from frostline.config import OF_OPERATING_POINT, TRAIN_ALONE, Config, Options
-from frostline.data import FOLDS, LoadOptions, Manifest, is_study, load_data
+from frostline.config import FOLDS, OF_OPERATING_POINT, TRAIN_ALONE, Config, Options
+from frostline.data import LoadOptions, Manifest, is_study, load_data
 from frostline.distributed import torchrun_env
 from frostline.errors import NoTime, StudyError, UsageError
 from frostline.feature_cache import FeatureCache

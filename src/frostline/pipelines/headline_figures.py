@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from frostline import metrics, sentences
-from frostline.data import FOLDS, Manifest
+from frostline.config import FOLDS
+from frostline.data import Manifest
 from frostline.pipelines.first_model import cross_validated_interval
 from frostline.selection import Comparison, pool
 from frostline.sentences import Basis

@@ -12,9 +12,9 @@ features that barely vary on the training set enormous weights, which wake up un
 
 from __future__ import annotations
 
+from frostline.config import L2_GRID
 from frostline.probe.feature_scaling import Solution, block_scales
 from frostline.probe.l2_selection import (
-    MOST_FOR_CHOICE,
     Folds,
     answers,
     choose,
@@ -24,14 +24,11 @@ from frostline.probe.l2_selection import (
     path,
     ridge,
 )
-from frostline.probe.logistic import GRID
 from frostline.probe.ridge import GRID as RIDGE_GRID
 
-SOLVERS = {"logistic": GRID, "ridge": RIDGE_GRID}
+SOLVERS = {"logistic": L2_GRID, "ridge": RIDGE_GRID}
 
 __all__ = [
-    "GRID",
-    "MOST_FOR_CHOICE",
     "RIDGE_GRID",
     "SOLVERS",
     "Folds",

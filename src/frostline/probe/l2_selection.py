@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
+from frostline.config import L2_GRID
 from frostline.probe import logistic as lbfgs
 from frostline.probe import ridge as closed_form
 from frostline.probe.feature_scaling import Floats, Ints, Scaled, Solution
@@ -26,8 +27,6 @@ Folds = Sequence[tuple[Ints, Ints]]
 # of the best score, the one of lowest log loss is taken: 69.6 % against 69.0 % for the best score alone
 # (mean over six sets, 40 images a class, two draws; at 8 a class 55.1 % both; docs/LOG.md 2026-11-23).
 WITHIN_SE = 0.5
-# L2 is chosen on at most this many images: the choice is stable long before, and folds cost five fits.
-MOST_FOR_CHOICE = 4000
 # Where a fit has more multiplications a step than this (800 classes of three images have 2.5 billion), one
 # fold alone chooses, as few folds say enough about very many classes, and each costs seconds. A choice.
 ONE_FOLD = 1_000_000_000
@@ -102,7 +101,7 @@ def choose(
     on the same out-of-fold logits; `cv_images` says how many images were asked. Without folds (a class with
     one image) the middle of the grid is taken.
     """
-    grid = lbfgs.GRID if solver == "logistic" else closed_form.GRID
+    grid = L2_GRID if solver == "logistic" else closed_form.GRID
     if not folds:
         middle = grid[len(grid) // 2]
         return path(
@@ -212,7 +211,7 @@ def _tried(
 
         return tried, closed
     ready = Scaled.of(features, weights)
-    grid, last = lbfgs.GRID, len(lbfgs.GRID) - 1
+    grid, last = L2_GRID, len(L2_GRID) - 1
     heads: dict[int, list[Turned]] = {}
 
     def attempt(place: int) -> None:
@@ -255,7 +254,7 @@ def _tried(
 def _begin(classes: int) -> int:
     """Return the place in the grid at which the search begins."""
     usual = BEGIN * (classes - 1) / classes**2
-    return int(np.abs(np.log(lbfgs.GRID) - np.log(usual)).argmin())
+    return int(np.abs(np.log(L2_GRID) - np.log(usual)).argmin())
 
 
 def _path(

@@ -15,9 +15,6 @@ from frostline.probe import gpu_loss
 from frostline.probe.feature_scaling import Floats, Ints, Scaled
 from frostline.system import deadline
 
-# L2 per unit-length feature, from "prototype-like" to "almost separable". On six sets with 8 and 40 images
-# a class the best on test lay between 1e-2 and 1e-6 (docs/LOG.md 2026-11-23).
-GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
 # Steps end when one lowers the loss by less than this share of it: of heads that only choose an L2, and of
 # the one that is taken. With 1e-4 the fits of a weak L2 stop early, look better out of fold than the head
 # that is then solved for, and are chosen: log loss on other images was 0.007 higher, n = 36 (docs/LOG.md

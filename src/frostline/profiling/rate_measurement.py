@@ -15,6 +15,7 @@ import torch
 
 from frostline import metrics, probe
 from frostline import models as bb
+from frostline.config import L2_GRID
 from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates
 from frostline.cost.run_time import TIMED_IMAGES
 from frostline.feature_cache import FeatureCache
@@ -378,7 +379,7 @@ def _solver_seconds(width: int, classes: int) -> dict[str, Line]:
         targets = np.arange(images) % classes
         middle = rng.normal(size=(classes, width)) * APART
         features = ((rng.normal(size=(images, width)) + middle[targets]) * spread).astype(np.float32)
-        for name, grid in (("solve", (L2,)), ("solve_grid", probe.GRID)):
+        for name, grid in (("solve", (L2,)), ("solve_grid", L2_GRID)):
             start = time.perf_counter()
             probe.path(features, targets, classes, grid)
             solve_seconds[name].append(time.perf_counter() - start)

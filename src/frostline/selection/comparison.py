@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from frostline import metrics, profiling
-from frostline.config import TRAIN_ALONE, Config, Options
+from frostline.config import FOLDS, TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
-from frostline.data import FOLDS, Manifest
+from frostline.data import Manifest
 from frostline.distributed import torchrun_env
 from frostline.errors import NoTime, UsageError, option
 from frostline.feature_cache import FeatureCache

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from frostline.data import FOLDS, Manifest, Sample, numbered
+from frostline.config import FOLDS
+from frostline.data import Manifest, Sample, numbered
 from frostline.errors import DataError
 from frostline.system.seeds import derive
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from frostline.data.splits.splitting import contents, place
 
-FOLDS = 5  # where nothing else is said; as scikit-learn's `KFold`
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # positions to learn from and to hold out, for each fold
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from frostline import metrics, probe
 from frostline import models as bb
-from frostline.data import FOLDS
+from frostline.config import FOLDS, MOST_FOR_CHOICE
 from frostline.distributed import process_group
 from frostline.feature_extraction import ForwardConfig, Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images, evaluation_batch
@@ -231,9 +231,9 @@ def _with_head(
 def few_folds(folds: probe.Folds, seed: int) -> probe.Folds:
     """Thin the folds where there are more images than a choice of L2 needs."""
     total = sum(len(held_out) for _, held_out in folds)
-    if total <= probe.MOST_FOR_CHOICE:
+    if total <= MOST_FOR_CHOICE:
         return folds
-    share = probe.MOST_FOR_CHOICE / total
+    share = MOST_FOR_CHOICE / total
     rng = np.random.default_rng(seed)
     return [
         (

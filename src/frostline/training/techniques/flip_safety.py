@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from frostline import probe
+from frostline.config import FOLDS
 from frostline.cost.run_time import FLIP_IMAGES
-from frostline.data import FOLDS, Manifest, Sample
+from frostline.data import Manifest, Sample
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, Workers
