@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import frostline
+from frostline import sentences
 from frostline.cli.output import comparison_text, run_text
 from frostline.data import Manifest
 from frostline.selection import anytime
@@ -412,3 +413,17 @@ def test_an_export_and_a_study_among_the_images_are_left_out_and_named(tmp_path:
         ("kind 0/its model/", "an export"),
     ):
         assert any(note.startswith(f"{name} is {kind} that frostline wrote") for note in after.notes)
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
+    assert [sentences.signed(value) for value in (-0.04, 0.04, 0.0, -0.06, 0.06)] == [
+        "0.0",
+        "0.0",
+        "0.0",
+        "-0.1",
+        "+0.1",
+    ]
+    assert (sentences.signed(-0.0004, 3), sentences.signed(0.0005, 3)) == ("0.000", "+0.001")
+    headline = {"basis": "out of fold", "images": 9, "pool": 9, "folds": 5, "optimism": 0.0004}
+    assert "lowered" not in sentences.basis(headline)
+    assert "lowered by 0.1 points" in sentences.basis({**headline, "optimism": 0.0006})

@@ -57,6 +57,12 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """Return a difference with its sign; one that rounds to zero has none."""
+    text = f"{value:+z.{digits}f}"
+    return text if float(text) else text.removeprefix("+")
+
+
 def between(low: float, high: float) -> str:
     """Return an interval of fractions as percentages."""
     return f"{100 * low:.1f}–{100 * high:.1f} %"
@@ -88,7 +94,7 @@ def stopped_early(early: Mapping[str, Any], best_epoch: int | None) -> str:
 def basis(headline: Mapping[str, Any]) -> str:
     """Return what the accuracy was measured on, and the correction that was subtracted."""
     text = _of_what(headline)
-    if headline.get("optimism"):
+    if round(100 * (headline.get("optimism") or 0.0), 1):
         text += f", lowered by {100 * headline['optimism']:.1f} points for choosing the best of several"
     return text
 

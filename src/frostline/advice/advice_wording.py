@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, clearly_better
 from frostline.advice.knowledge import Facts, Trial
+from frostline.sentences import signed
 from frostline.strategies import parse
 
 # 1 of 104 runs took longer than this times the prediction on an idle machine, more on a busy one
@@ -87,7 +88,7 @@ def reason(inputs: Inputs, name: str) -> str:
         time_text = "the same time"
     if abs(gap) <= inputs.model.difference_error(name, inputs.pick):
         return f"not significantly different, {time_text}"
-    return f"{100 * gap:+.1f} points, {time_text}"
+    return f"{signed(100 * gap)} points, {time_text}"
 
 
 def unknown(images: int, fewest: int, pick: str) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def _earlier_runs(context: ReportContext) -> list[str]:
 def _optimism_note(context: ReportContext) -> list[str]:
     """Return why the headline's accuracy is lower than the same strategy's row."""
     head = headline(context)
-    if head is None or not head.record.get("optimism"):
+    if head is None or not round(100 * (head.record.get("optimism") or 0.0), 1):
         return []
     line = (
         f"Rows show the measured accuracy. The headline's {percent(head.accuracy)} "

@@ -1,9 +1,11 @@
-"""Write a comparison's outcome in sentences. Imports nothing of frostline's."""
+"""Write a comparison's outcome in sentences. Of frostline's it imports `sentences` alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from frostline.sentences import signed
 
 ACCURACY, LOG_LOSS, SENSITIVITY = "accuracy", "log_loss", "sensitivity@"
 SHARES = (ACCURACY, "balanced_accuracy", "macro_f1", "auroc", "average_precision")  # differences in points
@@ -40,7 +42,8 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
 def _gap(difference: Mapping[str, Any], metric: str) -> str:
     """Return by how much the leader is better, with the interval, in the unit of what decided."""
     low, high = difference["low"], difference["high"]
-    span = f"{100 * low:+.1f} to {100 * high:+.1f}" if _is_share(metric) else f"{low:+.3f} to {high:+.3f}"
+    factor, digits = (100, 1) if _is_share(metric) else (1, 3)
+    span = f"{signed(factor * low, digits)} to {signed(factor * high, digits)}"
     return f"{_ahead(difference['mean'], metric)} ({span})"
 
 
@@ -49,8 +52,8 @@ def _ahead(by: float, metric: str) -> str:
     if metric == LOG_LOSS:
         return f"log loss {by:.3f} lower"
     if not _is_share(metric):
-        return f"{in_words(metric)} {by:+.3f}"
-    return f"{100 * by:+.1f} points{'' if metric == ACCURACY else f' of {in_words(metric)}'}"
+        return f"{in_words(metric)} {signed(by, 3)}"
+    return f"{signed(100 * by)} points{'' if metric == ACCURACY else f' of {in_words(metric)}'}"
 
 
 def _is_share(metric: str) -> bool:

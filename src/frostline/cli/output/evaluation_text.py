@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from frostline.cli.output.formatting import console_out
 from frostline.metrics import SENSITIVITY
 from frostline.reports.display_names import shortened, visible
-from frostline.sentences import between, counted, named, percent
+from frostline.sentences import between, counted, named, percent, signed
 
 if TYPE_CHECKING:
     from frostline.pipelines.evaluation import Estimate, Evaluation, PairedDifference
@@ -141,15 +141,15 @@ def _p(value: float) -> str:
 def _signed(name: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:+.3f}" if _is_number(name) else f"{100 * value:+.1f} points"
+    return signed(value, 3) if _is_number(name) else f"{signed(100 * value)} points"
 
 
 def _signed_interval(name: str, estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return "–"
     if _is_number(name):
-        return f"{estimate.low:+.3f} to {estimate.high:+.3f}"
-    return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
+        return f"{signed(estimate.low, 3)} to {signed(estimate.high, 3)}"
+    return f"{signed(100 * estimate.low)} to {signed(100 * estimate.high)}"
 
 
 def _verdict(difference: PairedDifference, metric: str) -> str:

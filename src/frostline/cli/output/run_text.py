@@ -13,7 +13,7 @@ from frostline import sentences
 from frostline.cli.output.formatting import AGAIN, console_out, size
 from frostline.reports import Report
 from frostline.reports.display_names import visible
-from frostline.sentences import between, caveats, percent
+from frostline.sentences import between, caveats, percent, signed
 from frostline.strategies import BatchSize, hyperparameters, parse
 from frostline.system import cpu_threads
 
@@ -245,7 +245,7 @@ def _what_happened(results: Sequence[dict[str, Any]], pixels: Baseline) -> list[
         verdict = "a real gain" if gain > _noise(best, probe) else "within the noise of this test"
         lines.append(
             f"Frozen features alone reached {percent(probe['accuracy'])}; {best['strategy']} reached "
-            f"{percent(best['accuracy'])}, {100 * gain:+.1f} points: {verdict} (the best of several "
+            f"{percent(best['accuracy'])}, {signed(100 * gain)} points: {verdict} (the best of several "
             "on one test set is slightly optimistic). Digits are far from the photographs that the network "
             "was trained on, where unfreezing layers tends to help."
         )
