@@ -19,7 +19,7 @@ import studies
 from frostline.cli.main import cli
 from frostline.errors import StudyError
 from frostline.reports import charts, page, usage_section
-from frostline.reports.conclusions import conclusions
+from frostline.reports.conclusions import conclusions, duration
 from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.study_reader import read
 from frostline.reports.writer import read_context, sections
@@ -219,6 +219,21 @@ def test_a_winner_without_epochs_leaves_the_curves_to_the_others(tmp_path: Path)
     for chart in section.more["curves"]:
         assert chart.spec["params"][0]["value"] in section.more["has_curves"]
         assert chart.rows
+
+
+def test_runs_that_earlier_commands_made_count_with_their_seconds(tmp_path: Path) -> None:
+    study = studies.compared(tmp_path / "study")
+    file = next(study.glob("comparisons/*/comparison.json"))
+    document = json.loads(file.read_text())
+    lead = "".join(next(s for s in sections(read_context(study)) if s.key == "tried").lead)
+    assert "in 3 min of 5 min." in lead
+    document["seconds"] = 27.0
+    file.write_text(json.dumps(document))
+    all_s = sum(row["seconds"] for row in document["standings"])
+    lead = "".join(next(s for s in sections(read_context(study)) if s.key == "tried").lead)
+    assert f"which took {duration(all_s)} in all." in lead
+    assert "27 s" not in lead
+    assert ("time spent", duration(all_s)) in page._facts(read_context(study))
 
 
 def test_accuracy_and_seconds_stand_against_the_cut(tmp_path: Path) -> None:

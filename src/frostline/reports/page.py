@@ -153,12 +153,15 @@ def _facts(context: ReportContext) -> list[tuple[str, str]]:
 
 
 def _spent(context: ReportContext) -> float | None:
-    comparison = context.contents.comparison
+    """Return the seconds of the last command, or of the runs, where earlier commands made most of them."""
+    contents = context.contents
+    comparison = contents.comparison
     try:
-        if context.contents.fit is not None:
-            return float(context.contents.fit["seconds"])
-        if comparison is not None and comparison.result is not None:
-            return float(comparison.result["seconds"])
-        return sum(float(run.result["seconds"]) for run in context.contents.all_runs if run.result) or None
+        command_s = 0.0
+        if contents.fit is not None:
+            command_s = float(contents.fit["seconds"])
+        elif comparison is not None and comparison.result is not None:
+            command_s = float(comparison.result["seconds"])
+        return max(command_s, tried_strategies.runs_s(contents)) or None
     except DAMAGED_FILE_ERRORS:
         return None

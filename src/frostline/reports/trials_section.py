@@ -17,6 +17,7 @@ from frostline.reports.tried_strategies import (
     pareto_front,
     rows_of_backbone,
     run_count,
+    runs_s,
     strategy_count,
 )
 from frostline.sentences import between, counted, percent
@@ -65,14 +66,20 @@ def _lead(context: ReportContext) -> list[str]:
     folds = f", each of them in {result['folds']} folds" if result["folds"] > 1 else ""
     repeats = int(result["repeats"])
     resampling = f"{counted(repeats, 'repeat')}{folds}" if repeats else "no complete repeat within the time"
-    spent = duration(float(result["seconds"]))
-    budget = f" of {duration(float(result['budget_seconds']))}" if result["budget_seconds"] else ""
+    command_s, all_s = float(result["seconds"]), runs_s(context.contents)
+    limit = f" of {duration(float(result['budget_seconds']))}" if result["budget_seconds"] else ""
+    # Runs that earlier commands made, or several at a time, took longer than the command.
+    spent = (
+        f" in {duration(command_s)}{limit}"
+        if command_s >= all_s
+        else f", which took {duration(all_s)} in all"
+    )
     n_not_started = len(rows) - n_strategies
     not_started = f" {n_not_started} more did not start within the time." if n_not_started else ""
     return [
         (
-            f"{strategies} tried on the same splits: {resampling}, {counted(n_runs, 'run')} in {spent}"
-            f"{budget}.{not_started} Accuracy is on images that the model was not trained on; the 95 % "
+            f"{strategies} tried on the same splits: {resampling}, {counted(n_runs, 'run')}{spent}."
+            f"{not_started} Accuracy is on images that the model was not trained on; the 95 % "
             "intervals are of a new model's accuracy on new images."
         ),
         *_optimism_note(context),

@@ -101,6 +101,14 @@ def run_count(contents: StudyContents, rows: Sequence[Row]) -> int:
     return sum(row.count for row in rows)
 
 
+def runs_s(contents: StudyContents) -> float:
+    """Return the seconds of all runs that are counted, in whichever command they were made."""
+    comparison = contents.comparison
+    if comparison is not None and comparison.result is not None:
+        return sum(float(row["seconds"]) for row in comparison.result["standings"])
+    return sum(float(run.result["seconds"]) for run in contents.all_runs if run.result)
+
+
 def rows_of_backbone(contents: StudyContents, rows: Iterable[Row]) -> list[Row]:
     """Return the rows of the chosen backbone, which the study's advice and stages describe."""
     name = (contents.backbone or {}).get("model")
