@@ -130,12 +130,12 @@ def _sentences(phases: Sequence[ResolvedPhase], stages: Sequence[dict[str, Any]]
         epochs = f"Epoch {first_epoch}" if last_epoch == first_epoch else f"Epochs {first_epoch}–{last_epoch}"
         names = [str(stage["name"]) for stage in stages]
         if phase.cut >= head:
-            trained = "only the head is trained; everything below it is frozen"
+            trained, frozen = "only the head is trained", "; everything below it is frozen"
         elif phase.cut == 0:
-            trained = "every stage is trained"
+            trained, frozen = "every stage is trained", ""
         else:
-            frozen = "the stem is" if phase.cut == 1 else f"stem to {names[phase.cut - 1]} are"
-            trained = f"{names[phase.cut]} to {names[head]} are trained; {frozen} frozen"
-        sentences.append(f"{epochs}: {trained}, at a learning rate of up to {phase.lr:.3g}.")
+            below = "the stem is" if phase.cut == 1 else f"stem to {names[phase.cut - 1]} are"
+            trained, frozen = f"{names[phase.cut]} to {names[head]} are trained", f"; {below} frozen"
+        sentences.append(f"{epochs}: {trained}, at a learning rate of up to {phase.lr:.3g}{frozen}.")
         first_epoch = last_epoch + 1
     return tuple(sentences)
