@@ -49,7 +49,10 @@ def test_kappa_is_of_the_classes_order() -> None:
     assert metrics.score(ordered, targets, p) == sk.cohen_kappa_score(targets, guesses, weights="quadratic")
     names = ["grade 1", "grade 10", "grade 2", "grade 3"]
     assert metrics.class_order(names) == [0, 2, 3, 1]
-    assert metrics.class_order(["high", "low", "mid 2"]) == [0, 1, 2]  # not a number in each
+    for unordered in (["high", "low", "mid 2"], ["mild", "none", "severe"], ["1 a", "1 b", "2 c"]):
+        with pytest.raises(UsageError, match="reads their order from one number in each name"):
+            metrics.class_order(unordered)
+    assert metrics.class_order(["bad", "good"]) == [0, 1]  # either order gives the same
     rank = np.array([0, 3, 1, 2])
     by_number = sk.cohen_kappa_score(rank[targets], rank[guesses], weights="quadratic")
     assert metrics.score(metrics.resolved("quadratic_kappa", names), targets, p) == by_number

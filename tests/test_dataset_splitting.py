@@ -296,6 +296,26 @@ def test_copies_of_given_test_images_leave_train() -> None:
     assert outcome.skipped[1] == SkippedImage("c", "a", "is an exact copy of t in the test set", "leak")
 
 
+def test_a_share_of_a_given_subset_is_said_to_have_no_effect() -> None:
+    samples = [
+        Sample(f"{label}{n}.png", label, f"{label}{n}", "", "test" if n < 4 else "train")
+        for label in "ab"
+        for n in range(20)
+    ]
+
+    def told(options: SplitOptions, given_subsets: set[str]) -> list[str]:
+        return [
+            str(one) for one in about_split(samples, "ab", given_subsets, options, ()) if "effect" in str(one)
+        ]
+
+    asked = SplitOptions(0, test=0.5, val=0.0)
+    assert told(asked, {"train", "test"}) == [
+        "The test set is the source's own, of 8 image(s): the share that was asked for, 0.5, has no effect."
+    ]
+    assert not told(SplitOptions(0, 0.2, 0.2), {"train", "test"})
+    assert not told(asked, set())
+
+
 def test_groups_torn_by_a_given_split_are_named() -> None:
     entries = [ImageEntry(f"{i}", "ab"[i % 2], "g", "test" if i < 4 else "train") for i in range(8)]
     notes = notes_of(entries, split_of(entries))

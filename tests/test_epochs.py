@@ -361,7 +361,7 @@ def test_what_contradicts_the_parent_is_refused_in_one_message(
         ({"continue_from": None}, "name a finished run"),
         ({"study": tmp_path / "other"}, "leave .*other out"),
         ({"backbone": tiny_backbone(seed=1)}, "Pass the backbone that it began with"),
-        ({"epochs": 4}, "head.epochs=1., which names another epochs"),
+        ({"epochs": 4}, "is over. Give .*alone: how many more"),
         ({"weight_decay": 0.5}, "weight_decay=0.5, and it is head.epochs=1."),
         ({"lr": -1.0}, "lr must be above 0"),
         ({"resize": "squash"}, "sees images in another way. Found .*squash"),
@@ -369,7 +369,9 @@ def test_what_contradicts_the_parent_is_refused_in_one_message(
     ):
         with pytest.raises(UsageError, match=message):
             go_on(**changed)
-    with pytest.raises(StudyError, match=f"is a study. Name one of its runs.*{min(run.run, probe.run)}"):
+    with pytest.raises(
+        StudyError, match=rf"is a study\. Name one of its runs.*({run.run}|{probe.run}), by which it predicts"
+    ):
         go_on(continue_from=study)
     with pytest.raises(StudyError, match="is not the folder of a run"):
         go_on(continue_from=tmp_path)

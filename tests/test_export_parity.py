@@ -512,6 +512,108 @@ def test_int8_without_val_is_a_loss_of_quantising(tmp_path: Path) -> None:
         frostline.export(run.study.path, to="onnx", output=tmp_path / "more", int8=True)
 
 
+@pytest.fixture(scope="module")
+def winner(tmp_path_factory: pytest.TempPathFactory) -> frostline.Comparison:
+    """The winner of a comparison, which has learned from all images of train and val."""
+    place = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        data = frostline.load_data(write_table(place / "data", train=8, val=4, test=2))
+        backbone = frostline.load_backbone("timm/test_resnet", size=SIDE, random=True)
+        strategies = "linear_probe,head(epochs=1)"
+        comparison = frostline.compare(backbone, data, strategies, study=place / "study", repeats=1)
+    assert comparison.every_image
+    return comparison
+
+
+def test_golden_images_of_a_winner_are_training_images(winner: frostline.Comparison, tmp_path: Path) -> None:
+    """It has learned from val, too."""
+    export = frostline.export(winner.study.path, to="torch", output=tmp_path / "out")
+    assert export.golden is not None
+    assert export.golden["source"] == "training images"
+    expected = json.loads((export.path / "golden" / "expected.json").read_text())
+    assert expected["of"] == "training images"
+    assert not any("validation images" in note for note in export.notes)
+
+
+@pytest.mark.ecosystem
+def test_int8_of_a_winner_is_a_loss_of_quantising(winner: frostline.Comparison, tmp_path: Path) -> None:
+    """None of the images that it has learned from, val among them, is called new."""
+    export = frostline.export(
+        winner.study.path, to="onnx", output=tmp_path / "out", int8=True, max_loss=100, golden=False
+    )
+    assert export.int8 is not None
+    assert export.int8["of"] == "training images that calibration did not use"
+    assert export.int8["calibration_images"] + export.int8["images"] == 3 * (8 + 4)
+    assert json.loads((export.path / "config.json").read_text())["int8"]["new_images"] is False
+    text = " ".join(export.notes)
+    assert "not accuracy on new images" in text
+    assert "validation images" not in text
+    card = (export.path / "README.md").read_text()
+    assert "The figures in this list were measured with the float32 model" in card
+
+
+@pytest.mark.ecosystem
+@pytest.mark.parametrize("by", ["threshold", "costs"])
+def test_int8_is_counted_as_the_model_decides(run: Run, mixed: Path, tmp_path: Path, by: str) -> None:
+    """By its threshold or costs, before and after; recall and precision of the class stand beside it."""
+    study, out = tmp_path / "study", tmp_path / "out"
+    shutil.copytree(run.study.path, study)
+    point: dict[str, Any] = {"costs": COSTS}
+    if by == "threshold":
+        point = {"positive": "kind 2", "min_precision": 0.2}
+    backbone = frostline.load_backbone("timm/test_efficientnet", size=SIDE, random=True)
+    options: dict[str, Any] = {"study": study, "deterministic": True, "temperature": 1.7, **point}
+    assert frostline.train(backbone, frostline.load_data(mixed), "top_k(1, epochs=1)", **options).reused
+    export = frostline.export(study, to="onnx", output=out, int8=True, max_loss=100, golden=False)
+    figures = export.int8
+    assert figures is not None
+    data = frostline.data.Manifest.load(study / "manifest.jsonl")
+    labels = {str(data.root / sample.path): sample.label for sample in data.subset("val")}
+    truth = list(labels.values())
+    predictions = frostline.predict(study, list(labels), all_probabilities=True)
+    before = [row.label for row in predictions]
+    after = [row.label for row in infer.Model(out).predict(labels)]
+    assert predictions.probabilities is not None
+    highest = [predictions.classes[place] for place in predictions.probabilities.argmax(axis=1)]
+    assert np.mean(np.array(before) == truth) != np.mean(np.array(highest) == truth)
+    assert figures["decided_by"] == by
+    assert figures["accuracy_float"] == pytest.approx(np.mean(np.array(before) == truth))
+    assert figures["accuracy_int8"] == pytest.approx(np.mean(np.array(after) == truth))
+    assert figures["changed"] == np.sum(np.array(before) != after)
+    text, card = " ".join(export.notes), (out / "README.md").read_text()
+    assert f"validation images, decided by its {by}: {100 * figures['accuracy_float']:.1f} % before" in text
+    promise = ", and the recall or precision that it promises," if by == "threshold" else ""
+    assert f"The figures in this list{promise} were measured with the float32 model" in card
+    assert json.loads((out / "config.json").read_text())["int8"]["positive"] == figures["positive"]
+    if by == "costs":
+        assert figures["positive"] is None
+        return
+    own = np.array(truth) == "kind 2"
+    positive = figures["positive"]
+    assert (positive["label"], positive["images"]) == ("kind 2", own.sum())
+    for name, answers in (("float", before), ("int8", after)):
+        predicted = np.array(answers) == "kind 2"
+        found = (own & predicted).sum()
+        assert positive[f"recall_{name}"] == pytest.approx(found / own.sum())
+        assert positive[f"precision_{name}"] == pytest.approx(found / predicted.sum())
+    sentence = f"Recall of kind 2 (5 of these images): {100 * positive['recall_float']:.1f} % before"
+    assert sentence in text
+    assert sentence in card
+
+
+def test_a_figure_of_no_image_is_unknown() -> None:
+    """No image is of the class, or none is predicted as it."""
+    none, zeros, ones = np.array([0, 0]), np.array([0, 0]), np.array([1, 0])
+    positive = quantisation.PositiveClass.of("x", 1, none, zeros, ones)
+    assert (positive.recall_float, positive.precision_float) == (None, None)
+    assert (positive.recall_int8, positive.precision_int8) == (None, 0.0)
+    assert positive.text == (
+        "Recall of x (0 of these images): unknown before and unknown after; precision: unknown before and "
+        "0.0 % after."
+    )
+
+
 NETWORKS = (
     "test_byobnet",
     "test_convnext",

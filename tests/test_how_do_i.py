@@ -60,6 +60,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The files that the page's sentences name, and a study that was trained."""
     place, rng = tmp_path_factory.mktemp("workshop"), np.random.default_rng(3)
     write_folder(place / "photos", per_class=6)
+    write_folder(place / "grades", per_class=6)
     (place / "photos" / "kind 2").rename(place / "photos" / "defect")
     names = ["kind 0", "kind 1", "defect"]
     with open(place / "costs.csv", "w", newline="") as file:
@@ -87,7 +88,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(place)
         for strategy in ("head(epochs=1)", "linear_probe"):
             words = f"train photos --strategy {strategy} --study frostline-study --size 32 --deterministic"
-            result = CliRunner().invoke(cli, [*words.split(), "--flip", "none", "--threads", "1", "--quiet"])
+            words += "" if strategy == "linear_probe" else " --flip none"
+            result = CliRunner().invoke(cli, [*words.split(), "--threads", "1", "--quiet"])
             assert result.exit_code == 0, result.output
         (config,) = (
             path
@@ -129,7 +131,7 @@ def quick(code: str, study: Path) -> list[str]:
         "--threads": "1" if trains or verb in ("plan", "extract") else "",
         "--study": str(study) if trains else "",
         "--repeats": "1" if verb in ("compare", "fit") else "",
-        "--flip": "none" if trains and "--config" not in code else "",
+        "--flip": "none" if trains and not re.search(r"--strategy \"?linear_probe|--config", code) else "",
         "--epochs": "1" if trains and not re.search(r"linear_probe( |$)|phases|--config", code) else "",
     }
     for option, value in added.items():

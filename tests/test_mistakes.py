@@ -16,6 +16,7 @@ from frostline.config import NAMES, read_yaml
 from frostline.errors import UsageError, at_the_prompt, option
 from frostline.models.zoo import load_backbone
 from frostline.selection.candidates import listed, searched
+from frostline.strategies.overrides import unused_options
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder
 
 # The command, what it says it found, and what it says to do.
@@ -56,6 +57,27 @@ MISTAKES = [
     ("train . --strategy linear_probe --patience 3", "counts epochs, and linear_probe is", "leave it out"),
     ("compare . --strategies linear_probe,linear_probe(ridge) --patience 3", "without any", "leave it out"),
     ("fit . --strategies linear_probe --patience 3", "--patience counts epochs", "leave it out"),
+    (
+        "train . --strategy linear_probe --batch-size 16",
+        "--batch-size 16 has no effect on",
+        "take a strategy",
+    ),
+    (
+        "train . --strategy linear_probe --flip none",
+        "solved for, without steps",
+        "such as head, top_k or lp_ft",
+    ),
+    ("train . --strategy linear_probe --rotate 90", "--rotate 90 has no effect on", "Leave it out"),
+    ("train . --strategy linear_probe --augment strong", "--augment strong has no effect on", "Leave it out"),
+    ("train . --strategy linear_probe(ridge) --min-crop 0.5", "no effect on linear_probe(ridge)", "Leave it"),
+    ("train . --strategy linear_probe --views 3", "--views 3 has no effect on", "that keeps layers frozen"),
+    ("train . --strategy full --views 3", "full (it keeps no layer frozen)", "that keeps layers frozen"),
+    (
+        "compare . --strategies linear_probe,linear_probe(ridge) --flip horizontal",
+        "linear_probe, linear_probe(ridge) (its head is solved for",
+        "Leave it out",
+    ),
+    ("fit . --strategies linear_probe --rotate 90", "--rotate 90 has no effect on linear_probe", "Leave it"),
     ("compare . --continue s/runs/1a2b", "--continue trains on from one finished run", "to frostline train"),
     ("fit . --extra-epochs 3", "frostline fit compares strategies", "frostline train DATA --continue"),
     ("fit . --no-pretrained", "the advice is about pretrained ones", "--strategies scratch,full"),
@@ -120,6 +142,34 @@ def test_a_file_of_options_that_is_wrong_is_one_message(text: str, message: str,
     result = CliRunner().invoke(cli, ["train", str(tmp_path), "--config", str(file)])
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
+
+
+def test_an_option_is_unused_where_no_strategy_uses_it() -> None:
+    options: dict[str, Any] = {"flip": "none", "batch_size": 16, "views": 3, "rotate": "none", "seed": 7}
+
+    def unused(*names: str) -> set[str]:
+        return set(unused_options(options, [frostline.parse(name) for name in names]))
+
+    assert unused("linear_probe", "linear_probe(ridge)") == {"flip", "batch_size", "views"}
+    assert unused("linear_probe", "full") == unused("lp_ft") == unused("phases(all@3)") == {"views"}
+    assert not unused("linear_probe", "head")
+    assert not any(unused(name) for name in ("top_k(2)", "gradual_unfreeze", "phases(0@1, all@3)"))
+
+
+def test_in_python_and_from_a_file_an_option_without_effect_is_told(tmp_path: Path) -> None:
+    photos, lines = write_folder(tmp_path / "photos", classes=2, per_class=4), list[str]()
+    data, config = frostline.load_data(photos), frostline.Config(flip="none", deterministic=True, threads=1)
+    frostline.train(
+        tiny_backbone(), data, "linear_probe", study=tmp_path / "s", config=config, log=lines.append
+    )
+    told = "flip='none' has no effect on linear_probe (its head is solved for, without steps)."
+    assert lines.count(told) == 1
+    file = tmp_path / "options.yaml"  # of an earlier run, say: it is to be repeatable
+    file.write_text("strategy: linear_probe\nflip: none\nbatch_size: 16\n")
+    words = ["train", str(photos), "--config", str(file), "--model", "timm/test_resnet", "--size", "32"]
+    result = CliRunner().invoke(cli, [*words, "--no-pretrained", "--study", str(tmp_path / "t")])
+    assert "no effect" not in result.stderr  # it is refused for its random weights alone
+    assert "freezes layers or starts" in result.stderr
 
 
 def test_what_nothing_can_vary_is_not_searched() -> None:

@@ -68,6 +68,35 @@ def test_a_higher_threshold_would_break_the_promise_and_no_image_lies_on_it() ->
     assert np.abs(sample.probabilities[:, 0] - threshold).min() > 0
 
 
+@pytest.mark.parametrize("target", [{"min_recall": 0.5}, {"min_precision": 0.5}])
+def test_nothing_is_given_away_where_classes_are_apart(target: dict[str, float]) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1], 60)
+    p = np.concatenate([rng.uniform(0.6, 1.0, 60), rng.uniform(0.0, 0.4, 60)])
+    sample = HeldOut(CLASSES, targets, np.stack([p, 1 - p], 1), np.arange(120), np.arange(120), "val")
+    point = OperatingTarget("defect", **target).choose(sample)
+    assert point.promised
+    assert p[60:].max() < (point.decision.threshold or 0.0) < p[:60].min()
+    assert (point.figures["recall"].value, point.figures["precision"].value) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("target", [{"min_recall": 0.8}, {"min_precision": 0.8}])
+def test_no_other_threshold_has_more_of_one_and_as_much_of_the_other(target: dict[str, float]) -> None:
+    sample = held(300, seed=3)
+    point = OperatingTarget("defect", **target).choose(sample)
+    chosen = point.decision.threshold or 0.0
+    recall, precision = sample.recall(0, chosen).value, sample.precision(0, chosen).value
+    for other in np.unique(sample.probabilities[:, 0]):
+        if (other <= chosen) == ("min_recall" in target):
+            more = (sample.recall(0, other).value or 0.0, sample.precision(0, other).value or 0.0)
+            assert not (more[0] >= recall and more[1] >= precision and more != (recall, precision))
+
+
+def test_a_threshold_next_to_one_is_not_written_as_one() -> None:
+    assert "from a probability of 0.99999," in Decision(CLASSES, "defect", 0.9999936).rule
+    assert "from a probability of 0.1278," in Decision(CLASSES, "defect", 0.12783).rule
+
+
 def test_too_few_images_promise_nothing_and_the_number_needed_is_said() -> None:
     sample = held(40)
     point = OperatingTarget("defect", min_recall=0.98).choose(sample)
@@ -180,6 +209,8 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     ]
     assert [row.label for row in predictions] == expected
     assert predictions.decided_by == tuple(point["sentences"])
+    views = frostline.predict(place / "study", place / "photos", module=tiny_model(), tta="flip")
+    assert any("does not hold for means of several" in note for note in views.notes)
     folder = place / "export"
     export = frostline.export(place / "study", "delta", output=folder, module=tiny_model())
     assert export.decided_by == point["sentences"]

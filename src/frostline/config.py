@@ -104,7 +104,7 @@ class Config:
         Split, order, initialisation and augmentation.
     metric
         What choices are made by: accuracy, balanced_accuracy, macro_f1, auroc, average_precision,
-        quadratic_kappa (classes in the order of their numbers, else of their names),
+        quadratic_kappa (of classes with a number in each name, which is their order),
         sensitivity@specificity=0.95 (or another; of `positive`, else the mean over classes) or log_loss; in
         Python also a callable from targets (n,) and probabilities (n, classes) to a number, higher being
         better.

@@ -115,7 +115,7 @@ def resolved(metric: Metric, classes: Sequence[str], positive: str | None = None
     Raises
     ------
     UsageError
-        `metric` is unknown, or a callable without a name of its own.
+        `metric` is unknown, or a callable without a name of its own, or needs an order that classes lack.
     """
     if not isinstance(metric, str):
         return checked_callable(metric)
@@ -128,15 +128,22 @@ def resolved(metric: Metric, classes: Sequence[str], positive: str | None = None
 
 
 def class_order(classes: Sequence[str]) -> list[int]:
-    """Return indices of classes in the order of the one number in each name, else of the names.
+    """Return indices of classes in the order of the one number in each name: grade 2 before grade 10.
 
-    Grade 2 comes before grade 10; without a different number in each, names are sorted as text.
+    Two classes have an order in either case. Raises `UsageError` where names don't hold a number each.
     """
     numbers = [re.findall(r"-?\d+(?:\.\d+)?", name) for name in classes]
     values = [float(digits[0]) for digits in numbers if len(digits) == 1]
     if len(set(values)) == len(classes):
         return [int(place) for place in np.argsort(values)]
-    return sorted(range(len(classes)), key=lambda place: classes[place])
+    if len(classes) < 3:
+        return list(range(len(classes)))
+    named = ", ".join(map(repr, classes[:4]))
+    raise UsageError(
+        "quadratic_kappa is for ordered classes, and reads their order from one number in each name. Found "
+        f"{named}{', …' if len(classes) > 4 else ''}. Rename them, such as '1 {classes[0]}', or "
+        "take another metric."
+    )
 
 
 def checked_name(metric: str) -> str:

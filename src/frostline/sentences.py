@@ -84,6 +84,9 @@ def stopped_early(early: Mapping[str, Any], best_epoch: int | None) -> str:
     else:
         why = f"no better one on val for {counted(early['patience'], 'epoch')}"
     weights = "the last" if best_epoch is None else f"those of epoch {best_epoch}"
+    patience = early.get("patience")
+    if best_epoch is not None and patience is not None and best_epoch > early["epochs"] - patience:
+        weights += " (the latest of equally good ones)"
     saved = counted(early["epochs_saved"], "epoch")
     return (
         f"Stopped early after epoch {early['epochs']}: {why}. The weights are {weights}; {saved}, about "

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+from click.core import ParameterSource
+
 from frostline import strategies
 from frostline.cli.command_context import Verb, given
 from frostline.cli.options import HYPERPARAMETERS
 from frostline.config import Config
 from frostline.errors import UsageError
 from frostline.loggers import Loggers, make_loggers
+from frostline.strategies.overrides import unused_options
 
 if TYPE_CHECKING:
     from frostline.data import Manifest
@@ -27,7 +31,8 @@ def demand_effect(options: dict[str, Any], names: Iterable[str]) -> list[strateg
     """Return the strategies of these notations with the hyperparameters that were given by options.
 
     Raises `UsageError`, before anything is loaded, where one has no effect or disagrees with the brackets,
-    and where a strategy has no use for random weights.
+    where an option that was written at the prompt changes none of the strategies, and where a strategy has no
+    use for random weights. (A file's options may be those of an earlier run, which is to be repeatable.)
     """
     values = given_hyperparameters(options)
     changed = strategies.overridden([strategies.parse(name) for name in names], values).strategies
@@ -40,7 +45,16 @@ def demand_effect(options: dict[str, Any], names: Iterable[str]) -> list[strateg
         )
     if fault := strategies.patience_fault(options.get("patience"), changed):
         raise UsageError(fault)
+    written = {name: value for name, value in options.items() if _written_at_the_prompt(name)}
+    if unused := unused_options(written, changed):
+        raise UsageError(" ".join(map(str, unused.values())))
     return list(changed)
+
+
+def _written_at_the_prompt(option: str) -> bool:
+    """Whether an option was written at the prompt or in the environment, not in a file of options."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 def followed(verb: Verb, options: dict[str, Any]) -> Loggers:

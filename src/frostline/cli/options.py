@@ -135,8 +135,8 @@ compile_option = click.option(
     "on a processor.",
 )
 METRIC_NAMES = (
-    "accuracy, balanced_accuracy, macro_f1, auroc, average_precision, quadratic_kappa (of ordered classes), "
-    "sensitivity@specificity=0.95 or log_loss"
+    "accuracy, balanced_accuracy, macro_f1, auroc, average_precision, quadratic_kappa (each class's name "
+    "holds a number, its place), sensitivity@specificity=0.95 or log_loss"
 )
 metric_option = click.option(
     "--metric",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from frostline.data import Rendering
+from frostline.data import Manifest, Rendering
 from frostline.inference.predictor import Predictor, rebuilt
 from frostline.models import Backbone, Preprocessing, heads
 from frostline.models.zoo.delta import digest_of
@@ -66,6 +66,25 @@ class ExportedModel:
     def digest(self) -> str:
         """Return the SHA-256 of the calibrated weights."""
         return digest_of(self.model.state_dict())
+
+    def data(self) -> Manifest:
+        """Return the study's images, each in the subset that it was in for this run.
+
+        A comparison's winner has learned from the val set, too: there these images are in train.
+
+        Raises
+        ------
+        DataError, OSError
+            They cannot be listed.
+        """
+        of_study, of_run = (
+            Manifest.load(folder / "manifest.jsonl") for folder in (self.study, self.folder.study)
+        )
+        subsets = {sample.digest: sample.split for sample in of_run.samples}  # of a fold without test
+        samples = (
+            replace(sample, split=subsets.get(sample.digest, sample.split)) for sample in of_study.samples
+        )
+        return replace(of_study, samples=tuple(samples))
 
 
 def load_exported_model(study: str | Path, run: str | None, module: nn.Module | None) -> ExportedModel:

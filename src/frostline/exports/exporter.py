@@ -74,7 +74,9 @@ class Export:
     files = Figure[Rows]("Name, bytes and purpose of each file.")
     check = Figure[dict[str, Any]]("Images it was checked on, and the largest difference of a probability.")
     golden = Figure[dict[str, Any] | None]("Golden images: how many, of what, and their tolerance.")
-    int8 = Figure[dict[str, Any] | None]("Accuracy, latency and bytes before and after quantisation.")
+    int8 = Figure[dict[str, Any] | None](
+        "Accuracy, recall and precision of a class with a threshold, latency and bytes, before and after."
+    )
     decided_by = Figure[list[str]]("How it decides, where that is not the highest probability.")
     notes = Figure[list[str]]("What to know of it.")
 
@@ -123,12 +125,14 @@ def export(
         Whether an ONNX or torch program takes uint8 (n, size, size, 3), and scales and normalises it.
     int8
         Whether an ONNX program is quantised to INT8, calibrated on training images, and measured before and
-        after on val; without a val set on training images that calibration did not use.
+        after on val, by the rule that the model decides by. Without a val set, or where the model has learned
+        from it, too (a comparison's winner), on training images that calibration did not use.
     max_loss
         The points of accuracy that INT8 may lose; more is refused. By default 1.
     golden
-        Whether an ONNX or torch program comes with up to eight images of val, else of train, copied without
-        their names, by which `python infer.py --check` proves it on another machine.
+        Whether an ONNX or torch program comes with up to eight images of val, else (or where the model has
+        learned from val, too) of train, copied without their names, by which `python infer.py --check` proves
+        it on another machine.
     fingerprints
         Whether to include short digests of the training images (no picture and no name), so that a later
         training can keep these images out of its evaluation.

@@ -25,7 +25,7 @@ from PIL import ExifTags
 from torch import Tensor
 
 from frostline import metrics
-from frostline.data import Manifest, Sample, find_images
+from frostline.data import Sample, find_images
 from frostline.data.pixels import decoding, formats
 from frostline.errors import DamagedImage, DataError, ModelError, option
 from frostline.exports import infer
@@ -164,9 +164,9 @@ def _probabilities(logits_of: LogitsFunction, pixels: Tensor) -> NDArray[np.floa
 
 
 def _candidates(exported: ExportedModel, images_path: str | Path | None) -> tuple[list[_Candidate], str]:
-    """Return images of val, else of train, else the given ones; and their source."""
+    """Return images of the run's val, else of its train, else the given ones; and their source."""
     try:
-        data = Manifest.load(exported.study / "manifest.jsonl")
+        data = exported.data()
     except (DataError, OSError):
         data = None
     if data is not None and data.root is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from importlib import metadata
+from itertools import chain
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -45,7 +46,7 @@ def text(exported: ExportedModel, to: str, details: FormatDetails, check: Verifi
         _title(exported),
         _opening(exported, details, check),
         f"## Use it\n\n{_script(to)}```python\n{details.usage}\n```\n\n{_preprocessing(exported)}",
-        _bullets("## Metrics", _metrics(exported, context)),
+        _bullets("## Metrics", chain(_of_float32(exported, details), _metrics(exported, context))),
         _bullets("## Training data", _data(exported, context)),
         _classes(exported, context),
         _bullets("## Limits", _limits(exported, context)),
@@ -141,6 +142,19 @@ def _rendering(rendering: Rendering) -> str:
 
 def _listed(values: tuple[float, ...]) -> str:
     return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
+
+
+def _of_float32(exported: ExportedModel, details: FormatDetails) -> Iterator[str]:
+    """Yield that the metrics are not of INT8, where the model was quantised."""
+    if "int8" not in details.config:
+        return
+    decision = exported.predictor.decision
+    promised = decision is not None and decision.positive is not None
+    promise = ", and the recall or precision that it promises," if promised else ""
+    yield (
+        f"The figures in this list{promise} were measured with the float32 model, before it was quantised to "
+        "INT8. What INT8 changes was measured apart, and stands above."
+    )
 
 
 def _metrics(exported: ExportedModel, context: ReportContext) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """INT8 by ONNX Runtime's own quantisation: calibrated on training images, and measured on others.
 
+Val is new to a run of `train`. A comparison's winner has learned from it: there val is training images, too.
+
 Static and in QDQ form: the range of every activation is measured beforehand. On lite0 dynamic quantisation,
 which measures it for each image anew, took a hundred times as long, since ONNX Runtime has no fast
 convolution for it; and one scale a layer instead of one a channel lost seven points (docs/LOG.md, INT8).
@@ -20,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frostline import metrics
 from frostline.data import Manifest
 from frostline.data.manifest_entries import Sample
 from frostline.errors import DamagedImage, DataError, ModelError
@@ -34,7 +37,8 @@ from frostline.exports.onnx_and_torch import (
 )
 from frostline.exports.verification import LogitsFunction, predict_logits
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, each_decoded
-from frostline.sentences import counted
+from frostline.sentences import counted, percent
+from frostline.studies.operating_point import Decision, Ints
 
 # Points of accuracy. MLPerf Inference wants a quantised classifier to keep 99 % of the float32 accuracy, and
 # Intel's Neural Compressor accepts a loss of 1 % by default: both are at most a point.
@@ -45,22 +49,66 @@ CALIBRATION_IMAGES = 128
 # where one image in fifty changes its class (a 95 % interval of 1.96 · sqrt(0.02 / 2000) = 0.6 points).
 MEASURED_IMAGES = 2000
 VAL, UNUSED = "validation images", "training images that calibration did not use"
+HIGHEST, THRESHOLD, COSTS = "highest probability", "threshold", "costs"  # what a model decides by
 TIMED_RUNS, WARM_UP_RUNS = 30, 5  # of one image each; the median of thirty is steady to a few percent
 
 
 @dataclass(frozen=True)
+class PositiveClass:
+    """A class with a threshold, before and after: 0–1; `None` where no image is of it, or predicted as it."""
+
+    label: str
+    images: int  # of it, among those measured
+    recall_float: float | None
+    recall_int8: float | None
+    precision_float: float | None
+    precision_int8: float | None
+
+    @classmethod
+    def of(cls, label: str, place: int, targets: Ints, before: Ints, after: Ints) -> PositiveClass:
+        """Return the figures of a class at a place among the classes, for class indices (n,)."""
+        own = targets == place
+
+        def figures(guesses: Ints) -> tuple[float | None, float | None]:
+            predicted = guesses == place
+            found = int((own & predicted).sum())
+            return _share(found, int(own.sum())), _share(found, int(predicted.sum()))
+
+        (recall_float, precision_float), (recall_int8, precision_int8) = figures(before), figures(after)
+        return cls(label, int(own.sum()), recall_float, recall_int8, precision_float, precision_int8)
+
+    @property
+    def text(self) -> str:
+        """Return the figures in a sentence."""
+        recall, precision = (
+            f"{_percent(before)} before and {_percent(after)} after"
+            for before, after in (
+                (self.recall_float, self.recall_int8),
+                (self.precision_float, self.precision_int8),
+            )
+        )
+        return f"Recall of {self.label} ({self.images:,} of these images): {recall}; precision: {precision}."
+
+
+@dataclass(frozen=True)
 class Quantised:
-    """A program before and after quantisation. Accuracies 0–1; `loss` in points; latencies of one image."""
+    """A program before and after quantisation. Accuracies 0–1; `loss` in points; latencies of one image.
+
+    Accuracies and changes are counted by the rule that the model decides by: `decided_by`, which is
+    "highest probability", "threshold" or "costs". `positive` is of the class with the threshold.
+    """
 
     scheme: str
     calibration_images: int
     images: int
     of: str
     new_images: bool  # whether the accuracies are of images that the model did not learn from
+    decided_by: str
     accuracy_float: float
     accuracy_int8: float
     loss: float
     changed: int
+    positive: PositiveClass | None
     max_loss: float
     latency_float_ms: float
     latency_int8_ms: float
@@ -79,7 +127,8 @@ class Quantised:
             f"One image takes {self.latency_int8_ms:.3g} ms, and {self.latency_float_ms:.3g} ms in float32 "
             f"(median of {TIMED_RUNS}, on a machine with {counted(self.processors, 'processor')})."
         )
-        return f"{_loss_text(self)} {speed}"
+        positive = "" if self.positive is None else f" {self.positive.text}"
+        return f"{_loss_text(self)}{positive} {speed}"
 
 
 def quantise(
@@ -106,17 +155,17 @@ def quantise(
         float_path, int8_path, model_input(pixels, exported.preprocessing, with_preprocessing).numpy()
     )
     int8_logits = onnx_logits(int8_path, exported.preprocessing, with_preprocessing)
-    float_right, int8_right, changed, n_measured = 0, 0, 0, 0
+    rows = []
     for start in range(0, len(measured), EVALUATION_BATCH):
         batch, samples = _pixels(exported, data, measured[start : start + EVALUATION_BATCH])
         targets = np.array([exported.classes.index(sample.label) for sample in samples])
-        before, after = (
-            predict_logits(logits_of, batch).argmax(axis=1) for logits_of in (float_logits, int8_logits)
+        guesses = (
+            exported.predictor.guesses(metrics.softmax(predict_logits(logits_of, batch)))
+            for logits_of in (float_logits, int8_logits)
         )
-        float_right += int((before == targets).sum())
-        int8_right += int((after == targets).sum())
-        changed += int((before != after).sum())
-        n_measured += len(targets)
+        rows.append(np.stack([targets, *guesses]))
+    targets, before, after = np.concatenate(rows, axis=1)
+    n_measured, float_right, int8_right = len(targets), (before == targets).sum(), (after == targets).sum()
     float_ms, int8_ms = _latencies_ms(float_logits, int8_logits, batch[:1])
     quantised = Quantised(
         scheme="static, QDQ, weights per channel",
@@ -124,10 +173,12 @@ def quantise(
         images=n_measured,
         of=source,
         new_images=source == VAL,
-        accuracy_float=float_right / n_measured,
-        accuracy_int8=int8_right / n_measured,
-        loss=100 * (float_right - int8_right) / n_measured,
-        changed=changed,
+        decided_by=_rule(exported.predictor.decision),
+        accuracy_float=float(float_right / n_measured),
+        accuracy_int8=float(int8_right / n_measured),
+        loss=float(100 * (float_right - int8_right) / n_measured),
+        changed=int((before != after).sum()),
+        positive=_positive(exported, targets, before, after),
         max_loss=max_loss,
         latency_float_ms=float_ms,
         latency_int8_ms=int8_ms,
@@ -151,15 +202,40 @@ def _loss_text(quantised: Quantised) -> str:
     before, after = 100 * quantised.accuracy_float, 100 * quantised.accuracy_int8
     loss = f"loses {quantised.loss:.2g} points" if quantised.loss > 0 else "loses nothing"
     meaning = "" if quantised.new_images else "; this is what quantising costs, not accuracy on new images"
+    rule = "" if quantised.decided_by == HIGHEST else f", decided by its {quantised.decided_by}"
     return (
-        f"INT8 {loss} of accuracy on {quantised.images:,} {quantised.of}: {before:.1f} % before and "
+        f"INT8 {loss} of accuracy on {quantised.images:,} {quantised.of}{rule}: {before:.1f} % before and "
         f"{after:.1f} % after, {counted(quantised.changed, 'prediction')} changed{meaning}."
     )
 
 
+def _rule(decision: Decision | None) -> str:
+    """Return by what a model decides."""
+    if decision is None:
+        return HIGHEST
+    return THRESHOLD if decision.costs is None else COSTS
+
+
+def _positive(exported: ExportedModel, targets: Ints, before: Ints, after: Ints) -> PositiveClass | None:
+    """Return the figures of the class with a threshold; `None` where there is none."""
+    decision = exported.predictor.decision
+    if decision is None or decision.positive is None:
+        return None
+    place = exported.classes.index(decision.positive)
+    return PositiveClass.of(decision.positive, place, targets, before, after)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else percent(share)
+
+
 def _data(exported: ExportedModel) -> Manifest:
     try:
-        return Manifest.load(exported.study / "manifest.jsonl")
+        return exported.data()
     except (DataError, OSError) as error:
         raise DataError(
             f"INT8 is calibrated on the study's training images, and they cannot be listed ({error})."

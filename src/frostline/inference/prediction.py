@@ -146,7 +146,7 @@ def predictions_of(
         doubts,
         tuple(chosen.predictor.classes),
         chosen.passed_over,
-        (*predicted.notes, *test_time_augmentation.note(tta, chosen.flip)),
+        (*predicted.notes, *test_time_augmentation.note(tta, chosen.flip, chosen.predictor.decision)),
         min_confidence,
         predicted.probabilities,
         decided_by(chosen.folder, chosen.predictor),

@@ -13,6 +13,7 @@ from torchvision.transforms import functional as tv
 
 from frostline.errors import UsageError, did_you_mean, option
 from frostline.models import Preprocessing
+from frostline.studies.operating_point import Decision
 
 TTA = ("none", "flip", "five_crop", "ten_crop")
 # Side of the image that crops are cut from, over theirs: 256 to 224, as for AlexNet (Krizhevsky et al. 2012).
@@ -68,13 +69,17 @@ def mean_probabilities(
     return np.asarray(np.mean(of_views, axis=0))
 
 
-def note(tta: str, flip: str | None) -> list[str]:
+def note(tta: str, flip: str | None, decision: Decision | None) -> list[str]:
     """Return what to know of probabilities that were averaged; `flip` is how the run learned."""
     if tta == "none":
         return []
     number = {"flip": 2, "five_crop": 5, "ten_crop": 10}[tta]
     views_line = f"Probabilities are means over {number} views of each image ({option('tta', tta)})"
     lines = [f"{views_line}; a study's own figures are of one view."]
+    if decision is not None and decision.threshold is not None:
+        lines.append(
+            "The threshold was chosen by one view: what it promises does not hold for means of several."
+        )
     if tta != "five_crop" and flip == "none":
         lines.append("The run learned from no mirrored images: views in a mirror may cost accuracy.")
     return lines

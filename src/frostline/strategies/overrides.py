@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from frostline.config import Config
 from frostline.errors import UsageError, did_you_mean, option
 from frostline.strategies.notation import value_of
+from frostline.strategies.phase_resolution import schedule
 from frostline.strategies.strategy import KINDS, Strategy, hyperparameters
 from frostline.strategies.validation import checked
 
@@ -15,6 +17,16 @@ _SOLVED = "its head is solved for, without steps"
 _FROZEN = "only its head learns"
 _NONE_FROZEN = "it changes features of frozen layers, and no layer is frozen"
 _SOLVED_ALONE = "only a solved head has it"
+
+# Options of a run that only some kinds of strategies use, and of which strategies that is said. A solved head
+# reads one plain view of each image, in batches that change no bit of it.
+_LEARNS = "a strategy whose head learns in steps, such as head, top_k or lp_ft"
+_FREEZES = "a strategy that keeps layers frozen, such as head, top_k or gradual_unfreeze"
+_TAKERS = {
+    **dict.fromkeys(("augment", "flip", "min_crop", "rotate", "batch_size"), _LEARNS),
+    "views": _FREEZES,
+}
+_MANY_STAGES = 100  # more than networks have
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,49 @@ def no_use(strategy: Strategy, key: str) -> str:
         named = [getattr(phase, key) is not None for phase in strategy.phases]
         return "each of its phases names its own" if all(named) else ""
     return ""
+
+
+@dataclass(frozen=True)
+class UnusedOption:
+    """An option of a run that none of its strategies uses."""
+
+    finding: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.finding} {self.remedy}"
+
+
+def unused_options(values: Mapping[str, object], strategies: Sequence[Strategy]) -> dict[str, UnusedOption]:
+    """Return those of a run's options that none of these strategies uses, by name.
+
+    Parameters
+    ----------
+    values
+        Options by the names of their fields in `Config`; those that have their defaults count as not given.
+    strategies
+        Checked strategies.
+    """
+    unused = {}
+    for name, takers_of_it in _TAKERS.items():
+        value = values.get(name, getattr(Config, name))
+        reasons = {str(strategy): _no_use_of_option(strategy, name) for strategy in strategies}
+        if value != getattr(Config, name) and reasons and all(reasons.values()):
+            given = option(name) if callable(value) else option(name, value)
+            unused[name] = UnusedOption(
+                f"{given} has no effect on {_reasons(reasons)}.", f"Leave it out, or take {takers_of_it}."
+            )
+    return unused
+
+
+def _no_use_of_option(strategy: Strategy, name: str) -> str:
+    """Return why an option of a run has no effect on a strategy; empty if it has one."""
+    if not strategy.trains:
+        return _SOLVED
+    frozen = name != "views" or any(
+        phase.cut for phase in schedule(strategy, stages=_MANY_STAGES, images=1, batch=1)
+    )
+    return "" if frozen else "it keeps no layer frozen"
 
 
 def _reasons(without: Mapping[str, str]) -> str:

@@ -73,7 +73,8 @@ class Decision:
         """The threshold and what is predicted below it, as every place says it."""
         others = [name for name in self.classes if name != self.positive]
         below = others[0] if len(others) == 1 else "the likeliest of the others"
-        return f"It predicts {self.positive} from a probability of {self.threshold:.4g}, else {below}"
+        threshold = _probability(self.threshold or 0.0)
+        return f"It predicts {self.positive} from a probability of {threshold}, else {below}"
 
     def as_config(self) -> dict[str, Any]:
         """Return what an export's `config.json` holds: `threshold`, or `costs` by label and prediction."""
@@ -422,7 +423,10 @@ def decision_of(folder: Path, classes: Sequence[str]) -> Decision | None:
 
 
 def _for_recall(held: HeldOut, place: int, minimum: float) -> tuple[float, bool]:
-    """Return the highest threshold whose recall is promised, and true; else one that had it, and false."""
+    """Return the highest threshold whose recall is promised, and true; else one that had it, and false.
+
+    A lower one is taken where it costs no precision on the held-out images.
+    """
     scores = held.probabilities[:, place]
     own = np.unique(scores[held.targets == place])
     promised = reached = None
@@ -440,24 +444,42 @@ def _for_recall(held: HeldOut, place: int, minimum: float) -> tuple[float, bool]
         promised = score
     best = promised if promised is not None else reached
     assert best is not None  # from the lowest score on, all are found
+    lower = own[own <= best]
+    precision = np.array([held.precision(place, score).value or 0.0 for score in _thinned(lower, best)])
+    best = _thinned(lower, best)[int(precision.argmax())]  # of equal ones the lowest, which finds most
     return _below(scores, best), promised is not None
 
 
 def _for_precision(held: HeldOut, place: int, minimum: float) -> tuple[float, bool]:
-    """Return the lowest threshold whose precision is promised, and true; else the one that comes closest."""
+    """Return the lowest threshold whose precision is promised, and true; else the one that comes closest.
+
+    A higher one is taken where it costs no recall on the held-out images.
+    """
     scores = held.probabilities[:, place]
     unique = np.unique(scores)
-    steps = np.linspace(0, len(unique) - 1, min(len(unique), MOST_THRESHOLDS))
-    candidates = unique[np.unique(steps.round().astype(np.int64))]
+    candidates = _thinned(unique, unique[-1])
     rates = [(score, held.precision(place, score)) for score in candidates]
     for score, rate in rates:
         if rate.low is not None and rate.low >= minimum:
-            return _below(scores, score), True
+            return _below(scores, _next_own(held, place, score)), True
     for score, rate in rates:
         if rate.value is not None and rate.value >= minimum:
-            return _below(scores, score), False
+            return _below(scores, _next_own(held, place, score)), False
     best = max(rates, key=lambda pair: pair[1].low or 0.0)[0]
-    return _below(scores, best), False
+    return _below(scores, _next_own(held, place, best)), False
+
+
+def _next_own(held: HeldOut, place: int, score: float) -> float:
+    """Return the lowest probability of one of the class's own images from a score on."""
+    own = held.probabilities[held.targets == place, place]
+    above = own[own >= score]
+    return float(above.min()) if len(above) else score
+
+
+def _thinned(scores: Floats, last: float) -> Floats:
+    """Return evenly spaced ones of sorted scores, `last` among them."""
+    steps = np.linspace(0, len(scores) - 1, min(len(scores), MOST_THRESHOLDS))
+    return np.unique(np.append(scores[np.unique(steps.round().astype(np.int64))], last))
 
 
 def _below(scores: Floats, score: float) -> float:
@@ -469,6 +491,12 @@ def _below(scores: Floats, score: float) -> float:
 def _least_cost(held: HeldOut, costs: tuple[tuple[float, ...], ...]) -> OperatingPoint:
     decision = Decision(held.classes, costs=costs)
     return OperatingPoint(decision, "cost", None, None, None, held.basis, figures_of(decision, held))
+
+
+def _probability(value: float) -> str:
+    """Return a probability with four digits, or as many as keep it from 1."""
+    digits = next((n for n in range(4, 17) if value == 1 or float(f"{value:.{n}g}") < 1), 17)
+    return f"{value:.{digits}g}"
 
 
 def _percent(rate: Rate) -> str:

@@ -20,7 +20,8 @@ from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError, option, spoken
 from frostline.models import Backbone, Preprocessing, weights_digest
 from frostline.strategies import Strategy, overridden, parse
-from frostline.studies.study_folder import CUSTOM, RunFolder
+from frostline.studies.best_run import best_of
+from frostline.studies.study_folder import CUSTOM, RunFolder, Study
 
 # The peak of the new schedule, as a share of the parent's last one. A choice: warm restarts begin anew at the
 # whole of it (SGDR, arXiv 1608.03983), but these weights have come to rest, and go on from there.
@@ -151,16 +152,15 @@ def run_folder(run: str | Path) -> RunFolder:
     Raises
     ------
     StudyError
-        It is none; of a study, the message names its runs.
+        It is none; of a study, the message names the run by which it predicts.
     """
     path = Path(run)
     if (path / "config.json").is_file():
         return RunFolder(path)
-    runs = sorted(folder.parent.name for folder in path.glob("runs/*/result.json"))
-    if runs:
+    if (path / "study.json").is_file():
+        best = best_of(Study(path)).folder.path
         raise StudyError(
-            f"{path} is a study. Name one of its runs to continue from: {path / 'runs' / runs[0]}"
-            + (f", or {', '.join(runs[1:4])}." if runs[1:] else ".")
+            f"{path} is a study. Name one of its runs to continue from, such as {best}, by which it predicts."
         )
     raise StudyError(f"{path} is not the folder of a run. Expected one such as STUDY/runs/1a2b3c4d5e6f.")
 
@@ -191,6 +191,11 @@ def inherited(
     if strategy is not None and str(strategy) != own["strategy"]:
         wrong.append(f"strategy={strategy}, and it is {own['strategy']}")
     changes = dict(chosen.of_strategy)
+    if "epochs" in changes:
+        raise UsageError(
+            f"{option('epochs')} says how long a run is, and {folder.name} is over. Give "
+            f"{option('extra_epochs')} alone: how many more there are."
+        )
     lr = changes.pop("lr", None)
     (changed,) = overridden([parse(own["strategy"])], changes).strategies
     if str(changed) != own["strategy"]:

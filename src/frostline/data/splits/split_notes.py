@@ -21,6 +21,7 @@ from frostline.data.splits.train_val_test import (
 
 # From here on `train`, `compare` and the report say how balanced accuracy differs from accuracy, too.
 UNEVEN = 5
+DEFAULT_SHARE = 0.2  # of test and val, as `load_data` has it: nobody need have asked for it
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but 1 2 is not 12
 BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[-_\s]+(?=\w)")  # a grade A- keeps its hyphen, and so does 1-2
@@ -56,6 +57,8 @@ def about_split(
     for subset, share in (("test", options.test), ("val", options.val)):
         if subset not in given_subsets and share > 0:
             findings += _about_shares(counts, classes, subset, share)
+        elif subset in given_subsets and share not in (0, DEFAULT_SHARE):
+            findings.append(_about_given(counts[subset].total(), subset, share))
     return [
         *findings,
         *_about_groups(samples),
@@ -102,6 +105,15 @@ def _about_no_val(train: Counter[str]) -> list[Finding]:
         "are used for training; the schedule runs to its end, and a probe's L2 is chosen by cross-validation."
     )
     return [Finding("no_val", train.total(), message)]
+
+
+def _about_given(images: int, subset: str, share: float) -> Finding:
+    """Say that a share was asked for of a subset that the source names itself."""
+    message = (
+        f"The {subset} set is the source's own, of {images} image(s): the share that was asked for, "
+        f"{share:g}, has no effect."
+    )
+    return Finding("shares", images, message)
 
 
 def _about_shares(

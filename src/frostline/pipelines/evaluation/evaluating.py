@@ -81,7 +81,7 @@ def evaluate(
         Labelled images, as for `load_data`; all subsets are used.
     metric : str or callable
         What is shown first: "accuracy", "balanced_accuracy", "macro_f1", "average_precision", "auroc",
-        "log_loss", "quadratic_kappa" (classes in the order of their numbers, else of their names),
+        "log_loss", "quadratic_kappa" (of classes with a number in each name, their order),
         "sensitivity@specificity=0.95" (or another), or a function of targets (n,) and probabilities
         (n, classes), higher being better. A function is also called on draws of the images, which may lack a
         class: it may return NaN there, or raise `ValueError`.
@@ -170,7 +170,7 @@ def _with_test_evaluations(
         if number is not None:
             configurations = counted(number, "configuration has", "configurations have")
             notes.append(
-                f"{counted(own, 'image')} are of the test set of {study.path}: {configurations} been "
+                f"{counted(own, 'image is', 'images are')} of the test set of {study.path}: {configurations} been "
                 "evaluated on it by now, and the best of many is too optimistic."
             )
     return replace(evaluation, test_evaluations=evaluations, notes=tuple(notes))
@@ -210,7 +210,10 @@ def _predict(
             dict.fromkeys(
                 note
                 for model, outcome in zip(loaded, outcomes, strict=True)
-                for note in (*outcome.notes, *test_time_augmentation.note(tta, model.flip))
+                for note in (
+                    *outcome.notes,
+                    *test_time_augmentation.note(tta, model.flip, model.predictor.decision),
+                )
             )
         ),
     )
