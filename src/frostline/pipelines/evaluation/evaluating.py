@@ -170,8 +170,8 @@ def _with_test_evaluations(
         if number is not None:
             configurations = counted(number, "configuration has", "configurations have")
             notes.append(
-                f"{counted(own, 'image is', 'images are')} of the test set of {study.path}: {configurations} been "
-                "evaluated on it by now, and the best of many is too optimistic."
+                f"{counted(own, 'image is', 'images are')} of the test set of {study.path}: {configurations} "
+                "been evaluated on it by now, and the best of many is too optimistic."
             )
     return replace(evaluation, test_evaluations=evaluations, notes=tuple(notes))
 
