@@ -28,6 +28,7 @@ from frostline.strategies import (
     parse,
     timm_loadable,
 )
+from frostline.strategies.overrides import unused_options
 from frostline.studies.study_folder import (
     RunFolder,
     Study,
@@ -173,6 +174,9 @@ def train(
             parent=parent,
         )
         request.check()
+        if feature_cache is None:  # else a comparison's run, whose options are for all of its strategies
+            for unused in unused_options(chosen.changed(), [request.strategy]).values():
+                progress.log(unused.finding)
         request = batch_choice.settled(request, study)
         for line in _random_weights_lines(request):
             progress.log(line)

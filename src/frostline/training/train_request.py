@@ -32,7 +32,6 @@ from frostline.strategies import (
     patience_fault,
     schedule,
 )
-from frostline.strategies.overrides import unused_options
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import CUSTOM, digest_of
 from frostline.system import compiling, devices, numerics
@@ -287,9 +286,6 @@ class TrainRequest:
             raise UsageError(" ".join(wrong))
         check_options(self.augment, config.min_crop, config.rotate)
         Balance(config.imbalance, np.zeros(1, dtype=np.int64), 1)
-        # A note, since a caller may try one set of options with several strategies; a comparison does.
-        for unused in unused_options(config.changed(), [self.strategy]).values():
-            self.progress.log(unused.finding)
 
     def _wrong_metric(self, val: set[str]) -> list[str]:
         if self.config.positive is not None:
