@@ -1,4 +1,7 @@
-"""The options that `train`, `compare` and `fit` share: one dataclass, read from and written to YAML."""
+"""The options that `train`, `compare` and `fit` share: one dataclass, read from and written to YAML.
+
+Beside them stand numbers that a run and its forecast both go by.
+"""
 
 from __future__ import annotations
 

@@ -41,12 +41,11 @@ from frostline.data.splits.grouping import (
 )
 from frostline.data.splits.near_duplicates import NOTHING_ALIKE, Likeness
 from frostline.data.splits.saved_splits import Assignment, assigned
-from frostline.data.splits.split_notes import about_copies, about_losses, about_split
+from frostline.data.splits.split_notes import DEFAULT_SHARE, about_copies, about_losses, about_split
 from frostline.data.splits.train_val_test import Split, SplitOptions, split
 from frostline.errors import DataError, UsageError, did_you_mean, option
 from frostline.progress import OnProgress, Progress
 
-DRAWN = 0.2  # share of the test set by default: a fifth is the usual choice
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
@@ -67,8 +66,8 @@ def load_data(
     source: Any,
     *,
     seed: int = 0,
-    test_size: float = DRAWN,
-    val_size: float = 0.2,
+    test_size: float = DEFAULT_SHARE,
+    val_size: float = DEFAULT_SHARE,
     strict: bool = False,
     near_copies: bool = True,
     split_names: SplitNames = None,
@@ -150,7 +149,7 @@ def load_data(
         A share is outside 0 ≤ share < 1, or a range, a colour or `group_by` is invalid.
     """
     _demand_shares(test_size=test_size, val_size=val_size)
-    if test_data is not None and test_size not in (0.0, DRAWN):
+    if test_data is not None and test_size not in (0.0, DEFAULT_SHARE):
         raise UsageError(
             f"{option('test_size', test_size)} draws a test set, and {option('test_data')} is "
             "one: give one "

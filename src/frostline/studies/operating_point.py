@@ -444,9 +444,9 @@ def _for_recall(held: HeldOut, place: int, minimum: float) -> tuple[float, bool]
         promised = score
     best = promised if promised is not None else reached
     assert best is not None  # from the lowest score on, all are found
-    lower = own[own <= best]
-    precision = np.array([held.precision(place, score).value or 0.0 for score in _thinned(lower, best)])
-    best = _thinned(lower, best)[int(precision.argmax())]  # of equal ones the lowest, which finds most
+    candidates = _thinned(own[own <= best], best)
+    precision = [held.precision(place, score).value or 0.0 for score in candidates]
+    best = candidates[int(np.argmax(precision))]  # of equal ones the lowest, which finds most
     return _below(scores, best), promised is not None
 
 

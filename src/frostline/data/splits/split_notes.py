@@ -21,7 +21,7 @@ from frostline.data.splits.train_val_test import (
 
 # From here on `train`, `compare` and the report say how balanced accuracy differs from accuracy, too.
 UNEVEN = 5
-DEFAULT_SHARE = 0.2  # of test and val, as `load_data` has it: nobody need have asked for it
+DEFAULT_SHARE = 0.2  # of the test and the val set: a fifth is the usual choice
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but 1 2 is not 12
 BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[-_\s]+(?=\w)")  # a grade A- keeps its hyphen, and so does 1-2
