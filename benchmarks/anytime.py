@@ -4,7 +4,7 @@
     python benchmarks/anytime.py --summary anytime.jsonl
 
 DATA_DIR holds clothing10.csv (`path,label,group`). Each time is a whole command in a process of its own,
-imports included, with an empty store: 1,000 images at 224 px. A bare pass is what decoding, preprocessing and
+imports included, with an empty cache: 1,000 images at 224 px. A bare pass is what decoding, preprocessing and
 one forward pass in float32 over the same images take, model and imports ready.
 """
 
@@ -42,7 +42,7 @@ def drawn(table: Path, folder: Path, seed: int) -> Path:
 def fitted(sheet: Path, folder: Path, minutes: float) -> dict[str, Any]:
     """Run the command from a cold start; returns when it said what, in seconds since it was started."""
     words = [sys.executable, "-m", "frostline", "fit", str(sheet), "--minutes", str(minutes), "--json"]
-    words += ["--size", str(SIZE), "--study", str(folder / "study"), "--cache-dir", str(folder / "store")]
+    words += ["--size", str(SIZE), "--study", str(folder / "study"), "--cache-dir", str(folder / "cache")]
     began = time.perf_counter()
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

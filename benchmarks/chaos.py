@@ -5,10 +5,10 @@
     python benchmarks/chaos.py --summary chaos.jsonl
 
 A job (`train`, `compare`, `fit` on a network of 5,000 parameters with dropout and BatchNorm, rows kept in a
-store; `cli`: the command line on lite0 at 64 px) is done once undisturbed. Then it is begun in a fresh study,
+cache; `cli`: the command line on lite0 at 64 px) is done once undisturbed. Then it is begun in a fresh study,
 its whole process group gets SIGKILL at a random moment, and the same job is begun again, until it ends. Then
 every run's weights, metrics and predictions must be those of the undisturbed one, bit for bit; no finished
-run may have been made again, and no row that was in the store may be gone or damaged. Jobs run in forked
+run may have been made again, and no row that was in the cache may be gone or damaged. Jobs run in forked
 processes, which spares them the imports; `cli` does not. What the comparison's timings decided (its
 `plan.json`) is given to both. With --work on a disk in memory it takes a quarter of an hour.
 """
@@ -104,7 +104,7 @@ def _mirrored(image: Image.Image) -> Image.Image:
 
 
 def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 0) -> Callable[[], object]:
-    """Return what does a job on the images of `place`, in its folder `study`, with its folder `store`."""
+    """Return what does a job on the images of `place`, in its folder `study`, with its folder `cache`."""
     given = {**EXACT, "study": place / "study"}
     table = place.parent / "images" / "table.csv"
 
@@ -112,7 +112,7 @@ def work(kind: str, place: Path, strategy: str, each_step: bool, workers: int = 
         torch.set_num_threads(1)
         if trainer.CHECKPOINT_SHARE > 0:
             trainer.CHECKPOINT_SHARE = 1e9 if each_step else 0.3
-        os.environ["FROSTLINE_CACHE_DIR"] = str(place / "store")
+        os.environ["FROSTLINE_CACHE_DIR"] = str(place / "cache")
         if kind == "fit":
             pinned = {"strategies": RACED, "repeats": 1, "minutes": 20.0}
             return frostline.fit(table, model=tiny_backbone(), **pinned, **given)
@@ -131,7 +131,7 @@ def begun(kind: str, place: Path, strategy: str, each_step: bool = True) -> int:
     """Begin a job in a process group of its own; returns its number. What it says goes to `place`/said."""
     if kind == "cli":
         words = [sys.executable, "-m", "frostline", "train", str(place.parent / "images" / "table.csv")]
-        words += [*CLI, strategy, "--study", str(place / "study"), "--cache-dir", str(place / "store")]
+        words += [*CLI, strategy, "--study", str(place / "study"), "--cache-dir", str(place / "cache")]
         with open(place / "said", "a") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True).pid
     return forked(work(kind, place, strategy, each_step), place / "said")
@@ -234,9 +234,9 @@ def outcome(study: Path) -> list[Any]:
     return words
 
 
-def rows_in(store: Path) -> int:
-    """Return how many rows the store's index knows at this moment."""
-    index = store / "rows" / "index.sqlite"
+def rows_in(folder: Path) -> int:
+    """Return how many rows the cache's index knows at this moment."""
+    index = folder / "rows" / "index.sqlite"
     if not index.exists():
         return 0
     with sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True, timeout=20) as connection:
@@ -246,11 +246,11 @@ def rows_in(store: Path) -> int:
             return 0
 
 
-def rows_lost(store: Path, before: int) -> int:
+def rows_lost(folder: Path, before: int) -> int:
     """Return how many of the rows that the index knew are gone or damaged."""
     if not before:
         return 0
-    os.environ["FROSTLINE_CACHE_DIR"] = str(store)
+    os.environ["FROSTLINE_CACHE_DIR"] = str(folder)
     with FeatureCache() as cache:
         damage = cache.verify()
     return damage.damaged + damage.lost + max(0, before - damage.intact)
@@ -301,12 +301,12 @@ class Case:
             code = waited(process, float(rng.uniform(0.02, 0.9)) * self.whole_s)
             if code is not None:
                 break
-            rows = rows_in(place / "store")
+            rows = rows_in(place / "cache")
             killed(process)
             tally.kills += 1
             what = moment(place / "study")
             tally.kills_by_moment[what] = tally.kills_by_moment.get(what, 0) + 1
-            tally.rows_lost += rows_lost(place / "store", rows)
+            tally.rows_lost += rows_lost(place / "cache", rows)
             marks |= {p: p.stat().st_mtime_ns for p in (place / "study").rglob("runs/*/result.json")}
         if code is None:
             process = begun(self.kind, place, self.strategy, each_step)

@@ -6,7 +6,7 @@
 
 DATA_DIR holds clothing10.csv (`path,label,group`); SqueezeNet's weights lie beside it. All runs are made in
 one process, one after another, with the rates measured in it when a network and size begins. Each has its
-own study; `cold` begins with an empty store, `warm` follows it with the same rows. Some are repeated: what a
+own study; `cold` begins with an empty cache, `warm` follows it with the same rows. Some are repeated: what a
 run and its repeat differ by, no prediction can know.
 """
 
@@ -197,8 +197,8 @@ def main() -> None:
     parser.add_argument("--summary", type=Path)
     arguments = parser.parse_args()
     if arguments.summary is None:
-        with tempfile.TemporaryDirectory() as store:
-            os.environ["FROSTLINE_CACHE_DIR"] = store
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["FROSTLINE_CACHE_DIR"] = cache
             work(arguments)
     print(summarise(arguments.summary or arguments.out))
 

@@ -1,4 +1,4 @@
-"""What benchmarks share: the six sets, draws of images from a set as a table, and a store of their own."""
+"""What benchmarks share: the six sets, draws of images from a set as a table, and a cache of their own."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SIX_SETS = (  # from near to ImageNet to far from it
 @contextmanager
 def own_store() -> Iterator[None]:
     """A block in which frostline keeps its cache in a folder that goes at the end, unless one was named."""
-    with tempfile.TemporaryDirectory() as store:
-        os.environ.setdefault("FROSTLINE_CACHE_DIR", store)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("FROSTLINE_CACHE_DIR", cache)
         yield
 
 

@@ -50,7 +50,7 @@ EPOCHS_HEAD, EPOCHS_SUFFIX = 30, 15
 
 
 class Bench:
-    """One folder of images, a fresh store for every measurement, and the rows that come out."""
+    """One folder of images, a fresh cache for every measurement, and the rows that come out."""
 
     def __init__(self, table: Path, out: Path, scratch: Path) -> None:
         self.table, self.out, self.scratch = table, out, scratch
@@ -83,8 +83,8 @@ class Bench:
         sheet.write_text("\n".join(lines) + "\n")
         return sheet
 
-    def fresh_store(self) -> None:
-        """Begin with an empty store; converted weights, cuts and rates stay."""
+    def fresh_cache(self) -> None:
+        """Begin with an empty cache; converted weights, cuts and rates stay."""
         FeatureCache().clear()
 
     def train(
@@ -140,20 +140,20 @@ def head(bench: Bench) -> None:
     backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000)
     strategy = f"head(epochs={EPOCHS_HEAD})"
     way_of(backbone, data)
-    bench.fresh_store()
+    bench.fresh_cache()
     bench.train(backbone, bench.data(64), "head(epochs=1)", augment="none")  # rates measured, imports done
     for repeat in range(3):
-        bench.fresh_store()
+        bench.fresh_cache()
         bare = bare_pass(backbone, data)
         cold, _ = timed(lambda: bench.train(backbone, data, strategy, augment="none"))
         warm, again = timed(lambda: bench.train(backbone, data, strategy, augment="none"))
         assert again.features["computed"] == 0
-        bench.note("head, empty store / one bare pass", cold, bare, "<= 1.3", repeat=repeat)
-        bench.note("head, filled store / empty store", warm, cold, "<= 0.15", repeat=repeat)
+        bench.note("head, empty cache / one bare pass", cold, bare, "<= 1.3", repeat=repeat)
+        bench.note("head, filled cache / empty cache", warm, cold, "<= 0.15", repeat=repeat)
         plain = _plain(bench, "head", size=224, images=1000, epochs=EPOCHS_HEAD, augment=False)
         bench.note("head / the loop people write, no augmentation", cold, plain, "<= 1/25", repeat=repeat)
     for repeat in range(2):
-        bench.fresh_store()
+        bench.fresh_cache()
         ours, run = timed(lambda: bench.train(backbone, data, strategy))
         plain = _plain(bench, "head", size=224, images=1000, epochs=EPOCHS_HEAD, augment=True)
         views = run.numeric_plan["frozen"]["views"]
@@ -181,7 +181,7 @@ def head_accuracy(bench: Bench) -> None:
 
 
 def suffix(bench: Bench) -> None:
-    """top_k on a filled store against the suffix's own steps on tensors in memory."""
+    """top_k on a filled cache against the suffix's own steps on tensors in memory."""
     backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000)
     for k in (1, 2, 3):
         strategy = f"top_k({k}, epochs={EPOCHS_SUFFIX})"
@@ -189,7 +189,7 @@ def suffix(bench: Bench) -> None:
         limit = suffix_alone(bench, backbone, data, strategy)
         ours, run = timed(lambda s=strategy: bench.train(backbone, data, s, cache="keep"))
         assert run.features["computed"] == 0
-        bench.note(f"top_k({k}), filled store / suffix alone", ours, limit, "<= 1.25", steps=run.steps)
+        bench.note(f"top_k({k}), filled cache / suffix alone", ours, limit, "<= 1.25", steps=run.steps)
 
 
 def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str) -> float:
@@ -228,15 +228,15 @@ def suffix_alone(bench: Bench, backbone: Backbone, data: Manifest, strategy: str
 
 
 def live(bench: Bench) -> None:
-    """top_k(1), empty store, the planned views, against the same strategy live in our own loop."""
+    """top_k(1), empty cache, the planned views, against the same strategy live in our own loop."""
     backbone, data = frostline.load_backbone("lite0", size=224), bench.data(1000)
     strategy = f"top_k(1, epochs={EPOCHS_SUFFIX})"
     for repeat in range(2):
-        bench.fresh_store()
+        bench.fresh_cache()
         ours, run = timed(lambda: bench.train(backbone, data, strategy))
         other, _ = timed(lambda: bench.train(backbone, data, strategy, views=0, cache="compute"))
         views = run.numeric_plan["frozen"]["views"]
-        bench.note("top_k(1), empty store / live", ours, other, "<= 1/2.5", repeat=repeat, views=views)
+        bench.note("top_k(1), empty cache / live", ours, other, "<= 1/2.5", repeat=repeat, views=views)
 
 
 def six(bench: Bench) -> None:
@@ -246,7 +246,7 @@ def six(bench: Bench) -> None:
     names = ("linear_probe", "head", "top_k(1)", "gradual_unfreeze", "lp_ft", "full")
     for name in names:  # rates are measured once on a machine
         bench.train(backbone, bench.data(64), name if name == "linear_probe" else _with_epochs(name, 1))
-    bench.fresh_store()
+    bench.fresh_cache()
     ours, others = [], []
     for name in names:
         strategy = name if name == "linear_probe" else _with_epochs(name, EPOCHS_SUFFIX)
@@ -314,18 +314,18 @@ def overhead(bench: Bench) -> None:
 def ten_more(bench: Bench) -> None:
     """10 images added to 1,000."""
     backbone = frostline.load_backbone("lite0", size=224)
-    bench.fresh_store()
+    bench.fresh_cache()
     bench.train(backbone, bench.data(1000), "linear_probe")
     run = bench.train(backbone, bench.data(1010), "linear_probe")
     bench.note("10 images more: rows computed", run.features["computed"], 10, "= 10")
 
 
 def memory(bench: Bench) -> None:
-    """Peak memory on a filled store against the live run, each in a process of its own."""
+    """Peak memory on a filled cache against the live run, each in a process of its own."""
     for strategy in ("head(epochs=2)", "top_k(1, epochs=2)", "top_k(2, epochs=2)"):
         peaks = {}
-        for rows in ("keep", "keep", "compute"):  # the second `keep` finds a filled store
-            peaks[rows] = int(_alone("store.py", str(bench.table.parent), "--peak", strategy, rows))
+        for rows in ("keep", "keep", "compute"):  # the second `keep` finds a filled cache
+            peaks[rows] = int(_alone(Path(__file__).name, str(bench.table.parent), "--peak", strategy, rows))
         bench.note(f"{strategy}: peak bytes / live", peaks["keep"], peaks["compute"], "< 1")
 
 
@@ -337,12 +337,12 @@ def peak(bench: Bench, strategy: str, rows: str) -> int:
 
 
 def growth(bench: Bench) -> None:
-    """1,000, 4,000 and 16,000 images, head only, empty store: time and memory."""
+    """1,000, 4,000 and 16,000 images, head only, empty cache: time and memory."""
     backbone = frostline.load_backbone("lite0", size=96)
     first = 0.0
     for copies in (1, 4, 16):
         data = bench.data(1000, copies=copies)
-        bench.fresh_store()
+        bench.fresh_cache()
         seconds, run = timed(lambda d=data: bench.train(backbone, d, "head(epochs=5)", augment="none"))
         first = first or seconds
         bench.note(
@@ -362,7 +362,7 @@ def choice(bench: Bench) -> None:
         taken: dict[str, Any] = {}
         bench.train(backbone, bench.data(64), f"top_k({k}, epochs=1)")  # rates are measured once on a machine
         for rows in ("keep", "compute", "auto"):
-            bench.fresh_store()
+            bench.fresh_cache()
             taken[rows], run = timed(lambda s=strategy, r=rows: bench.train(backbone, data, s, cache=r))
         why = run.numeric_plan["frozen"]["cached"]
         best = min(taken["keep"], taken["compute"])
@@ -408,7 +408,7 @@ def main() -> None:
     if arguments.summary is None:
         print(json.dumps(environment()), file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:
-            os.environ["FROSTLINE_CACHE_DIR"] = f"{scratch}/store"
+            os.environ["FROSTLINE_CACHE_DIR"] = f"{scratch}/cache"
             bench = Bench(arguments.data / "clothing10.csv", arguments.out, Path(scratch))
             for part in arguments.parts:
                 PARTS[part](bench)

@@ -58,15 +58,15 @@ class Shards:
     """What frostline uses."""
 
     def __init__(self, folder: Path, row_bytes: int, count: int) -> None:
-        self._shelf = FeatureCache(folder).prefix({})
+        self._prefix = FeatureCache(folder).prefix({})
         self._form = Form("bfloat16", (row_bytes // 2,))
 
     def write(self, keys: list[bytes], rows: np.ndarray) -> None:
-        self._shelf.put(keys, rows, self._form)
-        self._shelf.flush()
+        self._prefix.put(keys, rows, self._form)
+        self._prefix.flush()
 
     def read(self, keys: list[bytes]) -> int:
-        return len(keys) - len(self._shelf.read(keys)[1])
+        return len(keys) - len(self._prefix.read(keys)[1])
 
 
 class Mapped:

@@ -4,7 +4,7 @@
     python benchmarks/fuzz.py --out FOLDER --minutes 2              each target for two minutes
     python benchmarks/fuzz.py --out FOLDER --target csv --minutes 10
 
-A reader may answer, or raise `FrostlineError` with its message; a store may also warn. Anything else is a
+A reader may answer, or raise `FrostlineError` with its message; a cache may also warn. Anything else is a
 finding: another exception, a hang of 20 s, 3 GB of memory, a crash of the process, a file touched outside of
 the folder it was given. Findings and the corpus stay in --out, and a second call goes on from them; a line of
 figures for each target is appended to results.jsonl there. tests/test_guard_sizes.py runs a short form
@@ -154,7 +154,7 @@ def fuzz(name: str, out: Path, minutes: float) -> dict[str, Any]:
     began, executions, ended = time.monotonic(), 0, 0
     while (left := int(60 * minutes - (time.monotonic() - began))) > 0 and ended <= RESTARTS:
         command = [sys.executable, __file__, "--out", str(out), "--target", name, "--child", str(left)]
-        threads = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FROSTLINE_CACHE_DIR": str(out / "store")}
+        threads = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FROSTLINE_CACHE_DIR": str(out / "cache")}
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", env=os.environ | threads
         )

@@ -235,10 +235,10 @@ def _indices() -> Iterator[bytes]:
     from frostline.feature_cache.shard_file import Form
 
     with tempfile.TemporaryDirectory() as folder:
-        with FeatureCache(folder) as store:
-            shelf = store.prefix({"a": 1})
-            shelf.put([key_of("0" * 64, "0")], np.zeros((1, 16), dtype=np.uint8), Form("float32", (4,)))
-            shelf.flush()
+        with FeatureCache(folder) as cache:
+            prefix = cache.prefix({"a": 1})
+            prefix.put([key_of("0" * 64, "0")], np.zeros((1, 16), dtype=np.uint8), Form("float32", (4,)))
+            prefix.flush()
         yield (Path(folder) / "index.sqlite").read_bytes()
         with sqlite3.connect(Path(folder) / "index.sqlite") as connection:
             connection.execute("UPDATE shards SET name = '../victim'")

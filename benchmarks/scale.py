@@ -88,20 +88,22 @@ def _index(folder: Path) -> dict[str, float]:
     from frostline.feature_cache.shard_file import Form
 
     index, form = Index(folder / "index.sqlite"), Form("bfloat16", (WIDTH,))
-    shelf, _ = index.prefix_id("x", "{}")
+    prefix, _ = index.prefix_id("x", "{}")
     total, per_shard, claim_s, add_s = 40_000, 4_096, [], []
     keys = [key_of(str(number), "0") for number in range(total)]
     for start in range(0, total, per_shard):
         chunk = keys[start : start + per_shard]
         parts = [chunk[i : i + CLAIMED_AT_ONCE] for i in range(0, len(chunk), CLAIMED_AT_ONCE)]
-        claim_s.append(least_wall_s(lambda p=parts: [index.claim(shelf, part) for part in p], 1) / len(chunk))
-        args = (shelf, form, f"{start}.safetensors", len(chunk) * form.row_bytes, chunk, [0] * len(chunk))
+        claim_s.append(
+            least_wall_s(lambda p=parts: [index.claim(prefix, part) for part in p], 1) / len(chunk)
+        )
+        args = (prefix, form, f"{start}.safetensors", len(chunk) * form.row_bytes, chunk, [0] * len(chunk))
         add_s.append(least_wall_s(lambda a=args: index.add(*a), 1) / len(chunk))
     some = keys[:: total // 4_000]
     measured_s = {
         "index_claim_s": min(claim_s),
         "index_add_s": min(add_s),
-        "index_locate_s": least_s(lambda: index.locate(shelf, some)) / len(some),
+        "index_locate_s": least_s(lambda: index.locate(prefix, some)) / len(some),
         "index_bytes": (folder / "index.sqlite").stat().st_size / total,
     }
     index.close()

@@ -1,4 +1,4 @@
-"""Fills a shelf with rows whose right contents can be computed from their keys. Imports no torch.
+"""Fills a prefix with rows whose right contents can be computed from their keys. Imports no torch.
 
 python cache_filling_process.py FOLDER COUNT [COMPUTED_FILE] [SECONDS_A_BATCH]
 """
@@ -29,20 +29,20 @@ def rows_for(keys: list[bytes]) -> np.ndarray:
     return np.stack(values).reshape(len(keys), -1).view(np.uint8)
 
 
-def fill(shelf: CachedPrefix, keys: list[bytes], pause_s: float = 0.0) -> int:
+def fill(prefix: CachedPrefix, keys: list[bytes], pause_s: float = 0.0) -> int:
     """Compute what is missing; return how many rows that were."""
     computed = 0
-    for batch in filter(len, shelf.todo(keys, BATCH)):
+    for batch in filter(len, prefix.todo(keys, BATCH)):
         time.sleep(pause_s)
-        shelf.put(batch, rows_for(batch), FORM)
+        prefix.put(batch, rows_for(batch), FORM)
         computed += len(batch)
-    shelf.close()
+    prefix.close()
     return computed
 
 
-def right(shelf: CachedPrefix, keys: list[bytes]) -> int:
+def right(prefix: CachedPrefix, keys: list[bytes]) -> int:
     """Return how many rows are there; fails if any of them is wrong."""
-    rows, absent = shelf.read(keys)
+    rows, absent = prefix.read(keys)
     there = [i for i in range(len(keys)) if i not in set(absent)]
     if there:
         assert np.array_equal(rows[there], rows_for([keys[i] for i in there]))

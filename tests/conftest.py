@@ -1,4 +1,4 @@
-"""Shared fixtures. Every test gets its own store, no hub, and few threads."""
+"""Shared fixtures. Every test gets its own cache, no hub, and few threads."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def on_processor() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point everything that outlives a run at a fresh folder."""
-    path = tmp_path_factory.mktemp("store")
+    path = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(path))
     return path
 
@@ -96,7 +96,7 @@ def nothing_synced() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which lite0's weights were converted, and its speed at 32 px measured, once."""
+    """A cache in which lite0's weights were converted, and its speed at 32 px measured, once."""
     from frostline.models.zoo import load_backbone
 
     return _measured(tmp_path_factory, lambda: load_backbone("lite0", size=32))
@@ -104,7 +104,7 @@ def known_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def known_tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which the cuts and the speed of `tiny_backbone()` were measured, once."""
+    """A cache in which the cuts and the speed of `tiny_backbone()` were measured, once."""
     from tiny import tiny_backbone
 
     return _measured(tmp_path_factory, tiny_backbone)
@@ -128,20 +128,20 @@ def _measured(tmp_path_factory: pytest.TempPathFactory, load: Callable[[], Backb
 
 
 @pytest.fixture
-def warm_store(own_store: Path, known_network: Path) -> Path:
-    """This test's own store, as on a machine where lite0 was used before; none of its features are in it."""
-    shutil.copytree(known_network, own_store, dirs_exist_ok=True)
-    return own_store
+def warm_cache(own_cache: Path, known_network: Path) -> Path:
+    """This test's own cache, as on a machine where lite0 was used before; none of its features are in it."""
+    shutil.copytree(known_network, own_cache, dirs_exist_ok=True)
+    return own_cache
 
 
 @pytest.fixture
-def tiny_store(own_store: Path, known_tiny_network: Path) -> Path:
-    """This test's own store, as on a machine where `tiny_backbone()` was used before, without features.
+def tiny_store(own_cache: Path, known_tiny_network: Path) -> Path:
+    """This test's own cache, as on a machine where `tiny_backbone()` was used before, without features.
 
     What is measured is found by the network's bytes, the threads and the device: any other times anew.
     """
-    shutil.copytree(known_tiny_network, own_store, dirs_exist_ok=True)
-    return own_store
+    shutil.copytree(known_tiny_network, own_cache, dirs_exist_ok=True)
+    return own_cache
 
 
 @pytest.fixture

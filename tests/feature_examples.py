@@ -18,11 +18,11 @@ def way(precision: str = "float32", batch: int = 8) -> ForwardConfig:
 
 
 def frozen_at(
-    index: int, how: ForwardConfig | None = None, *, backbone: Backbone | None = None, store: bool = True
+    index: int, how: ForwardConfig | None = None, *, backbone: Backbone | None = None, cache: bool = True
 ) -> Frozen:
     backbone = backbone or tiny_backbone()
     return Frozen(
-        backbone, backbone.model, backbone.cut(index), how or way(), FeatureCache() if store else None
+        backbone, backbone.model, backbone.cut(index), how or way(), FeatureCache() if cache else None
     )
 
 

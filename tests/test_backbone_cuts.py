@@ -168,10 +168,10 @@ def test_a_model_changed_after_loading_is_refused() -> None:
         prefix(backbone, model, backbone.cuts[2])(images(2))
 
 
-def test_found_cuts_are_remembered_and_a_damaged_store_only_costs_time(own_store) -> None:  # type: ignore[no-untyped-def]
+def test_found_cuts_are_remembered_and_a_damaged_store_only_costs_time(own_cache) -> None:  # type: ignore[no-untyped-def]
     source = {"kind": "timm", "architecture": "odd"}  # a named architecture, whose code does not change
     first = assemble(Odd(), PLAIN, name="odd", source=source)
-    (kept,) = (own_store / "cuts").iterdir()
+    (kept,) = (own_cache / "cuts").iterdir()
     start = time.perf_counter()
     again = assemble(Odd(), PLAIN, name="odd", source=source)
     assert time.perf_counter() - start < 0.2

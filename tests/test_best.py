@@ -175,6 +175,14 @@ def test_with_other_settings_it_was_not(config: dict[str, Any], stands: bool, st
     assert best_of(study).folder == (winner if stands else run)
 
 
+def test_a_solved_head_is_not_told_apart_by_what_it_does_not_use(study: Study) -> None:
+    trained(study, "linear_probe", 0.9, flip="none", batch_size=64, views=0)
+    winner = compared(study, "head", "linear_probe", val=0.7)
+    assert best_of(study).folder == winner
+    weighted = trained(study, "linear_probe", 0.9, imbalance="weights")
+    assert best_of(study).folder == weighted
+
+
 def test_a_later_run_that_is_better_on_the_same_images_answers(study: Study) -> None:
     winner = compared(study, "head", "full", accuracy=0.9, val=0.7)
     worse = trained(study, "top_k(1)", 0.7)

@@ -28,7 +28,7 @@ from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache, Form, key_of
 from tiny import write_folder, write_table
 
-pytestmark = pytest.mark.usefixtures("warm_store")
+pytestmark = pytest.mark.usefixtures("warm_cache")
 
 PROMISED = set(
     "strategy accuracy val_accuracy balanced_accuracy low high n_train n_val n_test seconds "  # noqa: SIM905
@@ -361,35 +361,35 @@ def test_a_folder_per_class_is_split_for_you(tmp_path: Path) -> None:
     assert "broken.png" in refused.stderr
 
 
-# --- store --------------------------------------------------------------------------------------------
+# --- cache --------------------------------------------------------------------------------------------
 
 
 def fill_cache() -> None:
-    shelf = FeatureCache().prefix({"prefix": "x"}, {"model": "tiny [1]", "cut": "blocks.1", "index": 2})
+    prefix = FeatureCache().prefix({"prefix": "x"}, {"model": "tiny [1]", "cut": "blocks.1", "index": 2})
     keys = [key_of(str(number), "0") for number in range(50)]
-    shelf.put(keys, np.zeros((50, 4000), dtype=np.uint8), Form("float32", (1000,)))
-    shelf.close()
+    prefix.put(keys, np.zeros((50, 4000), dtype=np.uint8), Form("float32", (1000,)))
+    prefix.close()
     reader = FeatureCache().prefix({"prefix": "x"})
     reader.read([*keys, key_of("stranger", "0")])
     reader.close()
 
 
-def test_store_shows_what_it_holds(own_store: Path) -> None:
+def test_store_shows_what_it_holds(own_cache: Path) -> None:
     assert "Nothing is cached" in frostline("cache").output
     fill_cache()
     shown = frostline("cache").output
     for words in ("tiny [1]", "blocks.1", "50", "4.0 kB", "98.0 %"):
         assert words in shown
     contents = json.loads(frostline("cache", "--json").stdout)
-    assert contents["bytes"] == sum(path.stat().st_size for path in own_store.glob("rows/*.safetensors"))
-    (shelf,) = contents["entries"]
-    assert (shelf["features"], shelf["hits"], shelf["misses"]) == (50, 50, 1)
-    assert shelf["about"]["model"] == "tiny [1]"
+    assert contents["bytes"] == sum(path.stat().st_size for path in own_cache.glob("rows/*.safetensors"))
+    (prefix,) = contents["entries"]
+    assert (prefix["features"], prefix["hits"], prefix["misses"]) == (50, 50, 1)
+    assert prefix["about"]["model"] == "tiny [1]"
 
 
-def test_store_is_verified_pruned_and_cleared(own_store: Path) -> None:
+def test_store_is_verified_pruned_and_cleared(own_cache: Path) -> None:
     fill_cache()
-    (shard,) = own_store.glob("rows/*.safetensors")
+    (shard,) = own_cache.glob("rows/*.safetensors")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
@@ -474,10 +474,10 @@ def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
     plain |= {"minutes": None, "threads": None, "cache_dir": None, "strict": False}
     plain |= {"split_names": None, "path_column": None, "label_column": None, "group_by": None}
     assert plan._train("photos", plain) == "frostline train photos"
-    options = {"seed": 3, "val_size": 0.0, "minutes": 10.0, "cache_dir": "my store", "strict": True}
+    options = {"seed": 3, "val_size": 0.0, "minutes": 10.0, "cache_dir": "my cache", "strict": True}
     options["group_by"] = "re:^(P\\d+)_"
     words = (
-        "frostline train 'my photos' --seed 3 --val-size 0 --minutes 10 --cache-dir 'my store' "
+        "frostline train 'my photos' --seed 3 --val-size 0 --minutes 10 --cache-dir 'my cache' "
         "--group-by 're:^(P\\d+)_' --strict"
     )
     assert plan._train("my photos", {**plain, **options}) == words

@@ -317,7 +317,7 @@ def test_a_lower_cut_is_not_cheaper(warm: bool) -> None:
 
     def seconds(thaw: str) -> float:
         seconds_of = parts(f"phases({thaw}@6)", DEAR, warm=warm, cache="keep")
-        return sum(value for item, value in seconds_of.items() if item not in ("decode", "store"))
+        return sum(value for item, value in seconds_of.items() if item not in ("decode", "cache"))
 
     assert seconds("0") <= seconds("1") <= seconds("all")
 

@@ -398,13 +398,13 @@ def test_other_work_takes_time_only_from_threads_that_share_its_cores(
 
 
 def test_remembered_rates_carry_device_threads_and_load(
-    images: Images, own_store: Path, monkeypatch: pytest.MonkeyPatch
+    images: Images, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu_threads, "free", lambda: Free(2, 1.5, PASSIVE))
     rates = profiling.measure(tiny_backbone(), images, cache=FeatureCache(), threads=1)
     assert rates.device == numerics.device_name()
     assert rates.others == 1.5
-    documents = [json.loads(file.read_text()) for file in (own_store / "rates").glob("*.json")]
+    documents = [json.loads(file.read_text()) for file in (own_cache / "rates").glob("*.json")]
     assert documents
     for each in documents:
         assert each["about"] == {

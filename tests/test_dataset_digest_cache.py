@@ -84,10 +84,10 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert steps == [("indexing", 6, 6), ("looking for copies", 6, 6)]
 
 
-def test_a_broken_store_is_done_without(tmp_path: Path, own_store: Path) -> None:
+def test_a_broken_store_is_done_without(tmp_path: Path, own_cache: Path) -> None:
     by_class(tmp_path, {"a": 3, "b": 3})
     whole = load_data(tmp_path)
-    for path in (own_store / "digests").iterdir():
+    for path in (own_cache / "digests").iterdir():
         path.write_bytes(b"this is no database" * 99)
     data = load_data(tmp_path)
     assert data.split_digest == whole.split_digest
@@ -103,11 +103,11 @@ def test_a_store_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert any("could not be used" in note for note in data.notes)
 
 
-def test_another_decoders_verdict_does_not_count(own_store: Path) -> None:
+def test_another_decoders_verdict_does_not_count(own_cache: Path) -> None:
     memory, digest = DigestCache(), "ab" * 32
     memory.remember(contents=[CachedContent(digest, decoded=True, fault="is broken", mark=b"m")])
     assert memory.contents_of([digest]) == {digest: CachedContent(digest, True, "is broken", b"m")}
-    (path,) = (own_store / "digests").glob("*.sqlite")
+    (path,) = (own_cache / "digests").glob("*.sqlite")
     connection = sqlite3.connect(path)
     with connection:
         connection.execute("UPDATE contents SET decoder = ?", (DECODER + ".old",))

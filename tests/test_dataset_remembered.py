@@ -271,7 +271,7 @@ def test_what_is_remembered_adds_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_store")
+@pytest.mark.usefixtures("warm_cache")
 def test_the_command_line_keeps_the_parts_of_its_study(tmp_path: Path) -> None:
     """Another seed, and fit after train: the same subsets as the study has, where it was refused before."""
     photos, study = write_folder(tmp_path / "photos", per_class=10), tmp_path / "study"

@@ -299,5 +299,6 @@ def test_a_class_in_test_only_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 20])
 def test_shares_out_of_range(tmp_path: Path, share: float) -> None:
-    with pytest.raises(UsageError, match="at least 0 and below 1"):
+    with pytest.raises(UsageError, match="test_size must be at least 0 and below 1, such as") as caught:
         load_data(tmp_path, test_size=share)
+    assert ("For 20 % write 0.2." in str(caught.value)) == (share == 20)

@@ -50,7 +50,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[frostline.Run]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path_factory.mktemp("store")))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         study = tmp_path_factory.mktemp("study")
         yield frostline.train(backbone, frostline.load_data(slides), PROBE, study=study, deterministic=True)

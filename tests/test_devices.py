@@ -228,7 +228,7 @@ def state(module: nn.Module) -> list[Any]:
 def study(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("studies") / "study"
     with pytest.MonkeyPatch.context() as patch, devices.computing("cpu"):
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place.parent / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place.parent / "cache"))
         frostline.train(tiny_backbone(), data, "linear_probe", study=place, **FAST)
     return place
 

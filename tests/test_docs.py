@@ -17,7 +17,7 @@ import frostline
 from frostline.cli.main import cli
 from tiny import write_folder
 
-pytestmark = pytest.mark.usefixtures("warm_store")
+pytestmark = pytest.mark.usefixtures("warm_cache")
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -250,7 +250,7 @@ def test_the_list_says_what_timm_says(entry: zoo.catalogue.Entry) -> None:
     assert counter.get_total_flops() / 2e9 == pytest.approx(entry.gmacs, abs=0.006)
 
 
-def test_models_lists_what_is_here(hub: Hub, warm_store: Path) -> None:
+def test_models_lists_what_is_here(hub: Hub, warm_cache: Path) -> None:
     frostline.load_backbone(NAME, download=True)
     done = CliRunner().invoke(cli, ["models", "--json"])
     rows = {row["name"]: row for row in json.loads(done.stdout)["models"]}

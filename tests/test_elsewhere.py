@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_store")
+@pytest.mark.usefixtures("warm_cache")
 @pytest.mark.parametrize("place", range(2))
 def test_the_page_runs(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(BLOCKS) == 2

@@ -270,7 +270,8 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
         real(self)
 
     monkeypatch.setattr(trainer.Trainer, "_train_epoch", train_epoch)
-    run = frostline.train(backbone, data, continue_from=parent, extra_epochs=4)
+    lines = list[str]()
+    run = frostline.train(backbone, data, continue_from=parent, extra_epochs=4, log=lines.append)
     started = load_file(parent.folder.weights)
     assert all(torch.equal(value, started[name]) for name, value in seen[0].items())
     peak = parent.folder.metrics()[-1]["lr"]
@@ -295,6 +296,9 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
     assert run.steps == run.steps_planned == 12
     moved = load_file(run.folder.weights)
     first = min(cut.index for cut in backbone.cuts if cut.name == run.cut)
+    (schedule,) = (line for line in lines if line.startswith("It trains on"))
+    assert f"{parent.run}: 4 epochs more of {backbone.stages[first].name} and all after it" in schedule
+    assert f"up to {PEAK_SHARE * peak:g} (cosine, rising for 10 % of the steps)" in schedule
     stages = backbone.stage_of(frostline.load_model(run.folder, module=tiny_model()))
     for name, value in moved.items():
         if name in stages and stages[name] < first:

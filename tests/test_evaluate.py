@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(place: Path) -> Iterator[list[frostline.Run]]:
     """A good and a worse run of a tiny module, and one of a network that is built by name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
         data = frostline.load_data(write_folder(place / "photos", per_class=20))
         named = frostline.load_backbone("timm/test_efficientnet", size=SIDE, random=True)
         yield [

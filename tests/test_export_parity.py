@@ -84,7 +84,7 @@ def run(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run on the mixed pictures, with a temperature, of a network with random weights."""
     place = tmp_path_factory.mktemp("studies")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
         data = frostline.load_data(mixed)
         backbone = frostline.load_backbone("timm/test_efficientnet", size=SIDE, random=True)
         return frostline.train(
@@ -488,8 +488,21 @@ def test_int8_that_loses_too_much_is_refused(
     monkeypatch.setattr(
         quantisation, "_subsets", lambda data: (list(data.subset("train")),) * 2 + ("images",)
     )
-    with pytest.raises(ModelError, match=r"INT8 loses .* Expected at most 0\.5 points\. .*--max-loss"):
+    with pytest.raises(ModelError, match=r"INT8 loses .* a loss of at most 0\.5 points\. .*max_loss"):
         frostline.export(run.study.path, to="onnx", output=tmp_path / "out", int8=True, max_loss=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ecosystem
+def test_int8_that_loses_too_much_recall_is_refused(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it keeps its accuracy: a threshold was chosen for the recall of a class."""
+    half = quantisation.PositiveClass("kind 2", "recall", 4, 1.0, 0.5, 1.0, 1.0)
+    monkeypatch.setattr(quantisation, "_positive", lambda *arguments: half)
+    expected = r"Recall of kind 2 .* 50\.0 % after.* at most 40 points of accuracy and of recall\."
+    with pytest.raises(ModelError, match=expected):
+        frostline.export(run.study.path, to="onnx", output=tmp_path / "out", int8=True, max_loss=40)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -517,7 +530,7 @@ def winner(tmp_path_factory: pytest.TempPathFactory) -> frostline.Comparison:
     """The winner of a comparison, which has learned from all images of train and val."""
     place = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
         data = frostline.load_data(write_table(place / "data", train=8, val=4, test=2))
         backbone = frostline.load_backbone("timm/test_resnet", size=SIDE, random=True)
         strategies = "linear_probe,head(epochs=1)"
@@ -605,13 +618,21 @@ def test_int8_is_counted_as_the_model_decides(run: Run, mixed: Path, tmp_path: P
 def test_a_figure_of_no_image_is_unknown() -> None:
     """No image is of the class, or none is predicted as it."""
     none, zeros, ones = np.array([0, 0]), np.array([0, 0]), np.array([1, 0])
-    positive = quantisation.PositiveClass.of("x", 1, none, zeros, ones)
+    positive = quantisation.PositiveClass.of("x", "recall", 1, none, zeros, ones)
     assert (positive.recall_float, positive.precision_float) == (None, None)
     assert (positive.recall_int8, positive.precision_int8) == (None, 0.0)
     assert positive.text == (
         "Recall of x (0 of these images): unknown before and unknown after; precision: unknown before and "
         "0.0 % after."
     )
+
+
+@pytest.mark.parametrize(("aim", "loss"), [("recall", 50.0), ("precision", 0.0)])
+def test_what_a_threshold_was_chosen_for_has_a_loss(aim: str, loss: float) -> None:
+    """Recall falls from both images to one; both answers are right where they name the class."""
+    targets, before, after = np.array([1, 1, 0]), np.array([1, 1, 0]), np.array([1, 0, 0])
+    positive = quantisation.PositiveClass.of("x", aim, 1, targets, before, after)
+    assert positive.loss == pytest.approx(loss)
 
 
 NETWORKS = (

@@ -54,7 +54,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ru
     """A run for each kind of head, on a network of timm's with random weights; and one of a module."""
     place = tmp_path_factory.mktemp("studies")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
         data = frostline.load_data(photos)
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         strategies = {

@@ -78,7 +78,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     def of_kind(kind: str) -> tuple[Backbone, frostline.Run]:
         place = tmp_path_factory.mktemp("trained")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+            patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
             backbone = NETWORKS[kind](place)
             data = frostline.load_data(photos, near_copies=False)
             return backbone, frostline.train(

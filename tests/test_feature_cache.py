@@ -1,4 +1,4 @@
-"""The store: rows are found by content, right or absent, whatever happens to the folder."""
+"""The cache: rows are found by content, right or absent, whatever happens to the folder."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def place(tmp_path: Path) -> Path:
 
 
 def filled(place: Path, keys: list[bytes] = KEYS) -> FeatureCache:
-    store = FeatureCache(place)
-    fill(store.prefix(ABOUT), keys)
-    return store
+    cache = FeatureCache(place)
+    fill(cache.prefix(ABOUT), keys)
+    return cache
 
 
 def shard_files(place: Path) -> list[Path]:
@@ -48,18 +48,18 @@ def shard_files(place: Path) -> list[Path]:
 
 
 def test_a_row_is_computed_once(place: Path) -> None:
-    store = FeatureCache(place)
-    assert fill(store.prefix(ABOUT), KEYS) == 100
-    assert fill(store.prefix(ABOUT), KEYS) == 0
+    cache = FeatureCache(place)
+    assert fill(cache.prefix(ABOUT), KEYS) == 100
+    assert fill(cache.prefix(ABOUT), KEYS) == 0
     assert fill(FeatureCache(place).prefix(ABOUT), [*KEYS, *keys_for(110)]) == 10
     assert right(FeatureCache(place).prefix(ABOUT), keys_for(110)) == 110
 
 
 def test_another_shelf_is_a_miss(place: Path) -> None:
-    store = filled(place)
+    cache = filled(place)
     for about in ({**ABOUT, "cut": "top"}, {**ABOUT, "more": 0}, {"model": "arithmetic"}):
-        assert right(store.prefix(about), KEYS) == 0
-    assert right(store.prefix(dict(reversed(ABOUT.items()))), KEYS) == 100  # equal data, another order
+        assert right(cache.prefix(about), KEYS) == 0
+    assert right(cache.prefix(dict(reversed(ABOUT.items()))), KEYS) == 100  # equal data, another order
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
@@ -74,9 +74,9 @@ def test_keys_tell_images_and_views_apart(digest: str, view: str, digest2: str, 
 )
 def test_forms_survive(place: Path, form: Form) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (5, form.row_bytes), dtype=np.uint8)
-    shelf = FeatureCache(place).prefix(ABOUT)
-    shelf.put(KEYS[:5], rows, form)
-    shelf.close()
+    prefix = FeatureCache(place).prefix(ABOUT)
+    prefix.put(KEYS[:5], rows, form)
+    prefix.close()
     again = FeatureCache(place).prefix(ABOUT)
     assert again.form == form
     found, absent = again.read(KEYS[:6][::-1])
@@ -85,15 +85,15 @@ def test_forms_survive(place: Path, form: Form) -> None:
 
 
 def test_what_it_holds_and_how_often_it_helped(place: Path) -> None:
-    store = filled(place)
-    shelf = store.prefix(ABOUT)
-    shelf.read([*KEYS, key_of("a stranger", "0")])
-    shelf.close()
-    (held,) = store.holdings()
+    cache = filled(place)
+    prefix = cache.prefix(ABOUT)
+    prefix.read([*KEYS, key_of("a stranger", "0")])
+    prefix.close()
+    (held,) = cache.holdings()
     assert held.about == ABOUT
     assert held.form == FORM
     assert (held.features, held.hits, held.misses) == (100, 100, 1)
-    assert held.bytes == sum(path.stat().st_size for path in shard_files(place)) == store.total_bytes()
+    assert held.bytes == sum(path.stat().st_size for path in shard_files(place)) == cache.total_bytes()
 
 
 def test_it_imports_no_torch() -> None:
@@ -105,34 +105,34 @@ def test_it_imports_no_torch() -> None:
 
 
 def test_the_least_recently_used_go_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = FeatureCache(place)
+    cache = FeatureCache(place)
     parts = [KEYS[:30], KEYS[30:60], KEYS[60:90]]
     for part in parts:
-        fill(store.prefix(ABOUT), part)
+        fill(cache.prefix(ABOUT), part)
         time.sleep(0.01)
-    reader = store.prefix(ABOUT)
+    reader = cache.prefix(ABOUT)
     reader.read(parts[0])
     reader.close()
     one = shard_files(place)[0].stat().st_size
-    assert store.prune(int(2.5 * one)) == pytest.approx(one, rel=0.2)
-    assert [right(store.prefix(ABOUT), part) for part in parts] == [30, 0, 30]
-    assert store.trouble == ""  # an evicted row is a miss, not damage
+    assert cache.prune(int(2.5 * one)) == pytest.approx(one, rel=0.2)
+    assert [right(cache.prefix(ABOUT), part) for part in parts] == [30, 0, 30]
+    assert cache.trouble == ""  # an evicted row is a miss, not damage
 
 
 def test_the_limit_holds_while_it_is_filled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelving, "SHARD_BYTES", 16 * FORM.row_bytes)
-    store = FeatureCache(place, limit_bytes=20_000)
-    fill(store.prefix(ABOUT), keys_for(400))
+    cache = FeatureCache(place, limit_bytes=20_000)
+    fill(cache.prefix(ABOUT), keys_for(400))
     assert 10_000 < sum(path.stat().st_size for path in shard_files(place)) <= 20_000
-    assert right(store.prefix(ABOUT), keys_for(400)[-16:]) == 16
+    assert right(cache.prefix(ABOUT), keys_for(400)[-16:]) == 16
 
 
 def test_clear_leaves_nothing_and_goes_on(place: Path) -> None:
-    store = filled(place)
-    assert store.clear() > 0
+    cache = filled(place)
+    assert cache.clear() > 0
     assert shard_files(place) == []
-    assert store.holdings() == []
-    assert fill(store.prefix(ABOUT), KEYS) == 100
+    assert cache.holdings() == []
+    assert fill(cache.prefix(ABOUT), KEYS) == 100
 
 
 # --- what it must withstand ---------------------------------------------------------------------------
@@ -145,12 +145,12 @@ def test_a_flipped_byte_in_a_row_is_a_miss_and_said_once(place: Path) -> None:
     data[-3] ^= 0x10  # in the last row
     data[-3 - 40 * FORM.row_bytes] ^= 0x01
     shard.write_bytes(data)
-    store = FeatureCache(place)
+    cache = FeatureCache(place)
     with pytest.warns(CacheWarning, match="checksums differ") as caught:  # noqa: PT031
-        assert right(store.prefix(ABOUT), KEYS) == 98
-        assert right(store.prefix(ABOUT), KEYS) == 98
+        assert right(cache.prefix(ABOUT), KEYS) == 98
+        assert right(cache.prefix(ABOUT), KEYS) == 98
     assert len(caught) == 1
-    assert fill(store.prefix(ABOUT), KEYS) == 2
+    assert fill(cache.prefix(ABOUT), KEYS) == 2
     assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
 
@@ -169,20 +169,20 @@ def test_a_truncated_shard_is_a_miss(place: Path, left: float) -> None:
     filled(place)
     (shard,) = shard_files(place)
     os.truncate(shard, int(left if left > 1 or left == 0 else left * shard.stat().st_size))
-    store = FeatureCache(place)
+    cache = FeatureCache(place)
     with pytest.warns(CacheWarning, match="damaged"):
-        there = right(store.prefix(ABOUT), KEYS)
+        there = right(cache.prefix(ABOUT), KEYS)
     assert there < 100
-    assert fill(store.prefix(ABOUT), KEYS) == 100 - there
+    assert fill(cache.prefix(ABOUT), KEYS) == 100 - there
     assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
 
 def test_a_lost_shard_is_a_miss(place: Path) -> None:
     filled(place)
     shard_files(place)[0].unlink()
-    store = FeatureCache(place)
-    assert right(store.prefix(ABOUT), KEYS) == 0
-    assert fill(store.prefix(ABOUT), KEYS) == 100
+    cache = FeatureCache(place)
+    assert right(cache.prefix(ABOUT), KEYS) == 0
+    assert fill(cache.prefix(ABOUT), KEYS) == 100
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "flipped"])
@@ -198,29 +198,29 @@ def test_a_damaged_index_is_built_again_from_the_shards(place: Path, damage: str
         data[100:2000] = bytes(1900)
     index.write_bytes(data)
     with pytest.warns(CacheWarning, match="index .* is damaged"):  # noqa: PT031
-        store = FeatureCache(place)
-        assert right(store.prefix(ABOUT), KEYS) in (0, 100)  # a miss at the moment it is noticed
-    assert right(store.prefix(ABOUT), KEYS) == 100
+        cache = FeatureCache(place)
+        assert right(cache.prefix(ABOUT), KEYS) in (0, 100)  # a miss at the moment it is noticed
+    assert right(cache.prefix(ABOUT), KEYS) == 100
     assert fill(FeatureCache(place).prefix(ABOUT), KEYS) == 0
 
 
 def test_an_index_that_is_gone_costs_rows_not_truth(place: Path) -> None:
     filled(place)
     (place / folders.INDEX).unlink()
-    store = FeatureCache(place)
-    assert right(store.prefix(ABOUT), KEYS) == 0
-    assert store.verify().adopted == 100
-    assert right(store.prefix(ABOUT), KEYS) == 100
+    cache = FeatureCache(place)
+    assert right(cache.prefix(ABOUT), KEYS) == 0
+    assert cache.verify().adopted == 100
+    assert right(cache.prefix(ABOUT), KEYS) == 100
 
 
 def test_an_older_format_is_begun_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(place)
     monkeypatch.setattr(sharding, "FORMAT", sharding.FORMAT + 1)
     monkeypatch.setattr("frostline.feature_cache.index.FORMAT", sharding.FORMAT)
-    store = FeatureCache(place)
+    cache = FeatureCache(place)
     with pytest.warns(CacheWarning, match="older format"):
-        assert right(store.prefix(ABOUT), KEYS) == 0
-    assert fill(store.prefix(ABOUT), KEYS) == 100
+        assert right(cache.prefix(ABOUT), KEYS) == 0
+    assert fill(cache.prefix(ABOUT), KEYS) == 100
     assert right(FeatureCache(place).prefix(ABOUT), KEYS) == 100
 
 
@@ -230,27 +230,27 @@ def test_a_newer_format_is_left_alone(place: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     before = {path: path.read_bytes() for path in place.iterdir()}
-    store = FeatureCache(place)
+    cache = FeatureCache(place)
     with pytest.warns(CacheWarning, match="newer frostline"):
-        assert right(store.prefix(ABOUT), KEYS) == 0
-    assert list(store.prefix(ABOUT).todo(KEYS, 10)) == []
+        assert right(cache.prefix(ABOUT), KEYS) == 0
+    assert list(cache.prefix(ABOUT).todo(KEYS, 10)) == []
     assert before == {path: path.read_bytes() for path in place.iterdir()}
 
 
 def test_a_full_disk_stops_keeping_not_working(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = filled(place, KEYS[:50])
+    cache = filled(place, KEYS[:50])
 
     def refuse(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("frostline.system.directories.write_atomically", refuse)
     with pytest.warns(CacheWarning, match="takes no more features .No space left") as caught:
-        computed = fill(store.prefix(ABOUT), KEYS)
+        computed = fill(cache.prefix(ABOUT), KEYS)
     assert len(caught) == 1
     assert computed <= 50
-    assert not store.writable
-    assert right(store.prefix(ABOUT), KEYS) == 50  # what was there can still be read
-    assert store.room_bytes() == 0
+    assert not cache.writable
+    assert right(cache.prefix(ABOUT), KEYS) == 50  # what was there can still be read
+    assert cache.room_bytes() == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
@@ -279,21 +279,21 @@ def test_an_index_that_cannot_be_written_can_be_read(place: Path, monkeypatch: p
 
 def read_only(place: Path) -> None:
     before = sorted(place.iterdir())
-    store = FeatureCache(place)
+    cache = FeatureCache(place)
     with pytest.warns(CacheWarning, match="cannot be written") as caught:
-        assert right(store.prefix(ABOUT), KEYS) == 100
-    assert right(store.prefix({"another": "shelf"}), KEYS) == 0
-    assert list(store.prefix(ABOUT).todo(keys_for(120), 10)) == []
+        assert right(cache.prefix(ABOUT), KEYS) == 100
+    assert right(cache.prefix({"another": "prefix"}), KEYS) == 0
+    assert list(cache.prefix(ABOUT).todo(keys_for(120), 10)) == []
     assert len(caught) == 1
     assert sorted(place.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    store = FeatureCache(tmp_path / "file" / "rows")
+    cache = FeatureCache(tmp_path / "file" / "rows")
     with pytest.warns(CacheWarning, match="cannot be used .*features are computed instead"):
-        assert store.prefix(ABOUT).missing(KEYS) == KEYS
-    assert (store.holdings(), store.total_bytes(), store.clear(), store.room_bytes()) == ([], 0, 0, 0)
+        assert cache.prefix(ABOUT).missing(KEYS) == KEYS
+    assert (cache.holdings(), cache.total_bytes(), cache.clear(), cache.room_bytes()) == ([], 0, 0, 0)
 
 
 def test_verify_counts_and_repairs(place: Path) -> None:
@@ -310,14 +310,14 @@ def test_verify_counts_and_repairs(place: Path) -> None:
         connection.execute("DELETE FROM rows WHERE shard = ?", number)
     connection.close()
     (place / "half.rows.safetensors").write_bytes(b"\x00" * 30)
-    store = FeatureCache(place)
-    verified = store.verify()
+    cache = FeatureCache(place)
+    verified = cache.verify()
     assert (verified.intact, verified.damaged, verified.lost, verified.adopted) == (99, 1, 0, 30)
-    assert right(store.prefix(ABOUT), KEYS) == 99
+    assert right(cache.prefix(ABOUT), KEYS) == 99
     assert not (place / "half.rows.safetensors").exists()
     shard_files(place)[0].unlink()
-    assert store.verify().lost > 0
-    assert store.verify().lost == store.verify().damaged == 0
+    assert cache.verify().lost > 0
+    assert cache.verify().lost == cache.verify().damaged == 0
 
 
 # --- several processes, and sudden ends ---------------------------------------------------------------
@@ -416,14 +416,14 @@ def _claims(place: Path) -> int:
 
 
 def test_closing_gives_every_file_back(place: Path) -> None:
-    with FeatureCache(place) as store:
-        fill(store.prefix(ABOUT), KEYS)
-        assert right(store.prefix(ABOUT), KEYS) == 100
+    with FeatureCache(place) as cache:
+        fill(cache.prefix(ABOUT), KEYS)
+        assert right(cache.prefix(ABOUT), KEYS) == 100
         handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    assert right(store.prefix(ABOUT), KEYS) == 0
+    assert right(cache.prefix(ABOUT), KEYS) == 0
     if handles:
         assert len(os.listdir("/proc/self/fd")) <= handles - 2  # the index and a shard
-    assert store.trouble == ""
+    assert cache.trouble == ""
 
 
 def test_each_outermost_block_opens_the_files_again(place: Path) -> None:
@@ -467,16 +467,16 @@ def test_a_pickled_cache_opens_the_same_folder(tmp_path: Path, monkeypatch: pyte
 
 
 def test_rates_are_measured_and_leave_nothing(place: Path) -> None:
-    with FeatureCache(place) as store:
-        read_s, keep_s = store.seconds_per_row(4000)
+    with FeatureCache(place) as cache:
+        read_s, keep_s = cache.seconds_per_row(4000)
         assert 0 < read_s < 0.01
         assert 0 < keep_s < 1
-        assert store.total_bytes() == 0
+        assert cache.total_bytes() == 0
         assert [path.name for path in place.iterdir()] == [folders.INDEX]
 
 
 def test_a_shard_that_another_process_took_in_first_is_no_damage(place: Path) -> None:
-    store = filled(place)
+    cache = filled(place)
     (shard,) = shard_files(place)
     says = sharding.contents(shard)
     index = folders.Index(place / folders.INDEX)
@@ -484,8 +484,8 @@ def test_a_shard_that_another_process_took_in_first_is_no_damage(place: Path) ->
         index.prefix_id(says.prefix, says.description)[0], says.form, shard.name, 1, says.keys, says.checks
     )
     index.close()
-    assert right(store.prefix(ABOUT), KEYS) == 100
-    assert store.trouble == ""
+    assert right(cache.prefix(ABOUT), KEYS) == 100
+    assert cache.trouble == ""
 
 
 def test_before_it_waits_for_others_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

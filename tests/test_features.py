@@ -50,7 +50,7 @@ def data(tmp_path: Path) -> Manifest:
 def test_stored_rows_equal_live_rows(index: int, precision: str, data: Manifest) -> None:
     images = Images(data, data.subset("train"), PREPROCESSING, policy=Policy("standard"), seed=3)
     items = items_of(images, (0, 1, MIRRORED))
-    live = list(frozen_at(index, way(precision), store=False).batches(images, items))
+    live = list(frozen_at(index, way(precision), cache=False).batches(images, items))
     first = list(frozen_at(index, way(precision)).batches(images, items))
     frozen = frozen_at(index, way(precision))
     again = list(frozen.batches(images, items))
@@ -72,7 +72,7 @@ def test_rows_do_not_depend_on_what_they_are_computed_with(data: Manifest) -> No
     orders = [[[5]], [[0, 1, 2, 3, 4, 5]], [[9, 5], [3]], [list(range(30, 5, -1)), [5, 0]]]
     rows = []
     for order in orders:
-        frozen = frozen_at(3, way("float32", 16), backbone=backbone, store=False)
+        frozen = frozen_at(3, way("float32", 16), backbone=backbone, cache=False)
         flat = list(itertools.chain.from_iterable(order))
         computed = torch.cat(list(frozen.batches(images, [[(p, 0) for p in batch] for batch in order])))
         rows.append(computed[flat.index(5)])
@@ -177,7 +177,7 @@ def test_killed_and_resumed_reads_the_same_rows(
     monkeypatch.setattr(trainer.Trainer, "_validate", stop)
     with pytest.raises(KeyboardInterrupt):
         frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "broken", **FAST)
-    shutil.rmtree(FeatureCache().path)  # and the store is lost on top
+    shutil.rmtree(FeatureCache().path)  # and the cache is lost on top
     resumed = frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "broken", **FAST)
     assert weights(resumed) == weights(whole)
 

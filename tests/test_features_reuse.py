@@ -49,7 +49,7 @@ def data(tmp_path: Path) -> Manifest:
 )
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_rows_of_an_earlier_cut_lead_to_the_same_bits(
-    name: str, precision: str, data: Manifest, calls: list[int], warm_store: Path
+    name: str, precision: str, data: Manifest, calls: list[int], warm_cache: Path
 ) -> None:
     size = 224 if "vit" in name else 64
     backbone = frostline.load_backbone(name, size=size, **({} if name == "lite0" else {"random": True}))
@@ -57,7 +57,7 @@ def test_rows_of_an_earlier_cut_lead_to_the_same_bits(
     items = [[(position, 0) for position in range(len(images))]]
     early, late = backbone.cuts[2], backbone.cuts[-2]
     how = way(precision, 8)
-    live = torch.cat(list(frozen_at(late.index, how, backbone=backbone, store=False).batches(images, items)))
+    live = torch.cat(list(frozen_at(late.index, how, backbone=backbone, cache=False).batches(images, items)))
     frozen_at(early.index, how, backbone=backbone).fill(images, items[0])
     calls.clear()
     frozen = frozen_at(late.index, how, backbone=backbone)
@@ -73,7 +73,7 @@ def test_a_bridge_that_does_not_hold_is_not_used(
     images = Images(data, data.subset("train"), PREPROCESSING)
     items = items_of(images, (0,))
     flat = list(itertools.chain.from_iterable(items))
-    live = torch.cat(list(frozen_at(3, store=False).batches(images, items)))
+    live = torch.cat(list(frozen_at(3, cache=False).batches(images, items)))
     frozen_at(1).fill(images, flat)
     real = Frozen._from_rows
 

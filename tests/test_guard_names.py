@@ -120,17 +120,17 @@ def test_paths_too_long_for_a_file_are_said(tmp_path: Path) -> None:
 
 
 def test_a_store_from_a_stranger_deletes_nothing_outside(tmp_path: Path) -> None:
-    place, victim = tmp_path / "store", tmp_path / "victim"
+    place, victim = tmp_path / "cache", tmp_path / "victim"
     victim.write_text("mine")
-    with FeatureCache(place) as store:
-        shelf = store.prefix({"a": 1})
-        shelf.put([key_of("0" * 64, "0")], np.zeros((1, 16), dtype=np.uint8), Form("float32", (4,)))
-        shelf.flush()
+    with FeatureCache(place) as cache:
+        prefix = cache.prefix({"a": 1})
+        prefix.put([key_of("0" * 64, "0")], np.zeros((1, 16), dtype=np.uint8), Form("float32", (4,)))
+        prefix.flush()
     with sqlite3.connect(place / "index.sqlite") as connection:
         connection.execute("UPDATE shards SET name = '../victim'")
     connection.close()
-    with FeatureCache(place) as store, pytest.warns(CacheWarning, match="names the file"):
-        store.clear()
+    with FeatureCache(place) as cache, pytest.warns(CacheWarning, match="names the file"):
+        cache.clear()
     assert victim.read_text() == "mine"
 
 

@@ -83,7 +83,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with open(place / name, "w", newline="") as file:
             csv.writer(file).writerows(lines)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
         patch.setattr(backbone_loading, "_load", tiny_network)
         patch.chdir(place)
         for strategy in ("head(epochs=1)", "linear_probe"):
@@ -101,9 +101,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def own_store(workshop: Path) -> Path:
-    """One store for all sentences, in place of a fresh one for each test."""
-    return workshop / "store"
+def own_cache(workshop: Path) -> Path:
+    """One cache for all sentences, in place of a fresh one for each test."""
+    return workshop / "cache"
 
 
 def one_that_trained() -> str:

@@ -17,7 +17,7 @@ import studies
 from frostline.cli.main import cli
 from tiny import write_table
 
-pytestmark = pytest.mark.usefixtures("warm_store")
+pytestmark = pytest.mark.usefixtures("warm_cache")
 
 TRAINING = {
     "frostline.training",
@@ -110,24 +110,23 @@ def test_stages_imports_a_network_alone() -> None:
     assert not imported("stages", "--size", "32") & (TRAINING | TABLES | LEARNING | DRAWING)
 
 
-def test_check_and_models_build_no_network(tmp_path: Path) -> None:
-    """In one process: what a call has imported, the calls after it have."""
+def test_check_report_and_models_build_no_network(tmp_path: Path) -> None:
+    """In one process: what a call has imported, the calls after it have.
+
+    Which answers are doubtful is cleanlab's to say; scikit-learn, pandas and datasets come with it.
+    """
     table = write_table(tmp_path / "images", train=4, test=3)
     frostline.load_data(table)  # what was decoded before isn't decoded again
     page = str(tmp_path / "page.html")
-    calls = (["check", str(table), "--json"], ["check", str(table), "--page", page])
-    seen, shown = imported_by_then(*calls)
+    report = ["report", str(studies.fitted(tmp_path / "study"))]
+    calls = (["check", str(table), "--json"], ["check", str(table), "--page", page], report)
+    seen, shown, reported = imported_by_then(*calls)
     assert not seen & (NETWORKS | TRAINING | TABLES | LEARNING | DRAWING | PRINTING)
     assert not shown & (NETWORKS | LEARNING)
+    assert "cleanlab" in reported
+    assert not reported & (NETWORKS | {"frostline.training", "frostline.selection", "frostline.diagnostics"})
+    assert not reported & {"optuna", "imagehash", "ray", "matplotlib", "transformers", "IPython"}
     assert not imported("models", "--json") & (LISTED - {"torch", "numpy", "PIL"})
-
-
-def test_report_imports_no_network(tmp_path: Path) -> None:
-    """Which answers are doubtful is cleanlab's to say; scikit-learn, pandas and datasets come with it."""
-    seen = imported("report", str(studies.fitted(tmp_path / "study")))
-    assert "cleanlab" in seen
-    assert not seen & (NETWORKS | {"frostline.training", "frostline.selection", "frostline.diagnostics"})
-    assert not seen & {"optuna", "imagehash", "ray", "matplotlib", "transformers", "IPython"}
 
 
 def test_reading_a_name_changes_nothing_in_the_process() -> None:

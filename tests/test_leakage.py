@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(path, target.with_suffix(".png"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
         backbone = frostline.load_backbone(TIMM, size=SIDE, random=True)
         frostline.train(backbone, frostline.load_data(old), PROBE, study=place / "study", **EXACT)
         frostline.export(place / "study", output=place / "export")

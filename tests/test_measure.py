@@ -68,11 +68,11 @@ def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
 def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_backbone()
     few, all_ = (Images(data, data.subset("train")[:n], PREPROCESSING) for n in (10, 30))
-    with FeatureCache() as store:
-        stage_features(backbone, few, PLAN, cache=store)
+    with FeatureCache() as cache:
+        stage_features(backbone, few, PLAN, cache=cache)
         done_counts: list[int] = []
         features = stage_features(
-            backbone, all_, PLAN, cache=store, progress=lambda what, done, total: done_counts.append(total)
+            backbone, all_, PLAN, cache=cache, progress=lambda what, done, total: done_counts.append(total)
         )
     assert done_counts == [20]  # the ten that are known are not computed again
     fresh = stage_features(backbone, all_, PLAN)
@@ -398,7 +398,7 @@ def test_measuring_decodes_each_image_once(
     signals = []
     for workers in (0, 2):
         decoded.clear()
-        monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / f"store {workers}"))
+        monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / f"cache {workers}"))
         signals.append(measure(tiny_backbone(), data, rates=False, workers=workers))
         assert sorted(decoded) == sorted(sample.path for sample in data.subset("train"))
     assert signals[0] == signals[1]

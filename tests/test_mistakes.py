@@ -164,6 +164,14 @@ def test_in_python_and_from_a_file_an_option_without_effect_is_told(tmp_path: Pa
     )
     told = "flip='none' has no effect on linear_probe (its head is solved for, without steps)."
     assert lines.count(told) == 1
+    batched = {"batch_size": 16, "flip": "none", "deterministic": True}
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", threads=1, **batched)
+    assert run.reused  # nor does it make another run, and the test set is not evaluated again
+    stepped = [
+        frostline.train(tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", flip=flip).reused
+        for flip in ("none", "horizontal")
+    ]
+    assert stepped == [False, False]
     file = tmp_path / "options.yaml"  # of an earlier run, say: it is to be repeatable
     file.write_text("strategy: linear_probe\nflip: none\nbatch_size: 16\n")
     words = ["train", str(photos), "--config", str(file), "--model", "timm/test_resnet", "--size", "32"]

@@ -424,7 +424,7 @@ def ended(images: Path, *words: str) -> tuple[int, str]:
 
 
 def test_the_prompt_says_what_is_wrong(
-    tmp_path: Path, warm_store: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, warm_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     images = write_folder(tmp_path / "photos", per_class=6)

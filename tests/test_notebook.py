@@ -20,7 +20,7 @@ def test_the_notebook_is_kept_without_outputs_and_its_code_is_python() -> None:
 
 
 @pytest.mark.ecosystem
-@pytest.mark.usefixtures("warm_store")
+@pytest.mark.usefixtures("warm_cache")
 def test_the_notebook_runs(tmp_path: Path) -> None:
     import nbclient
     import nbformat

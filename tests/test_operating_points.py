@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -158,6 +159,7 @@ def test_the_least_expected_cost_decides(tmp_path: Path) -> None:
         ({"positive": "x", "min_recall": 0.9, "min_precision": 0.9}, "give one of them"),
         ({"positive": "x"}, "has no effect by itself"),
         ({"positive": "x", "min_recall": 1.0}, "above 0 and below 1"),
+        ({"positive": "x", "min_recall": 98}, r"found 98\. For 98 % write 0\.98\."),
         ({"positive": "x", "costs": "costs.csv"}, "leave positive out"),
     ],
 )
@@ -174,7 +176,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(place: Path) -> Iterator[frostline.Manifest]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
         yield frostline.load_data(write_folder(place / "photos", per_class=20))
 
 
@@ -209,6 +211,12 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     ]
     assert [row.label for row in predictions] == expected
     assert predictions.decided_by == tuple(point["sentences"])
+    predictions.to_csv(place / "predictions.csv")
+    with open(place / "predictions.csv", newline="") as file:  # its digits divide as the threshold did
+        rows = [row for row in csv.DictReader(file) if row["label"] == "kind 1"]
+    from_table = {row["path"]: float(row["p(kind 1)"]) for row in rows}
+    exact = zip(predictions, predictions.probabilities[:, column], strict=True)
+    assert from_table == {row.path: float(p) for row, p in exact}
     views = frostline.predict(place / "study", place / "photos", module=tiny_model(), tta="flip")
     assert any("does not hold for means of several" in note for note in views.notes)
     folder = place / "export"
@@ -218,8 +226,18 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     assert "cannot be promised" in (folder / "README.md").read_text()
     again = frostline.predict(folder, place / "photos", module=tiny_model())
     assert [row.label for row in again] == expected
+    assert again.decided_by == tuple(point["sentences"])
+    evaluation = frostline.evaluate([place / "study", folder], data, module=tiny_model())
+    promise = " ".join(point["sentences"])
+    promises = [note for note in evaluation.notes if promise in note]
+    assert promises == [f"study: {promise}", f"export: {promise}"]
+    config = json.loads((folder / "config.json").read_text())
+    config["threshold"]["probability"] = 0.75  # by hand: what was promised of another one is not said of it
+    (folder / "config.json").write_text(json.dumps(config))
+    changed = frostline.predict(folder, place / "photos", module=tiny_model())
+    (rule,) = changed.decided_by
+    assert rule == "It predicts kind 1 from a probability of 0.75, else the likeliest of the others."
     evaluation = frostline.evaluate(place / "study", data, module=tiny_model())
-    assert any("It predicts kind 1 from a probability" in note for note in evaluation.notes)
     assert (evaluation.predicted == [evaluation.classes.index(p) for p in _labels(evaluation, again)]).all()
     assert "It predicts kind 1 from a probability" in " ".join(frostline.report(place / "study").lines)
     trained(place, data)  # the last call decides
@@ -312,7 +330,7 @@ def test_the_prompt_takes_no_share_without_a_class() -> None:
 
 
 def test_the_prompt_chooses_and_predicts_by_it(
-    place: Path, data: frostline.Manifest, own_store: Path
+    place: Path, data: frostline.Manifest, own_cache: Path
 ) -> None:
     trained(place, data, positive="kind 1", min_recall=0.9)
     result = CliRunner().invoke(cli, ["predict", str(place / "study"), "x.png", "--all-probabilities"])

@@ -27,7 +27,7 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("peers")
 
 
-@pytest.mark.usefixtures("warm_store")
+@pytest.mark.usefixtures("warm_cache")
 def test_contenders_learn_from_the_same_rows_and_tell_what_that_took(
     contenders: ModuleType, peers: ModuleType, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[frostline.Run]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path_factory.mktemp("store")))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         data = frostline.load_data(photos, near_copies=False)
         study = tmp_path_factory.mktemp("study")
         yield frostline.train(tiny_backbone(), data, "linear_probe", study=study, deterministic=True)

@@ -141,7 +141,7 @@ def test_two_processes_end_where_one_does(
 
     first, second = (told(rows["study"], rank) for rank in (0, 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another store"))
+        patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another cache"))
         one = alone(table, tmp_path / "one with rows", rows["strategy"], cache="keep")
     assert first["rows"] + second["rows"] == one.features["computed"], "a row was computed twice"
     assert min(first["rows"], second["rows"]) > 0, "one process did it all"
@@ -180,7 +180,7 @@ def test_two_processes_solve_the_head_that_one_does(tmp_path: Path, table: Path)
         assert_alike(job["study"])
         name = Path(job["study"]).name
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another store"))
+            patch.setenv("FROSTLINE_CACHE_DIR", str(tmp_path / "another cache"))
             one = alone(table, tmp_path / f"{name} by one", job["strategy"], **job["options"])
         result = told(job["study"], 1)["result"]
         assert result["layers"] == one.layers == 4
@@ -262,7 +262,7 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(
 
 @pytest.mark.slow
 def test_the_same_command_under_torchrun_prints_once_and_says_how_many(
-    tmp_path: Path, warm_store: Path
+    tmp_path: Path, warm_cache: Path
 ) -> None:
     photos = write_folder(tmp_path / "photos")
     given = [str(photos), "--size", "32", "--deterministic", "--strategy", "top_k(1, epochs=2)", "--json"]

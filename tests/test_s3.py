@@ -103,7 +103,7 @@ def sign_in(monkeypatch: pytest.MonkeyPatch, key: str | None, secret: str | None
 
 def probe(source: str | Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """The weights of a probe on images, computed with nothing remembered."""
-    monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(place / "store"))
+    monkeypatch.setenv("FROSTLINE_CACHE_DIR", str(place / "cache"))
     data = frostline.load_data(source, near_copies=False)
     run = frostline.train(tiny_backbone(), data, "linear_probe", study=place / "study", deterministic=True)
     return run.folder.weights.read_bytes()

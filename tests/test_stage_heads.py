@@ -44,8 +44,8 @@ def images(data: Manifest) -> Images:
     return Images(data, data.subset("train"), PREPROCESSING)
 
 
-def reading(layers: int, *, store: bool = True) -> Frozen:
-    return frozen_at(4, store=store).reading(layers)
+def reading(layers: int, *, cache: bool = True) -> Frozen:
+    return frozen_at(4, cache=cache).reading(layers)
 
 
 # --- statistics ---------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_other_architectures_have_finite_statistics(name: str, data: Manifest) -
     backbone = frostline.load_backbone(name, random=True, size=None if "224" in name else 64)
     images = Images(data, data.subset("val"), backbone.preprocessing)
     last = backbone.cuts[-1].index
-    values = stage_features(frozen_at(last, way(batch=4), backbone=backbone, store=False), images)
+    values = stage_features(frozen_at(last, way(batch=4), backbone=backbone, cache=False), images)
     taps = bb.stage_taps(backbone)[:4]
     assert values.shape == (len(images), backbone.feature_width + sum(tap.width for tap in taps))
     assert np.isfinite(values).all()
@@ -112,7 +112,7 @@ def test_other_architectures_have_finite_statistics(name: str, data: Manifest) -
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_read_equals_computed(layers: int, images: Images, calls: list[int]) -> None:
-    live = stage_features(reading(layers, store=False), images)
+    live = stage_features(reading(layers, cache=False), images)
     np.testing.assert_array_equal(stage_features(reading(layers), images), live)
     calls.clear()
     np.testing.assert_array_equal(stage_features(reading(layers), images), live)
@@ -126,7 +126,7 @@ def test_the_first_columns_are_the_features_before_the_head(images: Images) -> N
 def test_a_pass_that_fills_rows_of_a_cut_leaves_the_statistics_below(
     images: Images, calls: list[int]
 ) -> None:
-    live = stage_features(reading(4, store=False), images)
+    live = stage_features(reading(4, cache=False), images)
     items = [(position, view) for position in range(len(images)) for view in (0,)]
     frozen_at(2).fill(images, items)
     calls.clear()
@@ -386,7 +386,7 @@ def test_other_tables_are_refused(layers: int | str, output: str, data: Manifest
         frostline.extract_features(tiny_backbone(), data, layers=layers, output=tmp_path / output)
 
 
-def test_the_command_line_writes_vectors(tmp_path: Path, warm_store: Path) -> None:
+def test_the_command_line_writes_vectors(tmp_path: Path, warm_cache: Path) -> None:
     table = write_table(tmp_path / "images", train=4, val=2, test=2)
     words = ["extract", str(table), "--model", "lite0", "--size", "32", "--threads", "1", "--json", "--quiet"]
     outcome = CliRunner().invoke(cli, [*words, "--layers", "4", "-o", str(tmp_path / "x.parquet")])

@@ -24,7 +24,7 @@ from frostline.training.techniques.class_imbalance import Balance
 from frostline.training.train_request import TrainRequest
 from tiny import live_logits, tiny_backbone, write_table
 
-pytestmark = pytest.mark.usefixtures("warm_store")
+pytestmark = pytest.mark.usefixtures("warm_cache")
 
 
 @pytest.fixture

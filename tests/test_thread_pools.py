@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 PROGRAM = """
 import sys, threading, time
 
@@ -15,6 +13,7 @@ def report(event, values):
     if event in ("os.putenv", "os.unsetenv") and threading.active_count() > 1:
         print("written beside threads:", values[0])
 
+import torch
 from frostline.data.image_scan import in_threads
 from frostline.feature_extraction.image_batches import ahead
 from frostline.feature_extraction.ordered_threads import mapped
@@ -31,10 +30,24 @@ POOLS = {
 }
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_nothing_is_written_into_the_environment_beside_a_pool(pool: str) -> None:
+# Each pool in a copy of the process that has imported nothing more, and started no thread.
+EACH = """
+for name, program in sorted(POOLS.items()):
+    process = os.fork()
+    if not process:
+        exec(program)
+        print(name, flush=True)
+        os._exit(0)
+    _, status = os.waitpid(process, 0)
+    assert status == 0, name
+"""
+
+
+def test_nothing_is_written_into_the_environment_beside_a_pool() -> None:
     variables = {key: value for key, value in os.environ.items() if not key.startswith("KMP_")}
-    command = [sys.executable, "-c", PROGRAM + POOLS[pool]]
+    command = [sys.executable, "-c", f"import os\n{PROGRAM}\nPOOLS = {POOLS!r}\n{EACH}"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "imported True"
+    assert done.stdout.split("\n")[:-1] == [
+        line for name in sorted(POOLS) for line in ("imported True", name)
+    ]

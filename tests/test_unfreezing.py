@@ -244,7 +244,14 @@ def compiled_forward(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.parametrize("way", [compiled_in_place, compiled_from_inside, compiled_forward])
+@pytest.mark.parametrize(
+    "way",
+    [
+        compiled_in_place,
+        pytest.param(compiled_from_inside, marks=pytest.mark.slow),
+        pytest.param(compiled_forward, marks=pytest.mark.slow),
+    ],
+)
 def test_however_a_user_compiled_what_thaws_learns(way: Any) -> None:
     backbone = tiny_backbone()
     loop = Loop(backbone, way)

@@ -100,7 +100,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: str) ->
     return int(code or 0), *(binary.getvalue().decode(encoding) for binary in raw)  # type: ignore[return-value]
 
 
-@pytest.mark.usefixtures("warm_store")
+@pytest.mark.usefixtures("warm_cache")
 def test_every_verb_says_what_it_found_on_any_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +143,7 @@ def test_every_verb_says_what_it_found_on_any_terminal(
     assert {*odd} <= {*paths}
 
 
-@pytest.mark.usefixtures("warm_store")
+@pytest.mark.usefixtures("warm_cache")
 def test_a_missing_folder_for_the_answers_is_said_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

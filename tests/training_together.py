@@ -1,4 +1,4 @@
-"""Trains a tiny head in a process of its own; several of these share one store.
+"""Trains a tiny head in a process of its own; several of these share one cache.
 
 python training_together.py TABLE STUDY
 """

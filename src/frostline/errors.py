@@ -127,6 +127,29 @@ def spoken(at_the_prompt: str, in_python: str) -> str:
     return at_the_prompt if _prompts else in_python
 
 
+def demand_share(name: str, value: float, example: float, *, zero: bool = False) -> None:
+    """Raise `UsageError` where a value is no share: above 0 and below 1.
+
+    Parameters
+    ----------
+    name : str
+        The option's name in Python, such as "min_recall".
+    value : float
+        What it is set to.
+    example : float
+        A sensible value.
+    zero : bool
+        Whether 0 is a share, too.
+    """
+    if 0 < value < 1 or (zero and value == 0):
+        return
+    meant = f" For {value:g} % write {value / 100:g}." if 1 < value < 100 else ""
+    raise UsageError(
+        f"{option(name)} must {'be at least' if zero else 'lie above'} 0 and below 1, such as {example:g}; "
+        f"found {value!r}.{meant}"
+    )
+
+
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the nearest known word, or an empty string."""
     from difflib import get_close_matches  # only a message needs it

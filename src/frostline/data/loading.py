@@ -43,7 +43,7 @@ from frostline.data.splits.near_duplicates import NOTHING_ALIKE, Likeness
 from frostline.data.splits.saved_splits import Assignment, assigned
 from frostline.data.splits.split_notes import DEFAULT_SHARE, about_copies, about_losses, about_split
 from frostline.data.splits.train_val_test import Split, SplitOptions, split
-from frostline.errors import DataError, UsageError, did_you_mean, option
+from frostline.errors import DataError, UsageError, demand_share, did_you_mean, option
 from frostline.progress import OnProgress, Progress
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -148,7 +148,8 @@ def load_data(
     UsageError
         A share is outside 0 ≤ share < 1, or a range, a colour or `group_by` is invalid.
     """
-    _demand_shares(test_size=test_size, val_size=val_size)
+    for name, share in (("test_size", test_size), ("val_size", val_size)):
+        demand_share(name, share, DEFAULT_SHARE, zero=True)
     if test_data is not None and test_size not in (0.0, DEFAULT_SHARE):
         raise UsageError(
             f"{option('test_size', test_size)} draws a test set, and {option('test_data')} is "
@@ -353,14 +354,6 @@ def _with_rendering(
     return replace(
         manifest, rendering=rendering, kinds=kinds, data_findings=(*manifest.data_findings, *findings)
     )
-
-
-def _demand_shares(**shares: float) -> None:
-    invalid = [f"{name}={share!r}" for name, share in shares.items() if not 0 <= share < 1]
-    if invalid:
-        raise UsageError(
-            f"Found {', '.join(invalid)}; expected a share of the images: at least 0 and below 1."
-        )
 
 
 def _source_of(

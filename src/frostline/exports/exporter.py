@@ -26,7 +26,7 @@ from frostline.exports.golden_images import GoldenImages
 from frostline.exports.quantisation import MAX_LOSS, Quantised
 from frostline.exports.safetensors_export import FormatDetails
 from frostline.exports.verification import LogitsFunction, VerificationResult
-from frostline.inference.chosen_model import decided_by
+from frostline.inference.chosen_model import DECIDED_BY, decided_by
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.progress import Activity, OnProgress, Progress
@@ -128,7 +128,8 @@ def export(
         after on val, by the rule that the model decides by. Without a val set, or where the model has learned
         from it, too (a comparison's winner), on training images that calibration did not use.
     max_loss
-        The points of accuracy that INT8 may lose; more is refused. By default 1.
+        The points that INT8 may lose of accuracy, and of the recall or precision that a threshold was chosen
+        for; more is refused. By default 1.
     golden
         Whether an ONNX or torch program comes with up to eight images of val, else (or where the model has
         learned from val, too) of train, copied without their names, by which `python infer.py --check` proves
@@ -313,6 +314,8 @@ def _finish(
         "files": names,
     }
     decision = exported.predictor.decision
+    if decision is not None and "int8" not in details.config:  # what it promises is of float32
+        frostline_config[DECIDED_BY] = list(decided_by(exported.folder.path, exported.predictor))
     content = {
         **details.config,
         **({} if decision is None else decision.as_config()),

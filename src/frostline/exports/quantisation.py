@@ -25,7 +25,7 @@ from torch import Tensor
 from frostline import metrics
 from frostline.data import Manifest
 from frostline.data.manifest_entries import Sample
-from frostline.errors import DamagedImage, DataError, ModelError
+from frostline.errors import DamagedImage, DataError, ModelError, option
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.onnx_and_torch import (
     INPUT,
@@ -38,6 +38,7 @@ from frostline.exports.onnx_and_torch import (
 from frostline.exports.verification import LogitsFunction, predict_logits
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, each_decoded
 from frostline.sentences import counted, percent
+from frostline.studies import operating_point
 from frostline.studies.operating_point import Decision, Ints
 
 # Points of accuracy. MLPerf Inference wants a quantised classifier to keep 99 % of the float32 accuracy, and
@@ -55,9 +56,13 @@ TIMED_RUNS, WARM_UP_RUNS = 30, 5  # of one image each; the median of thirty is s
 
 @dataclass(frozen=True)
 class PositiveClass:
-    """A class with a threshold, before and after: 0–1; `None` where no image is of it, or predicted as it."""
+    """A class with a threshold, before and after: 0–1; `None` where no image is of it, or predicted as it.
+
+    `aim` is what the threshold was chosen for: "recall" or "precision".
+    """
 
     label: str
+    aim: str
     images: int  # of it, among those measured
     recall_float: float | None
     recall_int8: float | None
@@ -65,7 +70,7 @@ class PositiveClass:
     precision_int8: float | None
 
     @classmethod
-    def of(cls, label: str, place: int, targets: Ints, before: Ints, after: Ints) -> PositiveClass:
+    def of(cls, label: str, aim: str, place: int, targets: Ints, before: Ints, after: Ints) -> PositiveClass:
         """Return the figures of a class at a place among the classes, for class indices (n,)."""
         own = targets == place
 
@@ -75,7 +80,17 @@ class PositiveClass:
             return _share(found, int(own.sum())), _share(found, int(predicted.sum()))
 
         (recall_float, precision_float), (recall_int8, precision_int8) = figures(before), figures(after)
-        return cls(label, int(own.sum()), recall_float, recall_int8, precision_float, precision_int8)
+        return cls(label, aim, int(own.sum()), recall_float, recall_int8, precision_float, precision_int8)
+
+    @property
+    def loss(self) -> float:
+        """Points of what the threshold was chosen for; 0 where that is unknown."""
+        before, after = (
+            (self.recall_float, self.recall_int8)
+            if self.aim == "recall"
+            else (self.precision_float, self.precision_int8)
+        )
+        return 0.0 if before is None or after is None else 100 * (before - after)
 
     @property
     def text(self) -> str:
@@ -144,7 +159,8 @@ def quantise(
     DataError
         The study's images cannot be read.
     ModelError
-        It loses more than `max_loss` points of accuracy, or cannot be quantised.
+        It loses more than `max_loss` points of accuracy, or of the recall or precision that its threshold was
+        chosen for, or cannot be quantised.
     """
     data = _data(exported)
     calibration, measured, source = _subsets(data)
@@ -186,10 +202,13 @@ def quantise(
         bytes_float=_bytes(float_path),
         bytes_int8=_bytes(int8_path),
     )
-    if quantised.loss > max_loss:
+    positive = quantised.positive
+    if quantised.loss > max_loss or (positive is not None and positive.loss > max_loss):
+        figures = _loss_text(quantised) if positive is None else f"{_loss_text(quantised)} {positive.text}"
+        also = "" if positive is None else f" of accuracy and of {positive.aim}"
         raise ModelError(
-            f"{_loss_text(quantised)} Expected at most {max_loss:g} points. Nothing was written: leave out "
-            "--int8, or allow more with --max-loss."
+            f"{figures} Expected a loss of at most {max_loss:g} points{also}. Nothing was written: leave out "
+            f"{option('int8', True)}, or allow more with {option('max_loss')}."
         )
     for part in folder.glob(f"{ONNX}*"):
         part.unlink()
@@ -222,7 +241,8 @@ def _positive(exported: ExportedModel, targets: Ints, before: Ints, after: Ints)
     if decision is None or decision.positive is None:
         return None
     place = exported.classes.index(decision.positive)
-    return PositiveClass.of(decision.positive, place, targets, before, after)
+    point = operating_point.read(exported.folder.path) or {}
+    return PositiveClass.of(decision.positive, str(point.get("aim", "recall")), place, targets, before, after)
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -19,6 +19,8 @@ from frostline.studies.operating_point import Decision
 from frostline.studies.study_folder import Study
 from frostline.system import directories
 
+DECIDED_BY = "decided_by"  # in an export's config.json: how its model decides and what that promises
+
 
 @dataclass(frozen=True)
 class ChosenModel:
@@ -75,11 +77,23 @@ def exported_decision(folder: str | Path, classes: Sequence[str]) -> Decision | 
 
 
 def decided_by(folder: Path, predictor: Predictor) -> tuple[str, ...]:
-    """Return how a model decides, in sentences; nothing where that is the highest probability."""
+    """Return how a run or an export decides and what that promises, in sentences.
+
+    Nothing where it decides by the highest probability.
+    """
     decision = predictor.decision
     if decision is None:
         return ()
     point = operating_point.read(folder)
     if point is not None:
         return tuple(point["sentences"])
-    return (decision.sentence,)
+    return _exported_sentences(folder, decision) or (decision.sentence,)
+
+
+def _exported_sentences(folder: Path, decision: Decision) -> tuple[str, ...]:
+    """Return what an export says of its decision; nothing where its rule was changed since."""
+    content = json.loads((folder / directories.CONFIG).read_text(encoding="utf-8"))
+    sentences = content.get("frostline", {}).get(DECIDED_BY)
+    whole = isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences)
+    same_rule = whole and sentences and sentences[0].startswith(decision.sentence.removesuffix("."))
+    return tuple(sentences) if same_rule else ()

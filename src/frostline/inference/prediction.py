@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline.data import PredictionInputs, prediction_inputs
-from frostline.errors import UsageError, option
+from frostline.errors import UsageError, demand_share, option
 from frostline.inference import selective_prediction, test_time_augmentation
 from frostline.inference.chosen_model import ChosenModel, chosen_model, decided_by
 from frostline.inference.decoded_batches import DecodedImages, decoded_batches
@@ -164,10 +164,8 @@ def _doubts(study: str | Path, run: str | None, precision: float) -> selective_p
 
 def check_confidence(min_confidence: float | None) -> None:
     """Raise `UsageError` for what is no probability."""
-    if min_confidence is not None and not 0.0 < min_confidence < 1.0:
-        raise UsageError(
-            f"{option('min_confidence')} must lie above 0 and below 1, such as 0.8; found {min_confidence:g}."
-        )
+    if min_confidence is not None:
+        demand_share("min_confidence", min_confidence, 0.8)
 
 
 def check_views(tta: str, target_accuracy: float | None) -> None:

@@ -120,8 +120,9 @@ class Predictions:
     def to_csv(self, path: str | Path) -> None:
         """Write path, label, probability (a row per label, with `top`), and unsure where predictions may be.
 
-        With `all_probabilities` a column p(CLASS) follows for each class. UTF-8; other bytes of file names
-        are kept. The file is written whole or not at all.
+        With `all_probabilities` a column p(CLASS) follows for each class. Probabilities have all their
+        digits, so that a threshold divides them as it divided the predictions. UTF-8; other bytes of file
+        names are kept. The file is written whole or not at all.
 
         Raises
         ------
@@ -134,8 +135,8 @@ class Predictions:
         writer.writerow(["path", "label", "probability", *unsure, *self._class_columns])
         for place, row in enumerate(self.rows):
             why = [row.unsure or ""] if unsure else []
-            values = [] if self.probabilities is None else [f"{p:.6g}" for p in self.probabilities[place]]
-            writer.writerows([row.path, label, f"{value:.6g}", *why, *values] for label, value in row.top)
+            values = [] if self.probabilities is None else [repr(float(p)) for p in self.probabilities[place]]
+            writer.writerows([row.path, label, repr(float(value)), *why, *values] for label, value in row.top)
         directories.write_whole(Path(path), text_output.encoded(text.getvalue()))
 
     def to_parquet(self, path: str | Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from frostline.errors import StudyError, UsageError, option
+from frostline.errors import StudyError, UsageError, demand_share
 from frostline.reports.study_reader import load_predictions
 from frostline.system import directories
 
@@ -174,10 +174,7 @@ class Doubts:
 
 def doubts(run: Path, precision: float) -> Doubts:
     """Return the thresholds of a run's predictions. Raises `UsageError` or `StudyError`."""
-    if not 0.0 < precision < 1.0:
-        raise UsageError(
-            f"{option('target_accuracy')} must lie above 0 and below 1, such as 0.95; found {precision:g}."
-        )
+    demand_share("target_accuracy", precision, 0.95)
     tables = [run / HELD_OUT, run / "predictions-val.csv"]
     predictions_path = next((path for path in tables if path.is_file()), None)
     if predictions_path is None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from frostline import metrics
 from frostline.config import Config
-from frostline.errors import StudyError, UsageError, did_you_mean, option
+from frostline.errors import StudyError, UsageError, demand_share, did_you_mean, option
 from frostline.sentences import between, counted, named, percent
 from frostline.studies.cost_matrix import checked_matrix, cost_matrix
 from frostline.system import directories
@@ -205,10 +205,8 @@ class OperatingTarget:
                 "of them."
             )
         for name, share in shares.items():
-            if share is not None and not 0 < share < 1:
-                raise UsageError(
-                    f"{option(name)} must lie above 0 and below 1, such as 0.98; found {share:g}."
-                )
+            if share is not None:
+                demand_share(name, share, 0.98)
         if target.costs is not None and target.positive is not None:
             raise UsageError(
                 f"{option('positive')} names a class to find, and {option('costs')} weigh all classes: leave "

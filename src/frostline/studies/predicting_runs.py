@@ -168,7 +168,8 @@ def setting_difference(run: Contender, settings: Mapping[str, Mapping[str, Any]]
         if all(other["preprocessing"].get("crop_mode") != mode for other in same_network):
             return Reason(ReasonKind.OTHER_CROP_MODE, str(mode))
         return Reason(ReasonKind.OTHER_PREPROCESSING)
-    differences = [f"{key}={config.get(key)}" for key in SAME if config.get(key) != same_network[0].get(key)]
+    same = SAME if run.trains else ("imbalance",)  # what a solved head goes by
+    differences = [f"{key}={config.get(key)}" for key in same if config.get(key) != same_network[0].get(key)]
     if config.get("augment", Config.augment) not in AUGMENTS:
         differences.append("a custom augmentation")
     if config.get("interpolate_weights") is not None:

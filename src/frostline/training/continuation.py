@@ -19,7 +19,8 @@ from frostline.config import AUTO_BATCH, Config
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError, option, spoken
 from frostline.models import Backbone, Preprocessing, weights_digest
-from frostline.strategies import Strategy, overridden, parse
+from frostline.sentences import counted
+from frostline.strategies import Strategy, hyperparameters, overridden, parse
 from frostline.studies.best_run import best_of
 from frostline.studies.study_folder import CUSTOM, RunFolder, Study
 
@@ -131,6 +132,17 @@ class Parent:
             "extra_epochs": self.extra_epochs,
             "lr": self.lr,
         }
+
+    def sentence(self, strategy: Strategy, backbone: Backbone) -> str:
+        """Return the schedule of the run that goes on, in a sentence."""
+        known = hyperparameters(strategy)
+        learning = "all stages" if self.cut == 0 else f"{backbone.stages[self.cut].name} and all after it"
+        warmup = f", rising for {100 * known.warmup:g} % of the steps" if known.warmup else ""
+        return (
+            f"It trains on from run {self.folder.name}: {counted(self.extra_epochs, 'epoch')} more of "
+            f"{learning}, the learning rate at the head up to {self.lr:g} ({known.schedule}{warmup}), the "
+            "optimizer's moments fresh."
+        )
 
     def load(self, model: nn.Module) -> nn.Module:
         """Return the model with the parent's weights. Raises `StudyError` where they are damaged."""

@@ -177,6 +177,8 @@ def train(
         if feature_cache is None:  # else a comparison's run, whose options are for all of its strategies
             for unused in unused_options(chosen.changed(), [request.strategy]).values():
                 progress.log(unused.finding)
+        if parent is not None:
+            progress.log(parent.sentence(request.strategy, backbone))
         request = batch_choice.settled(request, study)
         for line in _random_weights_lines(request):
             progress.log(line)

@@ -6,14 +6,14 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from frostline import metrics
-from frostline.config import AUTO_BATCH, Config
+from frostline.config import AUTO_BATCH, BATCH, Config
 from frostline.data import Manifest
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean, option
@@ -32,6 +32,7 @@ from frostline.strategies import (
     patience_fault,
     schedule,
 )
+from frostline.strategies.overrides import unused_options
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import CUSTOM, digest_of
 from frostline.system import compiling, devices, numerics
@@ -106,7 +107,8 @@ class TrainRequest:
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
-        config = self.config
+        unused = set(unused_options(self.config.changed(), [self.strategy])) - {"augment"}
+        config = replace(self.config, **{name: getattr(Config, name) for name in unused})
         known = hyperparameters(self.strategy)
         return {
             "strategy": str(self.strategy),
@@ -125,7 +127,7 @@ class TrainRequest:
             "augment": self.augment if self.custom is None else _identity(self.custom),
             "flip": config.flip,
             "imbalance": config.imbalance,
-            "batch_size": self.batch.images,
+            "batch_size": BATCH if "batch_size" in unused else self.batch.images,
             "deterministic": config.deterministic,
             "precision": config.precision,
             "views": config.views,

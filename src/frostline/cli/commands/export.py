@@ -34,7 +34,11 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
     help="onnx: quantise to INT8, calibrated on training images; accuracy before and after on val [without "
     "a val set, on training images that calibration did not use].",
 )
-@click.option("--max-loss", type=float, help="Points of accuracy that INT8 may lose; more is refused [1].")
+@click.option(
+    "--max-loss",
+    type=float,
+    help="Points that INT8 may lose of accuracy, and of the recall or precision of a threshold [1].",
+)
 @click.option(
     "--no-golden",
     is_flag=True,

@@ -22,6 +22,7 @@ from frostline.data.sources.folder_layout import SplitNames
 from frostline.data.splits.saved_splits import assigned
 from frostline.errors import DataError, UsageError, option
 from frostline.inference import test_time_augmentation
+from frostline.inference.chosen_model import decided_by
 from frostline.inference.prediction import predict_probabilities
 from frostline.models import Backbone
 from frostline.pipelines.evaluation.aligned_predictions import Answers
@@ -259,9 +260,9 @@ def _sorted_out(loaded: Sequence[LoadedModel], data: Manifest, predicted: _Predi
     units = data.units(samples)
     notes = [*(finding.message for finding in data.data_findings), *predicted.notes, *met.notes]
     notes += [
-        f"{model.name}: {model.predictor.decision.sentence}"
+        f"{model.name}: {' '.join(sentences)}"
         for model in loaded
-        if model.predictor.decision is not None
+        if (sentences := decided_by(model.path, model.predictor))
     ]
     judged = known & ~has_learned
     together = judged & np.isin(units, units[has_learned])

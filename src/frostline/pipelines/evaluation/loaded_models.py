@@ -30,6 +30,7 @@ class LoadedModel:
     strategy: str
     why: str
     fingerprints: Fingerprints | None
+    path: Path  # of the run, or the export
     folder: RunFolder | None = None  # of a run; None for an export
     flip: str | None = None  # how training images were mirrored, where that is known
 
@@ -70,6 +71,7 @@ def _load(
             model.strategy,
             "as asked for",
             fingerprints,
+            model.folder.path,
             model.folder,
             model.flip,
         )
@@ -91,6 +93,7 @@ def _load(
             export.strategy,
             f"the run this {export.format} export was made from",
             Fingerprints.read(path),
+            path,
         )
     study, name = path, run
     is_run = path.parent.name == "runs" and (path / "config.json").is_file()
@@ -111,6 +114,7 @@ def _load(
         chosen.strategy,
         chosen.why,
         Fingerprints.read(chosen.folder),
+        chosen.folder,
         RunFolder(chosen.folder),
         chosen.flip,
     )
