@@ -8,11 +8,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from frostline.data import image_scan, load_data
+from frostline.data.decoding_threads import decoding_threads
 from frostline.data.digest_cache import DECODER, CachedContent, DigestCache, FileKey
+from frostline.errors import UsageError
 from test_dataset_sources import by_class, save
 
 LONG_AGO_NS = time.time_ns() - 3_600_000_000_000
@@ -75,7 +78,18 @@ def test_a_file_changed_this_second_is_not_trusted(tmp_path: Path, reads: list[s
 
 def test_threads_change_nothing(tmp_path: Path) -> None:
     by_class(tmp_path, {"a": 9, "b": 9})
-    assert load_data(tmp_path, workers=3).to_json() == load_data(tmp_path).to_json()
+    alone = load_data(tmp_path, workers=0).to_json()
+    assert load_data(tmp_path, workers=3).to_json() == load_data(tmp_path, workers="auto").to_json() == alone
+
+
+@pytest.mark.parametrize("workers", [-3, "many", True])
+def test_what_is_no_number_of_threads_is_refused(workers: Any, tmp_path: Path) -> None:
+    """By whatever decodes: here the first two of them."""
+    expected = f'workers must be "auto", or 0 or more, found {workers!r}'
+    with pytest.raises(UsageError, match=expected):
+        load_data(tmp_path, workers=workers)
+    with pytest.raises(UsageError, match=expected):
+        decoding_threads(workers)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

@@ -49,7 +49,13 @@ def test_the_processor_is_everywhere() -> None:
     assert devices.resolve("auto").type in ("cpu", "cuda", "mps")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu:0", 0, None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpu", "cuda:", "cuda:x", "cuda:01", "cuda:99999999999", "cuda:\u0661", "CPU", "", "cpu:0", 0),
+        None,
+    ],
+)
 def test_what_names_no_device_is_refused(name: Any, data: Manifest, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected auto, cpu, cuda, cuda:1"):
         frostline.train(tiny_backbone(), data, "head", study=tmp_path / "s", device=name)

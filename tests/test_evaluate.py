@@ -5,22 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 from sklearn import metrics as sk
+from torch.utils.data import Dataset
 
 import frostline
 from frostline import metrics
 from frostline.cli.main import cli
 from frostline.cli.output import evaluation_text
+from frostline.data import loading
 from frostline.errors import DataError, StudyError, UsageError
+from frostline.inference import decoded_batches
 from frostline.pipelines.evaluation import Evaluation, evaluating
 from frostline.pipelines.evaluation.aligned_predictions import Answers
 from frostline.pipelines.evaluation.results import Mistake
@@ -107,6 +111,35 @@ def test_figures_are_scikit_learns_to_the_digit(both: Evaluation) -> None:
             one = figures.estimate(name)
             assert one.low is not None, name
             assert one.low <= one.value <= one.high, name
+
+
+class Camera(Dataset[Any]):
+    """A person's own pictures, from one reader that several threads would mix up."""
+
+    classes: ClassVar[list[str]] = ["kind 0", "kind 1", "kind 2"]
+
+    def __init__(self, images: int) -> None:
+        self.images, self._reading, self.most_at_once = images, 0, 0
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __getitem__(self, index: int) -> Any:
+        self._reading += 1
+        self.most_at_once = max(self.most_at_once, self._reading)
+        time.sleep(0.01)
+        self._reading -= 1
+        return picture(index % 3, np.random.default_rng(index)), index % 3
+
+
+def test_a_persons_own_code_runs_in_one_thread(
+    runs: list[frostline.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoded_batches, "decoding_threads", lambda workers: 4)
+    monkeypatch.setattr(loading, "decoding_threads", lambda workers: 4)
+    camera = Camera(12)
+    frostline.evaluate(runs[0], camera)
+    assert camera.most_at_once == 1
 
 
 def test_unknown_classes_are_counted_apart(both: Evaluation) -> None:

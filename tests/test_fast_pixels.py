@@ -114,11 +114,36 @@ def test_a_run_says_which_pixels_it_learned_from_and_is_judged_on_whole_ones(
         return read(data, sample, side_pixels)
 
     monkeypatch.setattr(Manifest, "read", reading)
-    runs = [
-        frostline.train(tiny_backbone(), large, "linear_probe", study=tmp_path / "s", pixels=pixels)
-        for pixels in ("auto", "reference")
-    ]
+    runs, judged = [], list[set[bool]]()
+    for pixels, in_training in (("auto", {True}), ("reference", {False})):
+        fractions.clear()
+        runs.append(
+            frostline.train(tiny_backbone(), large, "linear_probe", study=tmp_path / "s", pixels=pixels)
+        )
+        assert fractions.pop("train") == in_training
+        judged += list(fractions.values())
+    assert judged
+    assert judged == [{False}] * len(judged)  # what the second run reads from the cache is not decoded again
     assert [run.decoding["pixels"] for run in runs] == ["fast", "reference"]
     assert runs[0].run != runs[1].run
-    assert fractions["train"] == {True, False}
-    assert fractions["val"] == fractions["test"] == {False}
+
+
+def test_a_picture_of_another_format_is_no_jpeg_by_its_name(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for place in range(4):
+            picture = Image.effect_noise((900, 900), 40 + place).convert("RGB")
+            picture.save(tmp_path / label / f"{place}.jpg", format="PNG")
+    images = _images(frostline.load_data(tmp_path))
+    assert images.pixels == "reference"
+    assert images.pixels_name((0, 0)) == "0"
+
+
+def test_subsets_share_the_memory_for_decoded_pictures(large: Manifest) -> None:
+    request = TrainRequest(tiny_backbone(), large, parse("full"), Config())
+    train, val = request.images("train", Policy("light")), request.images("val")
+    free = train._room.free
+    for images in (train, train.subset(slice(0, 2)), val):
+        assert images._room is train._room
+        images[0, 0]
+    assert train._room.free < free

@@ -69,6 +69,7 @@ def test_each_image_is_decoded_and_passed_once(
     assert (run.folder.path / "error-gallery.json").is_file()
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_the_pass_gives_what_the_plain_network_gives(tmp_path: Path) -> None:
     backbone = tiny_backbone()
     data = frostline.load_data(write_table(tmp_path / "images", train=4, test=0), test_size=0.0)
@@ -161,3 +162,4 @@ def test_a_starved_device_is_said() -> None:
     assert "cuda:0 waited 3 s for pixels and computed 1 s: 2 threads" in starved.starved(2, "cuda:0")
     assert fed.starved(2, "cuda:0") == ""
     assert starved.starved(2, "cpu") == ""  # its cores decode
+    assert "1 thread decode too slowly for it. Give more workers" in starved.starved(0, "cuda:0")

@@ -210,9 +210,8 @@ def test_a_card_is_given_larger_batches(monkeypatch: pytest.MonkeyPatch) -> None
     from frostline.profiling import FROZEN_BATCH, frozen_batch
     from frostline.system import devices
 
-    assert (frozen_batch(), image_batches.evaluation_batch()) == (
-        FROZEN_BATCH,
-        image_batches.EVALUATION_BATCH,
-    )
+    with devices.computing("cpu"):
+        batches = frozen_batch(), image_batches.evaluation_batch()
+    assert batches == (FROZEN_BATCH, image_batches.EVALUATION_BATCH)
     monkeypatch.setattr(devices, "_best", lambda: "cuda")
     assert (frozen_batch(), image_batches.evaluation_batch()) == (image_batches.CARD_BATCH,) * 2

@@ -74,7 +74,7 @@ def loaded(
     """
     import frostline
     from frostline.data import is_study
-    from frostline.feature_extraction.image_batches import AUTO, decoding_threads
+    from frostline.data.decoding_threads import AUTO
     from frostline.models import zoo
     from frostline.system import deadline
 
@@ -101,7 +101,7 @@ def loaded(
         group_by=options["group_by"],
         test_data=test_data,
         progress=deadline.telling(verb.progress, deadline.READING),
-        workers=decoding_threads(options.get("workers", AUTO)),
+        workers=options.get("workers", AUTO),
         study=study if study and is_study(Path(study)) else None,
     )
     backbone = frostline.load_backbone(

@@ -228,7 +228,7 @@ class Walk:
         """Add the costs of a flip (or rotation) test: thumbnails, and two probes a fold."""
         rates, last = self.rates, self.rates.last.cut
         images = min(self.job.train, FLIP_IMAGES)
-        self._add("flip test", images * (rates.file_s + rates.crop_s))
+        self._decode(images * (rates.file_s + rates.crop_s), 0.0, "flip test")
         self._add("flip test", FOLDS * SVM_S * (2 * images * (FOLDS - 1) / FOLDS) ** 2)
         for copies in (1, 2):
             learned = copies * images * (FOLDS - 1) / FOLDS
@@ -287,7 +287,8 @@ class Walk:
         layers = self.job.hyperparameters.refit_layers
         if layers:
             rates, images = self.rates, self.job.train
-            passed = images * (rates.crop_s + rates.normalise_s + sum(s.evaluation_s for s in rates.stages))
+            passed = images * (rates.normalise_s + sum(stage.evaluation_s for stage in rates.stages))
+            self._decode(images * rates.crop_s, passed, "head solved for")
             self._add("head solved for", passed + rates.solve.at(self._numbers(images, layers)))
 
     def _solve(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from frostline.data.decoding_threads import Workers, decoding_threads
 from frostline.data.digest_cache import DigestCache
 from frostline.data.findings import Finding
 from frostline.data.image_scan import Indexed, decode_special, index, likeness_of
@@ -74,7 +75,7 @@ def load_data(
     intensity_range: str | tuple[float, float] | None = None,
     alpha_background: str | None = None,
     progress: OnProgress | None = None,
-    workers: int = 0,
+    workers: Workers = "auto",
     study: str | Path | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
@@ -117,8 +118,8 @@ def load_data(
         else white, or grey where white would hide images.
     progress : callable or None
         Called now and then with (what, done, total).
-    workers : int
-        Threads for reading and decoding files; 0 uses the calling thread.
+    workers : int or "auto"
+        Threads that read and decode files; 0 uses the calling thread.
     study : path or None
         Folder of a study whose images keep their subsets and folds. Images that new ones link to another
         subset are skipped, except those of the subset with precedence.
@@ -150,6 +151,7 @@ def load_data(
     """
     for name, share in (("test_size", test_size), ("val_size", val_size)):
         demand_share(name, share, DEFAULT_SHARE, zero=True)
+    threads = decoding_threads(workers)
     if test_data is not None and test_size not in (0.0, DEFAULT_SHARE):
         raise UsageError(
             f"{option('test_size', test_size)} draws a test set, and {option('test_data')} is "
@@ -179,12 +181,12 @@ def load_data(
     skip_unlabelled(listed)
     cache = DigestCache()
     progress = Progress.of(progress)
-    usable = index(listed, cache, progress, workers)
+    usable = index(listed, cache, progress, threads)
     if near_copies:
-        likeness = likeness_of(listed, usable, cache, progress, workers)
+        likeness = likeness_of(listed, usable, cache, progress, threads)
     else:
         likeness = NOTHING_ALIKE
-        decode_special(listed, usable, cache, progress, workers)
+        decode_special(listed, usable, cache, progress, threads)
     usable = [image for image in usable if not _skip_faulty(image, listed)]
     if test_data is not None:
         usable = without_copies(usable, listed)
@@ -240,7 +242,7 @@ def load_labelled(
     label_column: str | None = None,
     group_by: str | None = None,
     progress: OnProgress | None = None,
-    workers: int = 0,
+    workers: Workers = "auto",
 ) -> LabelledImages:
     """Return all labelled images of a source, to evaluate a model that is finished.
 
@@ -270,14 +272,14 @@ def load_labelled(
     """
     if isinstance(source, Manifest):
         return LabelledImages(source, _by_values(source, None, by, path_column))
-    grouping = parsed(group_by)
+    threads, grouping = decoding_threads(workers), parsed(group_by)
     columns = _NamedColumns(path_column, label_column, grouping.column if grouping else None)
     in_folders = PARENT in (by, grouping.text if grouping else None)
     listed = _source_of(source, checked_split_names(split_names), columns, in_folders)
     skip_unlabelled(listed)
     cache, progress = DigestCache(), Progress.of(progress)
-    usable = index(listed, cache, progress, workers)
-    likeness = likeness_of(listed, usable, cache, progress, workers)
+    usable = index(listed, cache, progress, threads)
+    likeness = likeness_of(listed, usable, cache, progress, threads)
     usable = [image for image in usable if not _skip_faulty(image, listed)]
     if not usable:
         skipped = [f"{image.path} {image.reason}" for image in listed.skipped]

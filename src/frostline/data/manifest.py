@@ -40,6 +40,7 @@ from frostline.system import directories
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
 SHOWN_CLASSES = 6  # in a line
+JPEG_START = b"\xff\xd8\xff"  # ISO/IEC 10918-1: a start of image, and the next marker
 
 Pairs = folding.Pairs
 Items = Callable[[str], "Image.Image | Deep | bytes"]  # "dataset[12]" → the image, or its file's bytes
@@ -356,7 +357,21 @@ class Manifest:
             return 1
         if not sample.path.lower().endswith(decoding.JPEG_NAMES):
             return 1
-        return decoding.jpeg_fraction(self._size_of(sample), side_pixels)
+        fraction = decoding.jpeg_fraction(self._size_of(sample), side_pixels)
+        return fraction if fraction == 1 or self._is_jpeg(sample) else 1
+
+    def _is_jpeg(self, sample: Sample) -> bool:
+        """Return whether a file begins as a JPEG does: its name may say so of another format."""
+        known = self._jpegs.get(sample.digest)
+        if known is None:
+            assert self.root is not None
+            try:
+                with open(self.root / sample.path, "rb") as file:
+                    known = file.read(len(JPEG_START)) == JPEG_START
+            except OSError:  # who reads it says so
+                return False
+            self._jpegs[sample.digest] = known
+        return known
 
     def _size_of(self, sample: Sample) -> Size:
         """Return a file's upright size in pixels, from its header where it was not indexed here."""
@@ -366,6 +381,10 @@ class Manifest:
                 size = decoding.header(file).size
                 self._header_sizes[sample.digest] = size
         return size
+
+    @cached_property
+    def _jpegs(self) -> dict[str, bool]:
+        return {}
 
     @cached_property
     def _header_sizes(self) -> dict[str, Size]:

@@ -22,11 +22,12 @@ from frostline import metrics
 from frostline import models as bb
 from frostline.cost.run_time import DRIFT_IMAGES
 from frostline.data import Manifest
+from frostline.data.decoding_threads import AUTO, Workers
 from frostline.distributed import process_group
 from frostline.errors import DataError, UsageError, option
 from frostline.feature_extraction import ForwardConfig, ForwardPass, Outputs
 from frostline.feature_extraction.forward_pass import EvenlyTaken, collecting_features
-from frostline.feature_extraction.image_batches import AUTO, EVALUATION_BATCH, Images, Workers
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut, training_overlap
 from frostline.models.stage_statistics import first_tensor, stage_taps
 from frostline.progress import Activity, OnProgress, Progress

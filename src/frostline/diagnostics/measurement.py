@@ -18,6 +18,7 @@ from frostline import sentences
 from frostline.config import AUTO_BATCH, FOLDS
 from frostline.cost import Rates
 from frostline.data import CutAway, Manifest, Sample
+from frostline.data.decoding_threads import AUTO, Workers, workers_fault
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.dataset_size import DatasetSize, size_of
@@ -28,13 +29,7 @@ from frostline.errors import DataError, ModelError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen, features
 from frostline.feature_extraction.augmentation import Policy
-from frostline.feature_extraction.image_batches import (
-    AUTO,
-    EVALUATION_BATCH,
-    Images,
-    Workers,
-    workers_fault,
-)
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, training_overlap
 from frostline.probe import Folds
 from frostline.progress import OnProgress, Progress

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from frostline.data.decoding_threads import AUTO
 from frostline.diagnostics.activation_statistics import (
     ActivationRecorder,
     Blocks,
@@ -30,7 +31,7 @@ from frostline.diagnostics.activation_statistics import (
 )
 from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import DataError
-from frostline.feature_extraction.image_batches import AUTO, Images
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.progress import OnProgress, Progress
 from frostline.system import devices

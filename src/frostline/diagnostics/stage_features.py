@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline import models as bb
+from frostline.data.decoding_threads import Workers
 from frostline.diagnostics.activation_statistics import ActivationRecorder, Blocks
 from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_extraction import ForwardConfig, padded
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Workers
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress
 from frostline.system import devices

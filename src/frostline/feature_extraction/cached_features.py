@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from frostline import models as bb
 from frostline.cost.peak_memory import READ_AT_ONCE_BYTES
+from frostline.data.decoding_threads import Workers
 from frostline.distributed import process_group
 from frostline.feature_cache import CachedPrefix, FeatureCache, key_of
-from frostline.feature_extraction.image_batches import Images, Item, Workers, ahead, padded
+from frostline.feature_extraction.image_batches import Images, Item, ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.feature_extraction.ordered_threads import between_pauses
 from frostline.feature_extraction.statistics_cache import StatisticsCache
@@ -237,10 +238,14 @@ class Frozen:
                     stage_seconds.append(numerics.now() - start)
         return stage_seconds
 
-    def _compute(self, images: Images, items: Sequence[Item]) -> Tensor:
-        (pixels,) = images.batches([items])
+    def _compute(self, images: Images, items: Sequence[Item], workers: Workers) -> Tensor:
+        (z,) = (self.compute(pixels)[0] for pixels in self._pixels(images, items, workers))
+        return z
+
+    def _pixels(self, images: Images, items: Sequence[Item], workers: Workers) -> Iterator[Tensor]:
+        """Yield the pixels of one batch, counting it."""
         self.counts.computed += len(items)
-        return self.compute(pixels)[0]
+        return images.rates.of_pass(images.batches([items], workers))
 
     def _compute_batches(self, images: Images, items: list[list[Item]], workers: Workers) -> Iterator[Tensor]:
         """Yield z batch by batch, computing in full batches of the prefix across batch borders."""
@@ -263,10 +268,12 @@ class Frozen:
         for early, early_rows in self._earlier():
             if early_rows.form is None or early_rows.missing(list(itertools.chain.from_iterable(keys))):
                 continue
-            if self._is_exact_from(early, early_rows, images, dict(zip(keys[0], chunks[0], strict=True))):
+            if self._is_exact_from(
+                early, early_rows, images, dict(zip(keys[0], chunks[0], strict=True)), workers
+            ):
                 for chunk, chunk_keys in zip(chunks, keys, strict=True):
                     later = self._from_rows(early, early_rows, chunk_keys)
-                    yield self._compute(images, chunk) if later is None else later[0]
+                    yield self._compute(images, chunk, workers) if later is None else later[0]
                 early_rows.close()
                 return
         pixels_of = images.rates.of_pass(images.batches(chunks, workers))
@@ -302,18 +309,20 @@ class Frozen:
         at_once = max(1, READ_AT_ONCE_BYTES // (max(1, row_bytes) * max(map(len, items), default=1)))
         try:
             for start in range(0, len(items), at_once):
-                yield from self._read(cached, images, items[start : start + at_once])
+                yield from self._read(cached, images, items[start : start + at_once], workers)
         finally:
             cached.close()
 
-    def _read(self, cached: CachedPrefix, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
+    def _read(
+        self, cached: CachedPrefix, images: Images, items: list[list[Item]], workers: Workers
+    ) -> Iterator[Tensor]:
         flat = list(itertools.chain.from_iterable(items))
         rows, missing = cached.read([_key(images, item) for item in flat])
         self.counts.from_cache += len(flat) - len(missing)
         batch_rows = None if cached.form is None else from_bytes(rows, cached.form)
         for start in range(0, len(missing), self.config.batch):
             chunk = missing[start : start + self.config.batch]
-            z = self._compute(images, [flat[i] for i in chunk])
+            z = self._compute(images, [flat[i] for i in chunk], workers)
             self._cache_rows(cached, [_key(images, flat[i]) for i in chunk], z)
             if batch_rows is None or batch_rows.shape[1:] != z.shape[1:]:
                 batch_rows = torch.empty((len(flat), *z.shape[1:]), dtype=z.dtype)
@@ -332,15 +341,14 @@ class Frozen:
         if form is not None:
             cached.put(keys, rows, form)
 
-    def with_statistics(self, images: Images, items: Sequence[Item]) -> Tensor:
+    def with_statistics(self, images: Images, items: Sequence[Item], workers: Workers = 0) -> Tensor:
         """Return features at the last cut and the statistics of `taps` after them, (n, all widths).
 
         Read where cached, computed where not; the same bits.
         """
         if self.cached is None or self.statistics is None:
-            (pixels,) = images.batches([items])
-            self.counts.computed += len(items)
-            return self._side_by_side(*self.compute(pixels, self.taps))
+            (computed,) = self._computed(images, items, workers)
+            return computed
         keys = [_key(images, item) for item in items]
         raw, gone = self.cached.read(keys)
         statistics, gone_statistics = self.statistics.read(keys)
@@ -351,14 +359,16 @@ class Frozen:
             values = self._side_by_side(from_bytes(raw, self.cached.form), statistics)
         for start in range(0, len(missing), self.config.batch):
             chunk = missing[start : start + self.config.batch]
-            (pixels,) = images.batches([[items[place] for place in chunk]])
-            self.counts.computed += len(chunk)
-            computed = self._side_by_side(*self.compute(pixels, self.taps))
+            (computed,) = self._computed(images, [items[place] for place in chunk], workers)
             if values is None:
                 values = torch.empty(len(items), computed.shape[1])
             values[torch.tensor(chunk)] = computed
         assert values is not None
         return values
+
+    def _computed(self, images: Images, items: Sequence[Item], workers: Workers) -> Iterator[Tensor]:
+        for pixels in self._pixels(images, items, workers):
+            yield self._side_by_side(*self.compute(pixels, self.taps))
 
     def _side_by_side(self, z: Tensor, statistics: Mapping[int, Tensor]) -> Tensor:
         features = z.mean(dim=tuple(range(2, z.ndim))) if z.ndim > 2 else z
@@ -401,7 +411,7 @@ class Frozen:
                 if missing and early_rows.form is not None:
                     still_missing = set(early_rows.missing(missing))
                     if len(still_missing) < len(missing) and self._is_exact_from(
-                        early, early_rows, images, item_of
+                        early, early_rows, images, item_of, workers
                     ):
                         for keys in _own_share_first([k for k in missing if k not in still_missing]):
                             self._fill_from_rows(early, early_rows, keys, plain, count)
@@ -513,14 +523,19 @@ class Frozen:
         return later[: len(keys)].cpu(), statistics
 
     def _is_exact_from(
-        self, early: Cut, early_rows: CachedPrefix, images: Images, item_of: dict[bytes, Item]
+        self,
+        early: Cut,
+        early_rows: CachedPrefix,
+        images: Images,
+        item_of: dict[bytes, Item],
+        workers: Workers,
     ) -> bool:
         """Return whether rows of that cut lead to the same bits as pixels do: tried on one batch, once."""
         if early.index not in self._bridges:
             missing = set(early_rows.missing(list(item_of)))
             keys = [key for key in item_of if key not in missing][: self.config.batch]
             later = self._from_rows(early, early_rows, keys)
-            direct = self._compute(images, [item_of[key] for key in keys])
+            direct = self._compute(images, [item_of[key] for key in keys], workers)
             self._bridges[early.index] = later is not None and same(later[0], direct)
         return self._bridges[early.index]
 

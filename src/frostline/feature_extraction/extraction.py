@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.data.decoding_threads import Workers
 from frostline.feature_extraction.cached_features import Frozen
-from frostline.feature_extraction.image_batches import Images, Workers
+from frostline.feature_extraction.image_batches import Images
 from frostline.progress import QUIET, Progress
 
 
@@ -68,4 +69,4 @@ def stage_features(
     frozen.fill_statistics(images, items, workers=workers, progress=progress)
     size = frozen.config.batch
     chunks = [items[i : i + size] for i in range(0, len(items), size)]
-    return np.concatenate([frozen.with_statistics(images, chunk).numpy() for chunk in chunks])
+    return np.concatenate([frozen.with_statistics(images, chunk, workers).numpy() for chunk in chunks])

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frostline import models as bb
+from frostline.data.decoding_threads import Workers
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.cached_features import Counts, Frozen
-from frostline.feature_extraction.image_batches import Images, Workers, evenly
+from frostline.feature_extraction.image_batches import Images, evenly
 from frostline.feature_extraction.numeric_key import ForwardConfig
 from frostline.models import Backbone, Cut
 from frostline.progress import QUIET, Progress
@@ -141,7 +142,7 @@ class ForwardPass:
             frozen = self._frozen(model, self.backbone.cuts[-1], several.layers)
             frozen.fill_statistics(images, items, workers=self.workers, progress=self.progress)
             for positions, chunk in zip(places, chunks, strict=True):
-                z = frozen.with_statistics(images, chunk)
+                z = frozen.with_statistics(images, chunk, self.workers)
                 with torch.no_grad(), self.config.plan.autocast(), above(positions):
                     out = several.of_statistics(z.to(self.config.plan.device))
                 yield Outputs(positions, z, z[:, : self.backbone.feature_width], out.float().cpu())

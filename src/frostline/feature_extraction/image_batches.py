@@ -29,13 +29,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.data import Manifest, Sample
+from frostline.data.decoding_threads import AUTO, Workers, decoding_threads
 from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
-from frostline.errors import FrostlineError, RunWarning
+from frostline.errors import FrostlineError, RunWarning, option
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
 from frostline.feature_extraction.ordered_threads import AHEAD, between_pauses, mapped
 from frostline.models import Preprocessing
-from frostline.system import cpu_threads, devices, numerics
+from frostline.sentences import counted
+from frostline.system import devices
 from frostline.system.thread_pools import thread_pool
 
 # Decoded pictures may take this share of the memory that is free when a run begins. What is over it is
@@ -45,12 +47,6 @@ EVALUATION_BATCH = 64  # images a forward pass without gradients: keeps memory s
 # The same on an NVIDIA GPU, which smaller ones leave idle: a ResNet-50's forward pass on one H200 made 15,340
 # images a second in batches of 256, and 4,740 in batches of 32 (docs/gpu.md).
 CARD_BATCH = 256
-
-AUTO = "auto"
-Workers = int | str  # threads that decode images ahead; "auto": as the machine suggests
-MOST_AUTO = 16  # more have not been tried: the machine with a GPU had 16 cores
-# Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
-THREAD_BYTES = 256_000_000
 
 # Where Linux keeps what processes hand to each other, 64 MB in a container as it comes; and batches of each
 # process that lie there: torch's DataLoader lets each work two ahead, and one more is being taken.
@@ -139,9 +135,21 @@ class PassRates:
             return ""
         return (
             f"{device} waited {self.waited_s:.0f} s for pixels and computed {self.passing_s:.0f} s: "
-            f"{workers} threads decode too slowly for it. Give more --workers, smaller files, or a machine "
-            "with more cores."
+            f"{counted(max(1, workers), 'thread')} decode too slowly for it. Give more {option('workers')}, "
+            "smaller files, or a machine with more cores."
         )
+
+
+@dataclass
+class Room:
+    """Bytes that pictures may still take in memory, of all subsets together."""
+
+    free: int
+
+    @classmethod
+    def of_machine(cls) -> Room:
+        """Return a share of the memory that is free now."""
+        return cls(int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size))
 
 
 class Images(Dataset[Tensor]):
@@ -158,6 +166,7 @@ class Images(Dataset[Tensor]):
         custom_name: str = "",
         seed: int = 0,
         fast: bool = False,
+        room: Room | None = None,
     ) -> None:
         self.manifest = manifest
         self.samples = tuple(samples)
@@ -174,7 +183,7 @@ class Images(Dataset[Tensor]):
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._looked_at_again = False
         self.rates = PassRates()  # shared by subsets
-        self._room = int(psutil.virtual_memory().available * KEPT_SHARE / launched().local_size)
+        self._room = room or Room.of_machine()  # shared by subsets, too
 
     def subset(self, part: slice) -> Images:
         """Return a part of the images; all of them are these themselves, with what they hold in memory."""
@@ -199,7 +208,7 @@ class Images(Dataset[Tensor]):
 
         Passes that need pixels once hold them, too: for images that are looked at again.
         """
-        self._looked_at_again, self._room = True, min(self._room, most_bytes)
+        self._looked_at_again, self._room = True, Room(min(self._room.free, most_bytes))
         return self
 
     def with_pixels_of(self, other: Images) -> Images:
@@ -292,8 +301,8 @@ class Images(Dataset[Tensor]):
     def _hold(self, held: dict[int, T], position: int, value: T, size_bytes: int) -> None:
         """Keep a value in memory, where there is room and no other thread has done so."""
         with _holding:
-            if position not in held and size_bytes <= self._room:
-                self._room -= size_bytes
+            if position not in held and size_bytes <= self._room.free:
+                self._room.free -= size_bytes
                 held[position] = value
 
     def batches(
@@ -371,22 +380,6 @@ def _fast_sides(preprocessing: Preprocessing, policy: Policy, ours: bool) -> tup
     return plain, max(plain, math.ceil(FAST_MARGIN * preprocessing.size / policy.smallest_side))
 
 
-def decoding_threads(requested: Workers) -> int:
-    """Return how many threads decode: as many as compute, for "auto", where there is memory for them.
-
-    On a GPU every core decodes. Decoding's cores are the step's where there is no GPU, and who waits leaves
-    them to the other.
-    """
-    if requested != AUTO:
-        return int(requested)
-    processes = launched().local_size
-    cores = (
-        numerics.thread_count() if devices.current().type == "cpu" else cpu_threads.free().cores // processes
-    )
-    memory = int(psutil.virtual_memory().available) // (THREAD_BYTES * processes)
-    return max(1, min(cores, memory, MOST_AUTO))
-
-
 def each_decoded(decode: Callable[[T], R], items: Iterable[T], workers: Workers = AUTO) -> Iterator[R]:
     """Yield what `decode` makes of each item, in order, decoded ahead by threads as in `Images.batches`.
 
@@ -419,13 +412,6 @@ def each_decoded(decode: Callable[[T], R], items: Iterable[T], workers: Workers 
         return
     for (result,) in mapped(bounded, ([item] for item in items), threads):
         yield result
-
-
-def workers_fault(workers: object) -> str:
-    """Return what is wrong with a number of workers, or return ""."""
-    if workers == AUTO or (isinstance(workers, int) and workers >= 0):
-        return ""
-    return f'workers must be "auto", or 0 or more, found {workers!r}.'
 
 
 def _fitting(workers: int, batch_bytes: int) -> int:

@@ -15,9 +15,10 @@ from frostline.data import (
     notes_on,
     rendered_from_picture,
 )
+from frostline.data.decoding_threads import AUTO, decoding_threads
 from frostline.data.pixels import decode_limit
 from frostline.errors import DamagedImage
-from frostline.feature_extraction.image_batches import AUTO, decoding_threads, evaluation_batch
+from frostline.feature_extraction.image_batches import evaluation_batch
 from frostline.feature_extraction.ordered_threads import mapped
 from frostline.inference import test_time_augmentation
 from frostline.inference.predictor import Predictor
@@ -52,6 +53,8 @@ def decoded_batches(
     items, size = inputs.inputs, evaluation_batch()
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     threads = max(decoding_threads(AUTO), FETCHERS * any(item.is_remote for item in items))
+    if any(item.runs_own_code for item in items):  # it may not bear several threads
+        threads = 1
 
     def decode(item: PredictionInput) -> list[_DecodedInput] | DamagedImage:
         with decode_limit.used_up():

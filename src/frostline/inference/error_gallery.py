@@ -22,8 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from frostline.data import Manifest, Sample
+from frostline.data.decoding_threads import AUTO
 from frostline.errors import FrostlineError
-from frostline.feature_extraction.image_batches import AUTO, Images, each_decoded
+from frostline.feature_extraction.image_batches import Images, each_decoded
 from frostline.models import Backbone, multi_stage_head_in
 from frostline.reports.prediction_table import LABEL_ISSUE_RATIO, mistakes
 from frostline.reports.study_reader import load_predictions

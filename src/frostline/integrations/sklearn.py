@@ -31,10 +31,11 @@ from torch import nn
 from frostline import metrics
 from frostline.config import AUTO_BATCH
 from frostline.data import CHANNELS, Pairs, Rendering, is_missing, load_data, read_labels, unlabelled
+from frostline.data.decoding_threads import decoding_threads
 from frostline.errors import FrostlineError, RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardPass
-from frostline.feature_extraction.image_batches import Images, decoding_threads
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.models.heads import adapted_for
 from frostline.models.zoo import load_backbone
@@ -206,7 +207,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                 val_size=0.0,
                 strict=True,
                 near_copies=False,
-                workers=decoding_threads(self.workers),
+                workers=self.workers,
             )
             backbone = _backbone(self.backbone, self.size, self.resize)
             with _place(self.study, data.digest) as place:

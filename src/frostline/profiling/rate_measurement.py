@@ -18,9 +18,10 @@ from frostline import models as bb
 from frostline.config import L2_GRID
 from frostline.cost import Learning, Line, Peaks, Pipeline, Rates, StageRates
 from frostline.cost.run_time import TIMED_IMAGES
+from frostline.data.decoding_threads import AUTO, Workers
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
-from frostline.feature_extraction.image_batches import AUTO, Images, Workers, contact_sheet, evaluation_batch
+from frostline.feature_extraction.image_batches import Images, contact_sheet, evaluation_batch
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
 from frostline.system import cpu_threads, deadline, devices, directories, numerics

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from frostline import metrics, probe, profiling
 from frostline.data import Manifest
+from frostline.data.decoding_threads import AUTO, Workers
 from frostline.diagnostics import class_balanced_subset, transferability
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen, features
-from frostline.feature_extraction.image_batches import AUTO, Images, Workers
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import resampling

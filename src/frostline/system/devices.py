@@ -22,7 +22,7 @@ from frostline.errors import ModelError, UsageError, option
 
 AUTO = "auto"
 EXPECTED = "auto, cpu, cuda, cuda:1 (a GPU's number) or mps"
-_PATTERN = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_PATTERN = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,2}))?")
 # Below compute capability 8.0 (Ampere) NVIDIA's GPUs have no bfloat16 units and torch emulates it; float16
 # they have from 7.0 (Volta) on. https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capabilities
 BFLOAT16_CAPABILITY, FLOAT16_CAPABILITY = (8, 0), (7, 0)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from frostline.data.decoding_threads import Workers
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardPass
-from frostline.feature_extraction.image_batches import Workers
 from frostline.inference import error_gallery, selective_prediction
 from frostline.inference.selective_prediction import FamiliarFeatures
 from frostline.models import Backbone

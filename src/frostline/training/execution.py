@@ -203,7 +203,9 @@ def _work(
         workers = subsets.train.workers(request.config.workers)
         rates = subsets.train.rates + subsets.val.rates + subsets.test.rates
         decoding = {"workers": workers, "pixels": request.pixels, **rates.as_dict(workers)}
-        if starved := rates.starved(workers, plan.numbers.device):
+        if pace := adapted.figures.get("pace"):  # steps timed on the GPU, which the rates only see launched
+            decoding["network_images_per_s"] = round(pace["step_images_per_s"], 1)
+        elif starved := rates.starved(workers, plan.numbers.device):
             request.progress.log("  " + starved)
     rows = torch.tensor([counts.computed, counts.from_cache])
     process_group.add_up([rows])

@@ -15,12 +15,13 @@ from torch import Tensor
 from frostline import metrics
 from frostline.cost.run_time import DRIFT_IMAGES, THUMBNAILS
 from frostline.data import Sample
+from frostline.data.decoding_threads import Workers
 from frostline.diagnostics.feature_drift import Drift
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, ForwardConfig, ForwardPass
 from frostline.feature_extraction.forward_pass import EvenlyTaken
-from frostline.feature_extraction.image_batches import Images, Workers, evaluation_batch
+from frostline.feature_extraction.image_batches import Images, evaluation_batch
 from frostline.inference import selective_prediction
 from frostline.inference.error_gallery import ClassMaps
 from frostline.studies.study_folder import RunFolder

@@ -15,10 +15,11 @@ from PIL import Image
 from frostline import metrics
 from frostline.config import AUTO_BATCH, BATCH, Config
 from frostline.data import Manifest
+from frostline.data.decoding_threads import workers_fault
 from frostline.distributed import process_group
 from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
-from frostline.feature_extraction.image_batches import PIXELS, Images, workers_fault
+from frostline.feature_extraction.image_batches import PIXELS, Images, Room
 from frostline.models import Backbone
 from frostline.progress import QUIET, Progress
 from frostline.strategies import (
@@ -202,7 +203,13 @@ class TrainRequest:
             custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.config.seed, "augment"),
             fast=subset == "train" and self.config.fast_pixels,
+            room=self._room,
         )
+
+    @functools.cached_property
+    def _room(self) -> Room:
+        """The memory that decoded pictures of all subsets may take together."""
+        return Room.of_machine()
 
     def subsets(self, policy: Policy) -> Subsets:
         """Return the images of all subsets; `policy` augments those of train."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere
-from frostline.cli.options import data_options
+from frostline.cli.options import data_options, workers_option
 from frostline.errors import StudyError, UsageError, did_you_mean
 
 FOUND = 3  # exit code if --fail-on names a kind that was found; 1 is an error
@@ -60,9 +60,7 @@ class KindList(click.ParamType[tuple[str, ...]]):
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the split.")
 @click.option("--study", type=click.Path(), help="A study whose images keep their subset.")
-@click.option(
-    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Threads that read and decode."
-)
+@workers_option
 @data_options
 @everywhere
 def check(data: str, **options: Any) -> None:

@@ -38,6 +38,11 @@ class PredictionInput:
         """Return whether it must be fetched from elsewhere."""
         return isinstance(self.source, _Fetched) and isinstance(self.source.fetch, Fetcher)
 
+    @property
+    def runs_own_code(self) -> bool:
+        """Return whether a person's own code makes it: the items of their dataset."""
+        return isinstance(self.source, _Fetched) and not self.is_remote
+
     def open(self, how: Rendering = PLAIN) -> Image.Image:
         """Return it as RGB. Raises as `picture` does."""
         return self.picture().rgb(how)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.cost.cache_tradeoff import VIEWS_APART, on_the_way
 from frostline.cost.run_time import HELD_BYTES
+from frostline.data.decoding_threads import Workers
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
-from frostline.feature_extraction.image_batches import Images, Item, Workers
+from frostline.feature_extraction.image_batches import Images, Item
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase
 from frostline.system import numerics

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
+from frostline.errors import option
+from frostline.sentences import counted
 from frostline.system import devices, numerics
 
 # A GPU that learns from fewer images a second than this share of what its steps allow waits for pictures.
@@ -99,12 +101,13 @@ class Pace:
         return {"images_per_s": whole, "step_images_per_s": step, "starved": whole < STARVED * step}
 
 
-def starved_line(pace: dict[str, Any] | None, workers: int | str) -> str:
+def starved_line(pace: dict[str, Any] | None, workers: int) -> str:
     """Return what to say of a GPU that waited for pictures; "" where it did not."""
     if not pace or not pace["starved"]:
         return ""
     return (
-        f"The GPU waited for pictures: {pace['images_per_s']:,.0f} images a second came from {workers} "
-        f"decoding thread(s), and its steps alone take {pace['step_images_per_s']:,.0f}. More cores "
-        "(--workers), or smaller files, would make the run quicker."
+        f"The GPU waited for pictures: {pace['images_per_s']:,.0f} images a second came from "
+        f"{counted(max(1, workers), 'decoding thread')}, and its steps alone take "
+        f"{pace['step_images_per_s']:,.0f}. More cores ({option('workers')}), or smaller files, would make "
+        "the run quicker."
     )

@@ -23,12 +23,13 @@ from torch.nn import functional as F
 from frostline import metrics
 from frostline import models as bb
 from frostline.cost.run_time import CHECKPOINT_S, CHECKPOINT_SHARE
+from frostline.data.decoding_threads import Workers
 from frostline.distributed import process_group
 from frostline.errors import RunWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts
 from frostline.feature_extraction.augmentation import brightness
-from frostline.feature_extraction.image_batches import Images, Item, Workers, evaluation_batch
+from frostline.feature_extraction.image_batches import Images, Item, evaluation_batch
 from frostline.loggers import OnEpochs
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from frostline import models as bb
+from frostline.data.decoding_threads import Workers
 from frostline.distributed import process_group
-from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images, Workers
+from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, Cut
 from frostline.system.numerics import NumericPlan
 

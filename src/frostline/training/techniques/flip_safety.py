@@ -30,9 +30,10 @@ from frostline import probe
 from frostline.config import FOLDS
 from frostline.cost.run_time import FLIP_IMAGES
 from frostline.data import Manifest, Sample
+from frostline.data.decoding_threads import Workers
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
-from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, Workers
+from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images
 from frostline.progress import QUIET, Progress
 from frostline.system.seeds import derive
 

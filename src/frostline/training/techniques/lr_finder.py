@@ -22,6 +22,7 @@ from torch import nn
 from frostline import models as bb
 from frostline.config import Config
 from frostline.data import Manifest
+from frostline.data.decoding_threads import AUTO
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
@@ -228,7 +229,7 @@ def _draw(images: Images, seed: int, number: int, batch: int) -> Batch:
     rng = np.random.default_rng(derive(seed, "range batch", number))
     picked = rng.choice(len(images), size=min(batch, len(images)), replace=False)
     items: list[Item] = [(int(position), number + 1) for position in picked]
-    pixels = next(images.batches([items]))
+    pixels = next(images.batches([items], AUTO))
     return pixels, torch.from_numpy(images.targets[picked])
 
 

@@ -1,0 +1,53 @@
+"""How many threads read and decode images. Imports no torch where nothing else has."""
+
+from __future__ import annotations
+
+import sys
+
+import psutil
+
+from frostline.distributed.torchrun_env import launched
+from frostline.errors import UsageError, option
+from frostline.system import cpu_threads
+
+AUTO = "auto"
+Workers = int | str  # threads that decode images ahead; "auto": as the machine suggests
+MOST_AUTO = 16  # more have not been tried: the machine with a GPU had 16 cores
+# Free memory that `auto` wants a thread to have: a picture of 12 megapixels, decoded, and its file. A choice.
+THREAD_BYTES = 256_000_000
+
+
+def workers_fault(workers: object) -> str:
+    """Return what is wrong with a number of workers, or return ""."""
+    if workers == AUTO or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 0):
+        return ""
+    return f'{option("workers")} must be "auto", or 0 or more, found {workers!r}.'
+
+
+def decoding_threads(workers: Workers) -> int:
+    """Return how many threads decode: as many as compute, for "auto", where there is memory for them.
+
+    On a GPU every core decodes. Decoding's cores are the step's where there is no GPU, and who waits leaves
+    them to the other.
+
+    Raises
+    ------
+    UsageError
+        `workers` is no number of threads.
+    """
+    if fault := workers_fault(workers):
+        raise UsageError(fault)
+    if workers != AUTO:
+        return int(workers)
+    processes = launched().local_size
+    memory = int(psutil.virtual_memory().available) // (THREAD_BYTES * processes)
+    return max(1, min(_cores(processes), memory, MOST_AUTO))
+
+
+def _cores(processes: int) -> int:
+    if "torch" in sys.modules:
+        from frostline.system import devices, numerics
+
+        if devices.current().type == "cpu":
+            return numerics.thread_count()
+    return cpu_threads.free().cores // processes
