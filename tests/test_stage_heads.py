@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import frostline
@@ -23,6 +27,7 @@ from frostline.errors import StudyError, UsageError
 from frostline.feature_extraction import Frozen, features, stage_features
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery
+from frostline.models import stage_statistics
 from frostline.models.stage_statistics import statistics
 from tiny import PREPROCESSING, TinyNet, live_logits, tiny_backbone, write_table
 
@@ -105,6 +110,71 @@ def test_other_architectures_have_finite_statistics(name: str, data: Manifest) -
     assert values.shape == (len(images), backbone.feature_width + sum(tap.width for tap in taps))
     assert np.isfinite(values).all()
     assert len(taps) == 4
+    widths = [backbone.feature_width, *(width for tap in taps for width in tap.widths)]
+    blocks = np.split(values, np.cumsum(widths)[:-1], axis=1)
+    assert all(block.std(axis=0).max() > 1e-4 for block in blocks)  # a pooled map's deviation is a constant
+
+
+class Windows(nn.Module):
+    """A stage that ends with what is pooled, and begins with windows: four rows an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows, self.conv, self.pool = (
+            nn.Unfold(2, stride=4),
+            nn.Conv2d(3, 5, 3),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        self.cut, self.tokens = nn.Identity(), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.cut(self.windows(x).transpose(1, 2).reshape(4 * len(x), -1, 3))
+        maps = self.conv(x)
+        pooled: torch.Tensor = self.pool(maps)
+        self.tokens(pooled.flatten(2).transpose(1, 2).transpose(0, 1))  # tokens before images
+        return pooled
+
+
+def test_a_stage_is_read_before_it_is_pooled_and_one_row_an_image() -> None:
+    modules = ("cut", "conv", "pool", "tokens")
+    backbone: Any = SimpleNamespace(
+        model=Windows(),
+        cuts=[SimpleNamespace(index=0), SimpleNamespace(index=1)],
+        stages=[SimpleNamespace(modules=modules), SimpleNamespace(modules=())],
+        preprocessing=SimpleNamespace(size=8),
+    )
+    (tap,) = stage_statistics._find(backbone)
+    assert (tap.module, tap.widths) == ("conv", (5,))
+
+
+def test_a_last_stage_that_answers_with_a_vector_adds_nothing(data: Manifest, tmp_path: Path) -> None:
+    backbone = frostline.load_backbone("timm/test_vit3", size=32, random=True)
+    assert bb.stage_taps(backbone)[0].width == 0
+    runs = [
+        frostline.train(backbone, data, "linear_probe(layers=2)", study=tmp_path / cache, cache=cache, **FAST)
+        for cache in ("keep", "compute")
+    ]
+    assert runs[0].weights_digest == runs[1].weights_digest
+
+
+def test_threads_may_ask_one_network_at_the_same_time() -> None:
+    model = adapted()
+    batches = [torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(n)) for n in range(40)]
+    with torch.no_grad():
+        alone = [model(batch) for batch in batches]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(torch.no_grad()(model), batches * 4))
+    assert all(torch.equal(one, other) for one, other in zip(alone * 4, together, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_it_computes_in_half_precision(dtype: torch.dtype) -> None:
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = adapted()
+    with torch.no_grad():
+        expected, half = model(pixels), model.to(dtype)(pixels.to(dtype))
+    assert half.dtype == dtype
+    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1)
 
 
 # --- kept and computed --------------------------------------------------------------------------------
@@ -175,7 +245,7 @@ def test_the_head_holds_nothing_of_a_batch() -> None:
     model(torch.randn(2, 3, 16, 16))
     head = bb.multi_stage_head_in(model)
     assert head is not None
-    assert head._collected == {}
+    assert head._pass.collected == {}
     copy.deepcopy(model)  # refused by torch where a tensor with history is held
 
 
@@ -228,8 +298,22 @@ def test_what_loads_the_model_is_said(
     strategy: str, libraries: list[str], data: Manifest, tmp_path: Path
 ) -> None:
     backbone = frostline.load_backbone("timm/test_resnet", size=32, random=True)
-    run = frostline.train(backbone, data, strategy, study=tmp_path / "study", **FAST)
+    lines = list[str]()
+    run = frostline.train(backbone, data, strategy, study=tmp_path / "study", log=lines.append, **FAST)
     assert run.loads_in == libraries
+    said = [line for line in lines if "timm alone cannot load such a model" in line]
+    assert bool(said) == (not libraries)
+    comparison = frostline.compare(
+        backbone,
+        data,
+        [strategy, "head(epochs=1)"],
+        study=tmp_path / "c",
+        log=lines.append,
+        repeats=1,
+        **FAST,
+    )
+    assert len([line for line in lines if "alone cannot load such a model" in line]) == 2 * len(said)
+    assert comparison.loads_in == comparison.run.loads_in
     exported = frostline.export(run.study.path, output=tmp_path / "out", run=run.folder.name)
     assert exported.format == "safetensors"
     assert (tmp_path / "out" / "load.py").exists() == (not libraries)
@@ -279,6 +363,15 @@ def test_its_mistakes_have_no_maps_and_the_reason_is_said(data: Manifest, tmp_pa
 def timm_run(data: Manifest, tmp_path: Path) -> frostline.Run:
     backbone = frostline.load_backbone("timm/test_resnet", size=32, random=True)
     return frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", **FAST)
+
+
+def test_a_head_of_an_earlier_version_is_refused(timm_run: frostline.Run) -> None:
+    state = load_file(timm_run.folder.weights)
+    (key,) = [key for key in state if key.endswith(".read_stages")]
+    state[key.replace("read_stages", "stages")] = state.pop(key)
+    save_file(state, timm_run.folder.weights)
+    with pytest.raises(StudyError, match=r"an earlier version of frostline read them\. Train it again"):
+        frostline.load_model(timm_run.study.path)
 
 
 def test_its_run_is_a_plain_network_with_a_new_head(

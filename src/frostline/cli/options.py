@@ -87,7 +87,8 @@ device_memory_option = click.option(
 plain_timm = click.option(
     "--plain-timm",
     is_flag=True,
-    help="Only models whose weights timm loads alone: no heads that read several stages.",
+    help="Only heads that read the last stage: timm (or transformers) then loads the weights of its own "
+    "networks alone.",
 )
 workers_option = click.option(
     "--workers",

@@ -114,8 +114,9 @@ def export(
     study
         The study's folder.
     to
-        "safetensors" (loads with timm alone where the model is timm's), "onnx", "torch" (torch.export), or
-        "delta" (only the weights that training changed, for the same base weights).
+        "safetensors" (loads with timm alone where the model is timm's and its head reads the last stage),
+        "onnx", "torch" (torch.export), or "delta" (only the weights that training changed, for the same base
+        weights).
     run
         The name of a run; by default the study's best run.
     output

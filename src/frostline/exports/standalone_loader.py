@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,15 @@ class MultiStage(nn.Module):
     over space; of tokens the class token, and mean and standard deviation of the others.
     """
 
-    stages: Tensor
+    read_stages: Tensor
 
     def __init__(self, width: int, classes: int, taps: list[dict[str, Any]], calls: int) -> None:
         super().__init__()
-        self.taps, self.calls, self.waiting = taps, calls, calls
+        self.taps, self.calls = taps, calls
         self.weight = nn.Parameter(torch.zeros(classes, width + sum(sum(tap["widths"]) for tap in taps)))
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.register_buffer("stages", torch.tensor([tap["stage"] for tap in taps], dtype=torch.int64))
-        self.collected: dict[int, Tensor] = {}
+        self.register_buffer("read_stages", torch.tensor([tap["stage"] for tap in taps], dtype=torch.int64))
+        self.under_way = Pass()
 
     def attach(self, model: nn.Module) -> None:
         """Listen to the stages of `model`, in which this module is the head."""
@@ -60,16 +61,30 @@ class MultiStage(nn.Module):
 
     def collect(self, stage: int, last: bool, _module: nn.Module, _inputs: Any, output: Any) -> None:
         """Keep a stage's statistics until the head is called."""
-        self.collected[stage] = statistics(first_tensor(output), last)
+        self.under_way.collected[stage] = statistics(first_tensor(output), last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits of features (n, width)."""
-        parts = [self.collected[tap["stage"]] for tap in self.taps]
-        self.waiting -= 1
-        if self.waiting == 0:
-            self.collected.clear()
-            self.waiting = self.calls
-        return F.linear(torch.cat([features.float(), *parts], dim=1), self.weight, self.bias)
+        under_way = self.under_way
+        values = torch.cat(
+            [features.float(), *(under_way.collected[tap["stage"]] for tap in self.taps)], dim=1
+        )
+        under_way.calls += 1
+        if under_way.calls == self.calls:
+            under_way.collected.clear()
+            under_way.calls = 0
+        return F.linear(values.to(self.weight.dtype), self.weight, self.bias)
+
+
+class Pass(threading.local):
+    """What a thread's forward pass has collected so far: threads may ask one network at the same time."""
+
+    def __init__(self) -> None:
+        self.collected: dict[int, Tensor] = {}
+        self.calls = 0
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Pass, ()
 
 
 def first_tensor(output: Any) -> Tensor:

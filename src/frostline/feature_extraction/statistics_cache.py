@@ -41,8 +41,10 @@ class StatisticsCache:
         cache: FeatureCache,
     ) -> None:
         self.taps = tuple(taps)
-        self._rows: dict[int, CachedPrefix] = {}  # by stage
+        self._rows: dict[int, CachedPrefix] = {}  # by stage; a stage without numbers has none
         for tap in taps:
+            if not tap.width:  # the head is given all of it anyway
+                continue
             about = {
                 "prefix": bb.prefix_digest(backbone, model, backbone.cut(tap.stage + 1)),
                 "preprocessing": backbone.preprocessing.as_dict(),
@@ -60,7 +62,9 @@ class StatisticsCache:
     def put(self, keys: Sequence[bytes], statistics: Mapping[int, Tensor]) -> None:
         """Cache what is not cached yet of a batch: (n, width) by stage, for n keys."""
         for stage, values in statistics.items():
-            rows = self._rows[stage]
+            rows = self._rows.get(stage)
+            if rows is None:
+                continue
             missing = set(rows.missing(keys))
             places = [place for place, key in enumerate(keys) if key in missing]
             if not places:
@@ -74,11 +78,13 @@ class StatisticsCache:
         gone: set[int] = set()
         statistics = {}
         for tap in self.taps:
-            rows = self._rows[tap.stage]
+            statistics[tap.stage] = torch.zeros(len(keys), tap.width)
+            if (rows := self._rows.get(tap.stage)) is None:
+                continue
             raw, missing = rows.read(keys)
             gone.update(missing)
-            none = torch.zeros(len(keys), tap.width)
-            statistics[tap.stage] = none if rows.form is None else from_bytes(raw, rows.form)
+            if rows.form is not None:
+                statistics[tap.stage] = from_bytes(raw, rows.form)
         return statistics, sorted(gone)
 
     def flush(self) -> None:

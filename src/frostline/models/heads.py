@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from frostline.errors import StudyError
 from frostline.models.classifier import fresh_linear, put_module
 from frostline.models.stage_statistics import Tap, first_tensor, statistics
 
@@ -39,6 +41,7 @@ class CosineHead(nn.Module):
         return self.scale * F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
 
 
+READ_STAGES = ".read_stages"  # what a state dict of the head below has, and no other
 MULTI_STAGE = "multi_stage"  # how an export names the kind of head below
 
 
@@ -65,16 +68,15 @@ class MultiStageHead(nn.Module):
     bias : Parameter, shape (classes,)
     """
 
-    stages: Tensor
+    read_stages: Tensor
 
     def __init__(self, width: int, classes: int, taps: Sequence[Tap], calls: int = 1) -> None:
         super().__init__()
         self.taps, self.calls = tuple(taps), calls
         self.weight = nn.Parameter(torch.zeros(classes, width + sum(tap.width for tap in taps)))
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.register_buffer("stages", torch.tensor([tap.stage for tap in taps], dtype=torch.int64))
-        self._collected: dict[int, Tensor] = {}
-        self._waiting = calls
+        self.register_buffer("read_stages", torch.tensor([tap.stage for tap in taps], dtype=torch.int64))
+        self._pass = _Pass()
         self._hooks: list[Any] = []
 
     @property
@@ -103,20 +105,32 @@ class MultiStageHead(nn.Module):
     def _collect(self, stage: int, last: bool, _module: nn.Module, _inputs: Any, output: Any) -> None:
         value = first_tensor(output)
         if value is not None:
-            self._collected[stage] = statistics(value, last)
+            self._pass.collected[stage] = statistics(value, last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (n, classes) of features (n, width) and of what the stages have just answered."""
-        parts = [self._collected[tap.stage] for tap in self.taps]
-        self._waiting -= 1
-        if self._waiting == 0:  # nothing of a batch is held beyond it
-            self._collected.clear()
-            self._waiting = self.calls
+        under_way = self._pass
+        parts = [under_way.collected[tap.stage] for tap in self.taps]
+        under_way.calls += 1
+        if under_way.calls == self.calls:  # nothing of a batch is held beyond it
+            under_way.collected.clear()
+            under_way.calls = 0
         return self.of_statistics(torch.cat([features.float(), *parts], dim=1))
 
     def of_statistics(self, values: Tensor) -> Tensor:
         """Return logits (n, classes) of features and statistics side by side, (n, all widths)."""
-        return F.linear(values, self.weight, self.bias)
+        return F.linear(values.to(self.weight.dtype), self.weight, self.bias)
+
+
+class _Pass(threading.local):
+    """What a thread's forward pass has collected so far: threads may ask one network at the same time."""
+
+    def __init__(self) -> None:
+        self.collected: dict[int, Tensor] = {}
+        self.calls = 0
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:  # a copy of the network begins a pass of its own
+        return _Pass, ()
 
 
 def multi_stage_head_in(module: nn.Module) -> MultiStageHead | None:
@@ -146,7 +160,7 @@ def put_plain_head(model: nn.Module) -> bool:
 
 def reads_several(state: Mapping[str, Tensor]) -> bool:
     """Return whether these are the weights of a network whose head reads several stages."""
-    return any(key.endswith(".stages") for key in state)
+    return any(key.endswith(READ_STAGES) for key in state)
 
 
 def adapted_for(backbone: Backbone, state: Mapping[str, Tensor], head: str, classes: int) -> nn.Module:
@@ -164,9 +178,18 @@ def adapted_for(backbone: Backbone, state: Mapping[str, Tensor], head: str, clas
     Returns
     -------
     nn.Module
+
+    Raises
+    ------
+    StudyError
+        The head is one of an earlier version, which read other outputs of its stages.
     """
     of_head = tuple(f"{name}." for name in backbone.classifier.names)
-    stages = [value for key, value in state.items() if key.startswith(of_head) and key.endswith(".stages")]
+    stages = [value for key, value in state.items() if key.startswith(of_head) and key.endswith(READ_STAGES)]
+    if any(key.startswith(of_head) and key.endswith(".stages") for key in state):
+        raise StudyError(
+            "Its head reads several stages as an earlier version of frostline read them. Train it again."
+        )
     if stages:
         return backbone.adapt(classes, layers=len(stages[0]))
     return backbone.adapt(classes, head=build_head(head, backbone.feature_width, classes, seed=0))

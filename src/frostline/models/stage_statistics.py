@@ -22,7 +22,10 @@ from frostline.models.cutting.nested_values import tensors
 if TYPE_CHECKING:
     from frostline.models.backbone import Backbone
 
-VERSION = 1  # raised when the same outputs give other numbers
+VERSION = 2  # raised when the same outputs give other numbers
+TRIED = (
+    3  # images of the pass that finds the outputs: more than one, so that a batch is told from anything else
+)
 # Added to a variance before its root, so that the gradient is finite where a channel does not vary. Far
 # below what normalised activations vary by (about 1).
 LEAST_VARIANCE = 1e-6
@@ -76,15 +79,26 @@ def parts_of(output: Tensor, last: bool = False) -> list[Tensor]:
     values = output.float()
     if values.ndim == 2:
         return [] if last else [values]
-    if values.ndim == 3:
-        first = _class_tokens(values.shape[1])
-        parts = [values[:, 0]] if first else []
-        parts += _mean_and_std(values[:, first:], (1,))
-    elif values.ndim == 4 and values.shape[1] == values.shape[2] != values.shape[3]:
-        parts = _mean_and_std(values, (1, 2))
-    else:
-        parts = _mean_and_std(values, tuple(range(2, values.ndim)))
+    first = _class_tokens(values.shape[1]) if values.ndim == 3 else 0
+    parts = [values[:, 0]] if first else []
+    parts += _mean_and_std(values[:, first:] if first else values, _space(values.shape))
     return parts[1:] if last else parts
+
+
+def _space(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the dimensions of space, or of tokens."""
+    if len(shape) == 3:
+        return (1,)
+    if len(shape) == 4 and shape[1] == shape[2] != shape[3]:  # channels last
+        return (1, 2)
+    return tuple(range(2, len(shape)))
+
+
+def _varies(shape: Sequence[int]) -> tuple[bool, bool, bool]:
+    """Return whether an output has places, more than one, and more than one channel: else nothing varies."""
+    space = _space(shape)
+    places = math.prod(shape[place] for place in space)
+    return len(shape) > 2, places > 1, math.prod(shape[1:]) > places
 
 
 def _mean_and_std(values: Tensor, space: tuple[int, ...]) -> list[Tensor]:
@@ -105,7 +119,8 @@ def stage_taps(backbone: Backbone) -> tuple[Tap, ...]:
     """Return where the statistics of each stage are read, the last stage first.
 
     Only stages that end at an offered cut have one: what they answer depends on nothing after it. Found by
-    one forward pass of an empty image.
+    one forward pass of empty images. Of a stage's modules it is the last one that answers for each image, and
+    before it is pooled: a pooled map has no standard deviation.
     """
     if backbone not in _TAPS:
         _TAPS[backbone] = _find(backbone)
@@ -120,7 +135,9 @@ def _find(backbone: Backbone) -> tuple[Tap, ...]:
     def listen(stage: int, name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             value = first_tensor(output)
-            if value is not None and (value.ndim > 2 or stage not in outputs or outputs[stage][1].ndim <= 2):
+            if value is None or len(value) != TRIED:  # windows, or tokens before images
+                return
+            if stage not in outputs or _varies(value.shape) >= _varies(outputs[stage][1].shape):
                 outputs[stage] = (name, value)
 
         return hook
@@ -130,7 +147,7 @@ def _find(backbone: Backbone) -> tuple[Tap, ...]:
             for name in stage.modules if index in offered else ():
                 hook = backbone.model.get_submodule(name).register_forward_hook(listen(index, name))
                 stack.callback(hook.remove)
-        backbone.model(torch.zeros(1, 3, size, size, device=like.device, dtype=like.dtype))
+        backbone.model(torch.zeros(TRIED, 3, size, size, device=like.device, dtype=like.dtype))
     last = len(backbone.stages) - 2
     taps = [
         Tap(index, name, tuple(part.shape[1] for part in parts_of(value, index == last)), index == last)

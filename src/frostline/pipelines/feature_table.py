@@ -138,7 +138,7 @@ def _layers(layers: int | str, backbone: Backbone) -> int:
     offered = len(bb.stage_taps(backbone))
     if layers in ("last", "all"):
         return 0 if layers == "last" else offered
-    if isinstance(layers, str) or not 1 <= layers <= offered:
+    if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= offered:
         raise UsageError(
             f"layers is {layers!r}. Expected last, all, or a number of stages from 1 to {offered}: "
             f"{backbone.name} has no more that end at an exact cut."

@@ -50,6 +50,7 @@ from frostline.strategies import (
     at_defaults,
     epochs_for,
     linear_probe,
+    loader_line,
     overridden,
     parse,
     parse_list,
@@ -216,6 +217,8 @@ def fit(
             for name, names in strategies_by_network.items()
         }
     comparison = None
+    if not plans and (line := loader_line([parse(first.strategy)], [str(backbones[0].source.get("kind"))])):
+        progress.log(line)  # else the comparison says so, of all its candidates
     if plans:
         if folds:
             progress.log(_comparison_line(strategies_by_network, allowed, given=chosen.minutes))

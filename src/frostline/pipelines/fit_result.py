@@ -40,6 +40,7 @@ class Fitted(AccuracyFigures, ProbabilityFigures):
     reused: bool = False
 
     strategy = Figure[str]("The strategy of the model that predicts.")
+    loads_in = Figure[list[str]]("Libraries that load its weights without a loader of frostline's.")
     accuracy = Figure[float | None]("Share of new images predicted correctly (see `basis`), 0–1.")
     basis = Figure[str]("What the accuracy rests on: test set, out of fold or cross-validation.")
     optimism = Figure[float | None]("How much choosing the best made of it, taken off; 0–1.")

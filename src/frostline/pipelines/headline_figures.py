@@ -22,6 +22,7 @@ def comparison_figures(comparison: Comparison) -> dict[str, Any]:
     """
     return {
         "strategy": comparison.winner,
+        "loads_in": comparison.loads_in,
         **_headline_figures(comparison.headline),
         "accuracy_of": _accuracy_of(comparison),
         "separated": comparison.separated,
@@ -50,6 +51,7 @@ def probe_figures(run: Run, study: Study, metric: str, data: Manifest) -> dict[s
     headline = _probe_headline(run, metric, data)
     return {
         "strategy": run.result["strategy"],
+        "loads_in": run.loads_in,
         **_headline_figures(headline),
         "accuracy_of": {
             "strategy": run.result["strategy"],

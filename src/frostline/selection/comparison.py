@@ -30,7 +30,16 @@ from frostline.selection.earlier_runs import join
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
 from frostline.selection.trial_runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
-from frostline.strategies import NAMED, Strategy, head, linear_probe, patience_fault, scaled, top_k
+from frostline.strategies import (
+    NAMED,
+    Strategy,
+    head,
+    linear_probe,
+    loader_line,
+    patience_fault,
+    scaled,
+    top_k,
+)
 from frostline.studies.operating_point import OperatingTarget, demand_class
 from frostline.studies.study_folder import Study, plain
 from frostline.system import deadline, devices, directories, numerics, timing
@@ -222,8 +231,9 @@ def compare(
         joins=earlier,
     )
     after_s = _demand_time(request)
-    for line in early_stopping.demand_effect(request):
-        progress.log(line)
+    for line in (*early_stopping.demand_effect(request), _loader_line(request)):
+        if line:
+            progress.log(line)
     request = join(request)
     for line in request.earlier.lines():
         progress.log(line)
@@ -335,6 +345,12 @@ def _runner(request: CompareRequest) -> TrialRunner:
         terms=Terms(**plan["terms"]) if plan["terms"] else None,
         pass_s=plan["pass_seconds"],
     )
+
+
+def _loader_line(request: CompareRequest) -> str:
+    """Return which candidates' models need a loader of ours; "" where none does."""
+    kinds = [str(network.source.get("kind")) for network in request.backbones.values()]
+    return loader_line([candidate.strategy for candidate in request.candidates], kinds)
 
 
 def _demand_time(request: CompareRequest) -> float:

@@ -43,6 +43,7 @@ class Comparison(AccuracyFigures):
 
     winner = Figure[str]("The winner's strategy.")
     augment = Figure[str]("Its augmentation.")
+    loads_in = Figure[list[str]]("Libraries that load the winner's weights without a loader of frostline's.")
     separated = Figure[bool]("Whether it is significantly better than the next one.")
     finished = Figure[bool]("Whether everything planned was run.")
     ended_because = Figure[str]("Why no more was run.")

@@ -112,6 +112,7 @@ def conclude(
     result = {
         "winner": str(winner.strategy),
         "augment": winner.augment,
+        "loads_in": run.result["loads_in"],
         "separated": bool(
             verdict
             and verdict.separated

@@ -60,7 +60,7 @@ from frostline.strategies.strategy import (
     Strategy,
     hyperparameters,
 )
-from frostline.strategies.validation import checked, optimizers, timm_loadable
+from frostline.strategies.validation import checked, loader_line, optimizers, timm_loadable
 
 __all__ = [
     "ALL",
@@ -91,6 +91,7 @@ __all__ = [
     "head",
     "hyperparameters",
     "linear_probe",
+    "loader_line",
     "lp_ft",
     "names_rate",
     "optimizers",

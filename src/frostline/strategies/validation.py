@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, did_you_mean, option
 from frostline.strategies.strategy import BN_POLICIES, KINDS, LAYERS, SCHEDULES, Strategy, hyperparameters
 
 _RANGES: dict[str, tuple[float, float, str]] = {
@@ -63,9 +63,35 @@ def timm_loadable(strategy: Strategy) -> Strategy:
     if any(own.values()):
         other = next(setting for setting, stands in own.items() if stands)
         raise UsageError(
-            f"{strategy}: timm alone cannot load a model with {other}. Leave that out, or plain_timm."
+            f"{strategy}: timm alone cannot load a model with {other}. Leave that out, or "
+            f"{option('plain_timm')}."
         )
     return replace(strategy, layers="last") if hyperparameters(strategy).layers != "last" else strategy
+
+
+LOADERS = {"timm": "timm", "hf": "transformers"}  # what loads a network's weights alone, by its source's kind
+
+
+def loader_line(strategies: Sequence[Strategy], kinds: Iterable[str]) -> str:
+    """Return what loads the models of these strategies only with a loader of ours; "" where that is none.
+
+    Parameters
+    ----------
+    strategies
+        Checked strategies.
+    kinds
+        Of the networks' sources, such as "timm": one of another kind needs a loader with every head.
+    """
+    known = {str(strategy): hyperparameters(strategy) for strategy in strategies}
+    several = [name for name, values in known.items() if values.layers != "last" or values.refit_layers]
+    libraries = dict.fromkeys(LOADERS[kind] for kind in kinds if kind in LOADERS)
+    if not several or not libraries:
+        return ""
+    return (
+        f"The head of {', '.join(several)} reads several stages: {' or '.join(libraries)} alone cannot load "
+        f"such a model, so an export brings a loader. {option('plain_timm', True)} keeps to heads that read "
+        "the last stage."
+    )
 
 
 def _wrong_numbers(strategy: Strategy) -> Iterable[str]:
@@ -109,7 +135,8 @@ def _wrong_words(strategy: Strategy) -> Iterable[str]:
     if strategy.optimizer is not None:
         yield from _wrong_optimizer(strategy.optimizer)
     layers = strategy.layers
-    if layers is not None and layers not in LAYERS and (isinstance(layers, str) or layers < 1):
+    number = isinstance(layers, int) and not isinstance(layers, bool)
+    if layers is not None and layers not in LAYERS and (not number or int(layers) < 1):
         yield f"layers must be a number of stages, 1 or more, or {', '.join(LAYERS)}; found {layers!r}"
     if not re.fullmatch(r"linear|cosine|mlp\([1-9]\d{0,4}\)", strategy.head):
         yield f"head must be linear, cosine or mlp(WIDTH), found {strategy.head!r}"

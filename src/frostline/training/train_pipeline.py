@@ -24,6 +24,7 @@ from frostline.strategies import (
     builds_on_pretrained,
     checked,
     hyperparameters,
+    loader_line,
     overridden,
     parse,
     timm_loadable,
@@ -177,6 +178,8 @@ def train(
         if feature_cache is None:  # else a comparison's run, whose options are for all of its strategies
             for unused in unused_options(chosen.changed(), [request.strategy]).values():
                 progress.log(unused.finding)
+            if line := loader_line([request.strategy], [str(backbone.source.get("kind"))]):
+                progress.log(line)
         if parent is not None:
             progress.log(parent.sentence(request.strategy, backbone))
         request = batch_choice.settled(request, study)

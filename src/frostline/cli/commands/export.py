@@ -57,9 +57,10 @@ FORMATS = ("safetensors", "onnx", "torch", "delta")
 def export(study: str, **options: Any) -> None:
     """Write the model of STUDY to a folder that needs no study, with a model card.
 
-    safetensors loads with timm alone (models that are not timm's: with a small loader in the folder), onnx
-    and torch are programs, delta holds only the trained layers. Probabilities are calibrated in all of them:
-    a plain softmax gives what `frostline predict` gives. Each is loaded back and checked on real images.
+    safetensors loads with timm alone (models that are not timm's, and heads that read several stages: with
+    a small loader in the folder), onnx and torch are programs, delta holds only the trained layers.
+    Probabilities are calibrated in all of them: a plain softmax gives what `frostline predict` gives. Each is
+    loaded back and checked on real images.
 
     onnx and torch come with infer.py, which labels image files without frostline, and with golden images.
     """

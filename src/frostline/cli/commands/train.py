@@ -131,17 +131,11 @@ def train(data: str, **options: Any) -> None:
 
         # A rate beside --continue is of the new schedule, and goes before the parent's in the brackets.
         of_parent = {**options, "lr": None} if options["continue_from"] else options
-        (strategy,) = demand_effect(of_parent, [options["strategy"]])
+        demand_effect(of_parent, [options["strategy"]])
         loggers = followed(verb, options)
         with verb.in_turn():
             manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
-        known = strategies.hyperparameters(strategy)
-        if (known.layers != "last" or known.refit_layers) and not options["plain_timm"]:
-            verb.progress.log(
-                "The head reads several stages: timm alone cannot load the model, so an export brings a "
-                "loader. --plain-timm keeps to the last stage."
-            )
         source_data = None
         if options["source_data"]:  # its problems are reported before training
             source_data = frostline.load_data(
