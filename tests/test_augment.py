@@ -29,7 +29,14 @@ from frostline.data.pixels.decode_limit import InFlight
 from frostline.errors import DamagedImage, RunWarning, UsageError
 from frostline.feature_extraction import ForwardConfig, Frozen, image_batches
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform, brightness
-from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images, contact_sheet, each_decoded
+from frostline.feature_extraction.image_batches import (
+    MIRRORED,
+    TURNED,
+    Images,
+    Room,
+    contact_sheet,
+    each_decoded,
+)
 from frostline.models import Preprocessing
 from frostline.system import devices, numerics
 from frostline.training.techniques import flip_safety
@@ -275,7 +282,7 @@ def test_own_augmentation_trains_and_is_a_configuration_of_its_own(data: Manifes
 
 def test_what_does_not_fit_in_memory_is_decoded_again_and_equal(data: Manifest) -> None:
     roomy, cramped = (images_of(data, Policy("light")) for _ in range(2))
-    cramped._room = 0
+    cramped._room = Room(0)
     items = [[(position, view) for position in range(5)] for view in (0, 1, 0, 1)]
     for ours, theirs in zip(roomy.batches(items), cramped.batches(items), strict=True):
         assert torch.equal(ours, theirs)

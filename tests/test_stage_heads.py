@@ -303,21 +303,21 @@ def test_what_loads_the_model_is_said(
     assert run.loads_in == libraries
     said = [line for line in lines if "timm alone cannot load such a model" in line]
     assert bool(said) == (not libraries)
-    comparison = frostline.compare(
-        backbone,
-        data,
-        [strategy, "head(epochs=1)"],
-        study=tmp_path / "c",
-        log=lines.append,
-        repeats=1,
-        **FAST,
-    )
-    assert len([line for line in lines if "alone cannot load such a model" in line]) == 2 * len(said)
-    assert comparison.loads_in == comparison.run.loads_in
     exported = frostline.export(run.study.path, output=tmp_path / "out", run=run.folder.name)
     assert exported.format == "safetensors"
     assert (tmp_path / "out" / "load.py").exists() == (not libraries)
     assert exported.check["largest_difference"] < 1e-5
+
+
+def test_a_comparison_says_what_loads_its_models_once(data: Manifest, tmp_path: Path) -> None:
+    backbone, lines = frostline.load_backbone("timm/test_resnet", size=32, random=True), list[str]()
+    names = ["linear_probe", "head(epochs=1)"]
+    comparison = frostline.compare(
+        backbone, data, names, study=tmp_path / "s", log=lines.append, repeats=1, **FAST
+    )
+    (line,) = [line for line in lines if "alone cannot load such a model" in line]
+    assert line.startswith("The head of linear_probe reads several stages: timm alone")
+    assert comparison.loads_in == comparison.run.loads_in
 
 
 def test_a_probe_after_training_costs_no_pass(data: Manifest, tmp_path: Path) -> None:
