@@ -107,7 +107,7 @@ def test_a_line_that_stays_dead_ends_with_one_message_without_secrets(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)
         with pytest.raises(DataError, match=r"could not be read in 5 tries \(TimeoutError\)") as refusal:
-            frostline.load_data("memory://bucket/photos")
+            frostline.load_data("memory://bucket/photos", workers=0)
     assert len(reads) == 5
     assert "secret" not in str(refusal.value)
     assert "Signature" not in str(refusal.value)

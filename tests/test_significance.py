@@ -97,7 +97,10 @@ def share_right(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     ("metric", "repeats"),
-    [("accuracy", 1), ("accuracy", 3), ("macro_f1", 1), ("auroc", 1), ("log_loss", 1), (share_right, 3)],
+    [
+        *[("accuracy", 1), ("accuracy", 3), ("macro_f1", 1), ("log_loss", 1), (share_right, 3)],
+        pytest.param("auroc", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_candidates_that_never_differ_may_differ_on_other_images(
     metric: metrics.Metric, repeats: int

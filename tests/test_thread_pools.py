@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys, threading, time
 
@@ -43,6 +45,7 @@ for name, program in sorted(POOLS.items()):
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_the_environment_beside_a_pool() -> None:
     variables = {key: value for key, value in os.environ.items() if not key.startswith("KMP_")}
     command = [sys.executable, "-c", f"import os\n{PROGRAM}\nPOOLS = {POOLS!r}\n{EACH}"]

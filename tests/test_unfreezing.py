@@ -247,7 +247,7 @@ def compiled_forward(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     "way",
     [
-        compiled_in_place,
+        pytest.param(compiled_in_place, marks=pytest.mark.slow),
         pytest.param(compiled_from_inside, marks=pytest.mark.slow),
         pytest.param(compiled_forward, marks=pytest.mark.slow),
     ],
