@@ -290,7 +290,8 @@ def test_more_epochs_need_no_more_than_the_run(table: Path, tmp_path: Path) -> N
     shown = frostline("train", "--continue", place, "--extra-epochs", "2", "--lr", "0.002")
     assert shown.exit_code == 0, shown.output
     assert f"2 epochs after run {parent['run']}" in " ".join(shown.stdout.split())
-    lines = [line for line in shown.stderr.splitlines() if "epoch" in line]
+    schedule, *lines = [line for line in shown.stderr.splitlines() if "epoch" in line]
+    assert f"It trains on from run {parent['run']}: 2 epochs more of" in schedule
     assert [line.split(":")[0].strip() for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert "\r" not in shown.stderr
     child = one_object(
