@@ -475,6 +475,8 @@ def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
     plain |= {"minutes": None, "threads": None, "cache_dir": None, "strict": False}
     plain |= {"split_names": None, "path_column": None, "label_column": None, "group_by": None}
     assert plan._train("photos", plain) == "frostline train photos"
+    assert plan._train("photos", {**plain, "workers": "auto"}) == "frostline train photos"
+    assert plan._train("photos", {**plain, "workers": 0}) == "frostline train photos --workers 0"
     options = {"seed": 3, "val_size": 0.0, "minutes": 10.0, "cache_dir": "my cache", "strict": True}
     options["group_by"] = "re:^(P\\d+)_"
     words = (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import frostline
+from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from tiny import tiny_backbone, write_table
 
@@ -82,6 +83,18 @@ def _train(table: Path, study: Path) -> None:
 
 def _plan(table: Path, study: Path) -> None:
     frostline.plan(tiny_backbone(), frostline.load_data(table), threads=1)
+
+
+def test_a_plan_is_of_runs_with_as_many_decoding_threads(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=8, test=0)
+    backbone, data = tiny_backbone(), frostline.load_data(table)
+    workers = [
+        frostline.plan(backbone, data, threads=1, workers=workers).signals.rates.pipeline.workers
+        for workers in (0, 3)
+    ]
+    assert workers == [0, 3]
+    with pytest.raises(UsageError, match='workers must be "auto", or 0 or more, found -1'):
+        frostline.plan(backbone, data, threads=1, workers=-1)
 
 
 @pytest.mark.parametrize("entry_point", [_fit, _compare, _train, _plan])

@@ -7,6 +7,7 @@ from typing import Any
 
 from frostline.advice.recommendation import Advice, Budget, Case, advise
 from frostline.data import Manifest
+from frostline.data.decoding_threads import AUTO, Workers
 from frostline.diagnostics import Signals, measure
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
@@ -57,6 +58,7 @@ def plan(
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
+    workers: Workers = AUTO,
     feature_cache: FeatureCache | None = None,
     progress: OnProgress | None = None,
 ) -> Planned:
@@ -87,6 +89,8 @@ def plan(
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     threads
         Torch threads; `None` for as many as cores are free.
+    workers
+        Threads that decode images here, and in the runs that are foretold; 0 decodes between the steps.
     feature_cache
         Where features of frozen layers are kept; `None` for the one of this machine.
     progress
@@ -100,7 +104,7 @@ def plan(
     Raises
     ------
     UsageError
-        If the budget is invalid or no strategy fits it.
+        If the budget or `workers` is invalid, or no strategy fits the budget.
     """
     limit = numerics.device_memory_limit(device_memory_bytes)
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes, limit)
@@ -115,6 +119,7 @@ def plan(
         random=False,
         seed=seed,
         threads=threads,
+        workers=workers,
         feature_cache=feature_cache,
         progress=progress,
     )

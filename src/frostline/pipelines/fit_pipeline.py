@@ -351,6 +351,7 @@ class _Steps:
                         probe_accuracy=probe_accuracies.get(backbone.name),
                         seed=self.config.seed,
                         threads=threads,
+                        workers=self.config.workers,
                         feature_cache=self.cache,
                         progress=deadline.telling(self.progress, what),
                     )

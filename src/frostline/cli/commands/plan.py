@@ -16,6 +16,7 @@ measuring = stack(
     click.option("--seed", default=0, show_default=True, help="Split, folds and random weights."),
     click.option("--threads", type=click.IntRange(1), help="Torch threads [the number of free cores]."),
     device_option,
+    workers_option,
 )
 
 
@@ -24,7 +25,6 @@ measuring = stack(
 @model_options
 @data_options
 @measuring
-@workers_option
 @click.option("--no-random", is_flag=True, help="Leave out the probes on random weights.")
 @everywhere
 def measure(data: str, **options: Any) -> None:
@@ -85,6 +85,7 @@ def plan(data: str, **options: Any) -> None:
             seed=options["seed"],
             device=options["device"],
             threads=options["threads"],
+            workers=options["workers"],
             progress=verb.progress,
         )
         verb.done(planned.as_dict(), lambda: advice_text.advice(planned, _train(data, options)))
@@ -92,10 +93,11 @@ def plan(data: str, **options: Any) -> None:
 
 def _train(data: str, options: dict[str, Any]) -> str:
     """Return the `frostline train` command for this call, ready to be pasted, without a strategy."""
-    defaults = {"model": "lite0", "device": "auto", "seed": 0, "test_size": 0.2, "val_size": 0.2}
+    automatic = {"device": "auto", "workers": "auto"}
+    defaults = {"model": "lite0", "seed": 0, "test_size": 0.2, "val_size": 0.2, **automatic}
     forwarded = (
         *("model", "architecture", "size", "resize", "seed", "test_size", "val_size", "minutes", "device"),
-        *("threads", "cache_dir", "path_column", "label_column", "group_by"),
+        *("threads", "workers", "cache_dir", "path_column", "label_column", "group_by"),
     )
     arguments = ["frostline", "train", data]
     if options["split_names"]:
