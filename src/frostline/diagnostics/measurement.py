@@ -253,7 +253,7 @@ def measure(
     twin: dict[str, Any] = {"accuracy": {}, "notes": []}
     if random and signals["probe_by_stage"]:
         twin = directories.remembered("signals", f"random weights {digest_of(key)}", compute_random)
-    machine_rates = _rates(backbone, data, cache, seed, threads) if rates else None
+    machine_rates = _rates(backbone, data, cache, seed, threads, workers) if rates else None
     cut_away = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
     groups = stage_probes.GroupsProbe(**signals["groups"]) if signals.get("groups") else None
     return Signals(
@@ -281,7 +281,14 @@ def measure(
     )
 
 
-def _rates(backbone: Backbone, data: Manifest, cache: FeatureCache, seed: int, threads: int | None) -> Rates:
+def _rates(
+    backbone: Backbone,
+    data: Manifest,
+    cache: FeatureCache,
+    seed: int,
+    threads: int | None,
+    workers: Workers,
+) -> Rates:
     """Time the network on this machine, and the decoding of some of these images."""
     samples = data.subset("train")[:TIMED]
     images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
@@ -289,7 +296,13 @@ def _rates(backbone: Backbone, data: Manifest, cache: FeatureCache, seed: int, t
         AUTO_BATCH, Strategy("full"), images=len(data.subset("train")), kind=devices.current().type
     ).images
     return rates_of.measure(
-        backbone, images, cache=cache, batch=batch, threads=threads, classes=len(data.classes)
+        backbone,
+        images,
+        cache=cache,
+        batch=batch,
+        threads=threads,
+        workers=workers,
+        classes=len(data.classes),
     )
 
 
