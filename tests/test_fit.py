@@ -293,14 +293,14 @@ def test_interrupted_it_goes_on(tmp_path: Path) -> None:
     runs: list[str] = []
 
     def stop(line: str) -> None:
-        runs.extend([line] if line.startswith("  ") else [])
+        runs.extend([line] if "fold" in line and line.startswith("  ") else [])
         if len(runs) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         frostline.fit(images, study=study, log=stop, **given)
     fitted = frostline.fit(images, study=study, log=runs.append, **given)
-    again = [line for line in runs[4:] if line.startswith("  ")]
+    again = [line for line in runs[4:] if line.startswith("  ") and "fold" in line]  # long epochs have lines
     assert len(again) == 3 * 5 - 3  # the fourth was told before it was written down
     assert len(list(study.glob("comparisons/*"))) == 1
     assert fitted.comparison is not None
