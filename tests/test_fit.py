@@ -300,7 +300,8 @@ def test_interrupted_it_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         frostline.fit(images, study=study, log=stop, **given)
     fitted = frostline.fit(images, study=study, log=runs.append, **given)
-    again = [line for line in runs[4:] if line.startswith("  ") and "fold" in line]  # a winner with steps has lines, too
+    # a winner with steps has lines for its epochs, too
+    again = [line for line in runs[4:] if line.startswith("  ") and "fold" in line]
     assert len(again) == 3 * 5 - 3  # the fourth was told before it was written down
     assert len(list(study.glob("comparisons/*"))) == 1
     assert fitted.comparison is not None
