@@ -232,7 +232,10 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     promises = [note for note in evaluation.notes if promise in note]
     assert promises == [f"study: {promise}", f"export: {promise}"]
     config = json.loads((folder / "config.json").read_text())
-    config["threshold"]["probability"] = 0.75  # by hand: what was promised of another one is not said of it
+    config["threshold"]["probability"] += 1e-9  # by hand: what was promised of another one is not said of it
+    (folder / "config.json").write_text(json.dumps(config))
+    assert len(frostline.predict(folder, place / "photos", module=tiny_model()).decided_by) == 1
+    config["threshold"]["probability"] = 0.75
     (folder / "config.json").write_text(json.dumps(config))
     changed = frostline.predict(folder, place / "photos", module=tiny_model())
     (rule,) = changed.decided_by

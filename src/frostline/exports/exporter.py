@@ -316,7 +316,8 @@ def _finish(
     }
     decision = exported.predictor.decision
     if decision is not None and "int8" not in details.config:  # what it promises is of float32
-        frostline_config[DECIDED_BY] = list(decided_by(exported.folder.path, exported.predictor))
+        sentences = list(decided_by(exported.folder.path, exported.predictor))
+        frostline_config[DECIDED_BY] = {"rule": decision.as_config(), "sentences": sentences}
     content = {
         **details.config,
         **({} if decision is None else decision.as_config()),

@@ -19,7 +19,7 @@ from frostline.studies.operating_point import Decision
 from frostline.studies.study_folder import Study
 from frostline.system import directories
 
-DECIDED_BY = "decided_by"  # in an export's config.json: how its model decides and what that promises
+DECIDED_BY = "decided_by"  # in an export's config.json: a rule, and sentences on it and what it promises
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,6 @@ def decided_by(folder: Path, predictor: Predictor) -> tuple[str, ...]:
 def _exported_sentences(folder: Path, decision: Decision) -> tuple[str, ...]:
     """Return what an export says of its decision; nothing where its rule was changed since."""
     content = json.loads((folder / directories.CONFIG).read_text(encoding="utf-8"))
-    sentences = content.get("frostline", {}).get(DECIDED_BY)
-    whole = isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences)
-    same_rule = whole and sentences and sentences[0].startswith(decision.sentence.removesuffix("."))
-    return tuple(sentences) if same_rule else ()
+    exported = content.get("frostline", {}).get(DECIDED_BY) or {}
+    same_rule = exported.get("rule") == decision.as_config()
+    return tuple(map(str, exported["sentences"])) if same_rule else ()

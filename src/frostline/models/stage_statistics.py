@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from frostline.models.backbone import Backbone
 
 VERSION = 2  # raised when the same outputs give other numbers
-TRIED = (
-    3  # images of the pass that finds the outputs: more than one, so that a batch is told from anything else
-)
+# Images of the pass that finds the outputs: more than one, so that a batch is told from anything else.
+TRIED = 3
 # Added to a variance before its root, so that the gradient is finite where a channel does not vary. Far
 # below what normalised activations vary by (about 1).
 LEAST_VARIANCE = 1e-6
