@@ -160,7 +160,9 @@ def test_rates_are_of_threads_and_of_passes(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_starved_device_is_said() -> None:
     starved, fed = PassRates(passing_s=1.0, waited_s=3.0), PassRates(passing_s=3.0, waited_s=1.0)
-    assert "cuda:0 waited 3 s for pixels and computed 1 s: 2 threads" in starved.starved(2, "cuda:0")
+    assert "cuda:0 waited 3 s for pixels and computed 1 s: decoding by 2 threads" in starved.starved(
+        2, "cuda:0"
+    )
     assert fed.starved(2, "cuda:0") == ""
     assert starved.starved(2, "cpu") == ""  # its cores decode
-    assert "1 thread decode too slowly for it. Give more workers" in starved.starved(0, "cuda:0")
+    assert "by 1 thread is too slow for it. Give more workers, smaller" in starved.starved(0, "cuda:0")

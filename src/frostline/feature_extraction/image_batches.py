@@ -135,8 +135,8 @@ class PassRates:
             return ""
         return (
             f"{device} waited {self.waited_s:.0f} s for pixels and computed {self.passing_s:.0f} s: "
-            f"{counted(max(1, workers), 'thread')} decode too slowly for it. Give more {option('workers')}, "
-            "smaller files, or a machine with more cores."
+            f"decoding by {counted(max(1, workers), 'thread')} is too slow for it. Give more "
+            f"{option('workers')}, smaller files, or a machine with more cores."
         )
 
 
