@@ -40,7 +40,14 @@ Named = dict[str, tuple[str, dict[str, Any]]]  # name → contender, settings
 
 OURS: Named = {
     f"frostline {strategy}": ("frostline", {"strategy": strategy})
-    for strategy in ("linear_probe", "top_k(1)", "top_k(3)", "lp_ft")
+    for strategy in (
+        "linear_probe(layers=last)",
+        "linear_probe",
+        "top_k(1)",
+        "top_k(3)",
+        "lp_ft",
+        "lp_ft(refit_layers=4)",
+    )
 }
 # The same where cuts and timings of this network are remembered from other images; no rows of these are.
 AGAIN: Named = {"frostline linear_probe, network known": ("frostline", {"strategy": "linear_probe"})}

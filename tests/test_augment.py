@@ -135,12 +135,12 @@ def test_a_picture_holds_its_room_until_it_is_cropped(
     room, at_once, most = InFlight(1), [], []
     crop = Preprocessing.crop
 
-    def cropping(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
+    def cropping(preprocessing: Preprocessing, image: Image.Image, *, fast: bool) -> torch.Tensor:
         at_once.append(image)
         time.sleep(0.002)
         most.append(len(at_once))
         at_once.remove(image)
-        return crop(preprocessing, image)
+        return crop(preprocessing, image, fast=fast)
 
     monkeypatch.setattr(decoding, "IN_FLIGHT", room)
     monkeypatch.setattr(Preprocessing, "crop", cropping)

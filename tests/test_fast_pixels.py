@@ -1,10 +1,13 @@
-"""Fast pixels: training decodes large JPEGs at a fraction of their size; what judges sees them whole."""
+"""Fast pixels: torch resizes, and decodes large JPEGs at a fraction; what judges sees Pillow's, whole."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -15,12 +18,16 @@ from frostline.data import Manifest
 from frostline.errors import UsageError
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, Images
+from frostline.models import Preprocessing
+from frostline.models.preprocessing import CROP_MODES
+from frostline.models.resizing import resized
 from frostline.strategies import parse
 from frostline.training.train_request import TrainRequest
 from tiny import PREPROCESSING, picture, tiny_backbone
 
 # The tiny network sees 16 px, so 32 are left: of 140 a quarter, of fewer than 64 all.
 LARGE, SMALL = 140, 63
+RESIZED = "resized by torch 1"  # in a key
 
 
 def _folder(path: Path, side: int, suffix: str = ".jpg") -> Manifest:
@@ -50,8 +57,8 @@ def test_a_fraction_leaves_twice_what_the_network_sees(large: Manifest) -> None:
     assert fraction == 4
     assert LARGE // fraction >= plain
     assert min(large.read(images.samples[0], plain).size) == -(-LARGE // fraction)
-    assert images.pixels_name((0, 0)) == f"0 jpeg 1/{fraction}"
-    assert images.pixels_name((0, MIRRORED)) == f"mirrored jpeg 1/{fraction}"
+    assert images.pixels_name((0, 0)) == f"0 jpeg 1/{fraction} {RESIZED}"
+    assert images.pixels_name((0, MIRRORED)) == f"mirrored jpeg 1/{fraction} {RESIZED}"
     whole = _images(large, fast=False)
     assert (images.pixels, whole.pixels) == ("fast", "reference")
     assert whole.pixels_name((0, 0)) == "0"
@@ -64,19 +71,80 @@ def test_a_small_crop_needs_more_pixels_and_view_zero_stays_what_it_is_elsewhere
     assert strong.pixels_name((0, 1)).startswith("strong")
     assert "jpeg" not in strong.pixels_name((0, 1))  # of a narrow quarter of the area 60 px a side
     assert strong.pixels_name((0, 0)) == still.pixels_name((0, 0))
-    assert torch.equal(strong[0, 1], _images(large, "strong", fast=False)[0, 1])
+    whole = _images(large, "strong", fast=False)[0, 1]  # the same draws, resized by Pillow
+    assert (strong[0, 1].int() - whole.int()).abs().max() <= 2
     assert torch.equal(strong[0, 0], still[0, 0])
     items = [[(position, view) for position in range(8)] for view in (0, 1, 0)]
     for ours, theirs in zip(still.batches(items), _images(large).batches(items, 3), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_small_images_and_other_formats_keep_pixels_and_keys(tmp_path: Path) -> None:
+def test_small_images_and_other_formats_are_decoded_whole(tmp_path: Path) -> None:
     for data in (_folder(tmp_path / "small", SMALL), _folder(tmp_path / "png", LARGE, ".png")):
         fast, whole = _images(data), _images(data, fast=False)
-        assert fast.pixels == "reference"
-        assert fast.pixels_name((0, 0)) == whole.pixels_name((0, 0)) == "0"
-        assert torch.equal(fast[0, 0], whole[0, 0])
+        assert fast.pixels == "fast"
+        assert (fast.pixels_name((0, 0)), whole.pixels_name((0, 0))) == (f"0 {RESIZED}", "0")
+        assert (fast[0, 0].int() - whole[0, 0].int()).abs().max() <= 2
+
+
+def test_what_torch_would_not_resize_keeps_pixels_and_keys(tmp_path: Path) -> None:
+    """Pictures that have the size already, and interpolations that torch has not for 8-bit pixels."""
+    rng, names = np.random.default_rng(0), ["path,label"]
+    side = int(PREPROCESSING.size / PREPROCESSING.crop_pct)
+    for index in range(8):
+        picture(index % 2, rng).resize((side + index, side)).save(tmp_path / f"{index}.png")
+        names.append(f"{index}.png,{'ab'[index % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(names))
+    data = frostline.load_data(tmp_path / "t.csv", near_copies=False)
+    exact, resized = _images(data), _images(data, "light")
+    assert (exact.pixels, exact.pixels_name((0, 0)), resized.pixels_name((0, 0))) == ("reference", "0", "0")
+    assert resized.pixels == "fast"
+    assert resized.pixels_name((0, 1)).endswith(RESIZED)
+    assert torch.equal(exact[0, 0], _images(data, fast=False)[0, 0])
+    lanczos = replace(PREPROCESSING, interpolation="lanczos", size=9)
+    fast, whole = (Images(data, data.samples, lanczos, policy=Policy("light"), fast=x) for x in (True, False))
+    assert (fast.pixels, fast.pixels_name((0, 1))) == ("reference", whole.pixels_name((0, 1)))
+    assert torch.equal(fast[0, 1], whole[0, 1])
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_resized_by_torch_a_picture_is_a_level_off_in_a_few_pixels(
+    crop_mode: str, interpolation: str
+) -> None:
+    rng = np.random.default_rng(1)
+    preprocessing = Preprocessing(64, 0.875, interpolation, (0.5,) * 3, (0.2,) * 3, crop_mode)
+    moved = []
+    for width, height in ((75, 50), (200, 190), (73, 73), (40, 160), (300, 100)):
+        colours = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        image = colours.resize((width, height), Image.Resampling.BICUBIC)
+        fast, reference = preprocessing.crop(image, fast=True), preprocessing.crop(image)
+        assert fast.shape == reference.shape == (3, 64, 64)
+        assert (width, height) != (73, 73) or torch.equal(fast, reference)  # nothing to resize
+        moved.append((fast.int() - reference.int()).abs())
+    assert torch.stack(moved).max() <= 2
+    assert 0 < (torch.stack(moved) > 0).float().mean() < 0.03
+
+
+def test_torch_resizes_in_the_decoding_thread_alone(large: Manifest) -> None:
+    """Else each of the threads that decode would start as many more as torch computes with."""
+    from torchvision.transforms import InterpolationMode
+
+    image = Image.effect_noise((900, 700), 40).convert("RGB")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(resized, image, (256, 330), InterpolationMode("bicubic"), fast=True).result()
+            count = psutil.Process().num_threads()
+            for _ in range(3):
+                pool.submit(resized, image, (256, 330), InterpolationMode("bicubic"), fast=True).result()
+            assert psutil.Process().num_threads() == count
+        with ThreadPoolExecutor(2) as pool:
+            crops = list(pool.map(lambda _: _images(large)[0, 0], range(4)))
+        assert all(torch.equal(crop, crops[0]) for crop in crops)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_manifest_that_was_read_back_gives_the_same_fractions(large: Manifest) -> None:
@@ -135,8 +203,7 @@ def test_a_picture_of_another_format_is_no_jpeg_by_its_name(tmp_path: Path) -> N
             picture = Image.effect_noise((900, 900), 40 + place).convert("RGB")
             picture.save(tmp_path / label / f"{place}.jpg", format="PNG")
     images = _images(frostline.load_data(tmp_path))
-    assert images.pixels == "reference"
-    assert images.pixels_name((0, 0)) == "0"
+    assert images.pixels_name((0, 0)) == f"0 {RESIZED}"
 
 
 def test_subsets_share_the_memory_for_decoded_pictures(large: Manifest) -> None:

@@ -114,7 +114,9 @@ def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
     assert any("30 of 60" in note for note in signals.notes)
     assert [point.images for point in signals.curve] == pytest.approx([12, 24, 48], abs=1)
     some = measurement.class_balanced_subset(data, data.subset("train"), 30, 0)
-    alone = similarity(backbone, Images(data, some, PREPROCESSING), PLAN, units=data.units(some).tolist())
+    alone = similarity(
+        backbone, Images(data, some, PREPROCESSING, fast=True), PLAN, units=data.units(some).tolist()
+    )
     assert signals.similarity == alone
     run = frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", flip="none")
     assert run.features["computed"] == len(
@@ -201,7 +203,7 @@ def test_a_network_in_pieces_is_heard_as_one(data: Manifest) -> None:
 
 def test_similarity_is_the_one_that_is_measured_alone(data: Manifest) -> None:
     backbone = tiny_backbone()
-    images = Images(data, data.subset("train"), PREPROCESSING)
+    images = Images(data, data.subset("train"), PREPROCESSING, fast=True)
     alone = similarity(backbone, images, PLAN, units=data.units(images.samples).tolist())
     assert measure(backbone, data, random=False, rates=False, threads=1).similarity == alone
 

@@ -228,7 +228,7 @@ class Config:
 
     @property
     def fast_pixels(self) -> bool:
-        """Whether training may decode large JPEGs at a fraction of their size."""
+        """Whether training may resize by torch, and decode large JPEGs at a fraction of their size."""
         return self.pixels == "auto" and not self.deterministic
 
     @classmethod

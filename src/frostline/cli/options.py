@@ -103,8 +103,8 @@ pixels_option = click.option(
     type=click.Choice(["auto", "reference"]),
     default="auto",
     show_default=True,
-    help="auto: training decodes large JPEGs at a fraction of their size, unless --deterministic. val, test "
-    "and predictions see whole ones.",
+    help="auto: training resizes by torch, and decodes large JPEGs at a fraction of their size, unless "
+    "--deterministic. reference: Pillow and whole pictures, as val, test and predictions always.",
 )
 running = stack(
     click.option(

@@ -357,7 +357,7 @@ class Manifest:
             return 1
         if not sample.path.lower().endswith(decoding.JPEG_NAMES):
             return 1
-        fraction = decoding.jpeg_fraction(self._size_of(sample), side_pixels)
+        fraction = decoding.jpeg_fraction(self.size_of(sample), side_pixels)
         return fraction if fraction == 1 or self._is_jpeg(sample) else 1
 
     def _is_jpeg(self, sample: Sample) -> bool:
@@ -373,8 +373,18 @@ class Manifest:
             self._jpegs[sample.digest] = known
         return known
 
-    def _size_of(self, sample: Sample) -> Size:
-        """Return a file's upright size in pixels, from its header where it was not indexed here."""
+    def size_of(self, sample: Sample) -> Size:
+        """Return a file's upright size in pixels, from its header where it was not indexed here.
+
+        Parameters
+        ----------
+        sample : Sample
+
+        Returns
+        -------
+        (int, int)
+            Width and height; (0, 0) where they are not known, as of images without a file.
+        """
         size = self.sizes.get(sample.digest) or self._header_sizes.get(sample.digest) or (0, 0)
         if min(size) == 0 and self.root is not None:
             with contextlib.suppress(OSError), open(self.root / sample.path, "rb") as file:

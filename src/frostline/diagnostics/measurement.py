@@ -41,7 +41,7 @@ from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
-VERSION = 3  # of what is remembered; raised when the same images give other signals
+VERSION = 4  # of what is remembered; raised when the same images give other signals
 MEASURING = "loading and measuring the network and the images"  # in messages about a time limit
 MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
 # Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
@@ -235,7 +235,7 @@ def measure(
         **({"learned": sorted(data.learned)} if data.learned else {}),
     }
 
-    images = Images(data, probed, backbone.preprocessing)
+    images = Images(data, probed, backbone.preprocessing, fast=True)
     if random or config is not None:  # another pass follows
         images.hold(HELD_BYTES)
 
@@ -291,7 +291,7 @@ def _rates(
 ) -> Rates:
     """Time the network on this machine, and the decoding of some of these images."""
     samples = data.subset("train")[:TIMED]
-    images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed)
+    images = Images(data, samples, backbone.preprocessing, policy=Policy("standard"), seed=seed, fast=True)
     batch = batch_size(
         AUTO_BATCH, Strategy("full"), images=len(data.subset("train")), kind=devices.current().type
     ).images
@@ -369,7 +369,7 @@ def _measure_signals(
         notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
         # As training computes them, which then finds the rows.
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
-        all_images = Images(data, samples, backbone.preprocessing).with_pixels_of(images)
+        all_images = Images(data, samples, backbone.preprocessing, fast=True).with_pixels_of(images)
         last = features(head, all_images, workers=workers, progress=progress)
     with deadline.work(MEASURING):
         signals["curve"] = _curve(data, samples, last, seed)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from frostline.config import AUGMENTS
 from frostline.data.pixels import random_rotation
@@ -25,6 +24,7 @@ from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction import random_transforms
 from frostline.feature_extraction.random_transforms import RandomTransform
 from frostline.models import Preprocessing
+from frostline.models.resizing import resized_crop
 from frostline.system.seeds import derive
 
 FLIPS = ("auto", "none", "horizontal", "both")
@@ -116,17 +116,27 @@ class Transform:
     """From an RGB image to uint8 of shape (3, size, size), drawing on a generator.
 
     `custom` maps an RGB image to an RGB image, which then gets flips and the checkpoint's resize and crop.
+    `fast` as in `resizing.resized`.
     """
 
     def __init__(
-        self, policy: Policy, preprocessing: Preprocessing, custom: Callable[[Image.Image], Any] | None = None
+        self,
+        policy: Policy,
+        preprocessing: Preprocessing,
+        custom: Callable[[Image.Image], Any] | None = None,
+        *,
+        fast: bool = False,
     ) -> None:
         if (policy.name == "custom") != (custom is not None):
             raise UsageError("The augmentation 'custom' and a callable from image to image go together.")
         self._custom = custom
-        self._preprocessing = preprocessing
+        self._preprocessing, self._fast = preprocessing, fast
         self._crops = policy.crop_scale is not None
-        self._steps = [*_rotation(policy, preprocessing), *_crop(policy, preprocessing), *_flips(policy)]
+        self._steps = [
+            *_rotation(policy, preprocessing),
+            *_crop(policy, preprocessing, fast),
+            *_flips(policy),
+        ]
         if policy.name == "strong":
             self._steps.append(random_transforms.trivial_augment)
         elif policy.name == "randaugment":
@@ -142,17 +152,17 @@ class Transform:
         value: Any = image if self._custom is None else _image(_seeded_globally(self._custom, image, seed))
         for step in self._steps:
             value = step(value, generator)
-        pixels: torch.Tensor = value if self._crops else self._preprocessing.crop(value)
+        pixels: torch.Tensor = value if self._crops else self._preprocessing.crop(value, fast=self._fast)
         return pixels
 
 
-def _crop(policy: Policy, preprocessing: Preprocessing) -> list[RandomTransform]:
+def _crop(policy: Policy, preprocessing: Preprocessing, fast: bool) -> list[RandomTransform]:
     if policy.crop_scale is None:
         return []
     if preprocessing.resize != "crop":
-        return [_FramedCrop(policy.crop_scale, preprocessing)]
+        return [_FramedCrop(policy.crop_scale, preprocessing, fast)]
     mode = InterpolationMode(preprocessing.interpolation)
-    return [random_transforms.RandomCrop(preprocessing.size, policy.crop_scale, mode)]
+    return [random_transforms.RandomCrop(preprocessing.size, policy.crop_scale, mode, fast=fast)]
 
 
 class _FramedCrop:
@@ -163,9 +173,9 @@ class _FramedCrop:
     stretched as they will be at prediction; and none of it is spent on padding.
     """
 
-    def __init__(self, scale: float, preprocessing: Preprocessing) -> None:
+    def __init__(self, scale: float, preprocessing: Preprocessing, fast: bool) -> None:
         self._scale = (scale, 1.0)
-        self._preprocessing = preprocessing
+        self._preprocessing, self._fast = preprocessing, fast
         self._mode = InterpolationMode(preprocessing.interpolation)
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
@@ -173,7 +183,7 @@ class _FramedCrop:
         least, most = random_transforms.ASPECT_RATIO
         box = random_transforms.crop_box(*image.size, self._scale, generator, (least * own, most * own))
         across, down = preprocessing.frame(*image.size)
-        part: Image.Image = tv.resized_crop(image, *box, [down, across], self._mode, antialias=True)
+        part = resized_crop(image, box, (down, across), self._mode, fast=self._fast)
         if (across, down) == (preprocessing.size, preprocessing.size):
             return part
         canvas = Image.new("RGB", (preprocessing.size, preprocessing.size), preprocessing.fill)

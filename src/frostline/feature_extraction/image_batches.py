@@ -36,6 +36,7 @@ from frostline.errors import FrostlineError, RunWarning, option
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
 from frostline.feature_extraction.ordered_threads import AHEAD, between_pauses, mapped
 from frostline.models import Preprocessing
+from frostline.models.resizing import VERSION as RESIZING_VERSION
 from frostline.sentences import counted
 from frostline.system import devices
 from frostline.system.thread_pools import thread_pool
@@ -56,8 +57,9 @@ SHARED_BATCHES = 3
 T = TypeVar("T")
 R = TypeVar("R")
 Item = tuple[int, int]  # (position in the samples, view)
-# Pixels: "reference" are decoded whole, as everything that a model is judged or chosen by; "fast" are JPEGs
-# decoded at a fraction of their size that leaves this many times the pixels a side that the network will see.
+# Pixels: "reference" are decoded whole and resized by Pillow, as everything that a model is judged or chosen
+# by; "fast" are resized by torch, and large JPEGs decoded at a fraction of their size that leaves this many
+# times the pixels a side that the network will see.
 PIXELS = ("auto", "reference")
 FAST_MARGIN = 2
 MIRRORED, TURNED = -1, -2  # views
@@ -172,7 +174,8 @@ class Images(Dataset[Tensor]):
         self.samples = tuple(samples)
         self.preprocessing = preprocessing
         self.policy = policy or Policy("none")
-        transform = Transform(self.policy, preprocessing, custom)
+        self._fast = fast and preprocessing.resizes_fast  # views are resized by torch
+        transform = Transform(self.policy, preprocessing, custom, fast=self._fast)
         self._view = SeededView(transform, seed)
         # A person's own code: it may not bear several threads, and draws on the global random state.
         self._runs_own_code = custom is not None or manifest.items is not None
@@ -246,19 +249,32 @@ class Images(Dataset[Tensor]):
     def pixels_name(self, item: Item) -> str:
         """Name what is done to an image: equal names, equal pixels."""
         position, view = item
-        fraction = self._fraction(position, self._sides[0 if view <= 0 or self.policy.still else 1])
+        augmented = view > 0 and not self.policy.still
+        fraction = self._fraction(position, self._sides[int(augmented)])
         return (
             self.view_name(view)
             + self.manifest.rendered(self.samples[position])
             + (f" jpeg 1/{fraction}" if fraction > 1 else "")
+            + (f" resized by torch {RESIZING_VERSION}" if self._resizes_fast(position, augmented) else "")
         )
 
     @property
     def pixels(self) -> str:
-        """The class of the pixels: "fast" where a JPEG is decoded at a fraction, else "reference"."""
-        sides = {side for side in self._sides if side}
-        fast = any(self._fraction(position, side) > 1 for position in range(len(self)) for side in sides)
+        """The class of the pixels: "fast" where one picture's are, else "reference"."""
+        augmented = not self.policy.still
+        fast = any(
+            self._resizes_fast(position, augmented)
+            or any(self._fraction(position, side) > 1 for side in self._sides)
+            for position in range(len(self))
+        )
         return "fast" if fast else "reference"
+
+    def _resizes_fast(self, position: int, augmented: bool) -> bool:
+        """Return whether torch resizes a picture for its evaluation view, or for augmented ones."""
+        if augmented or not self._fast:
+            return self._fast
+        size = self.manifest.size_of(self.samples[position])
+        return 0 in size or self.preprocessing.resized_size(*size) != size
 
     def _fraction(self, position: int, side: int) -> int:
         return self.manifest.jpeg_fraction(self.samples[position], side) if side else 1
@@ -273,7 +289,7 @@ class Images(Dataset[Tensor]):
         pixels = self._still.get(position)
         if pixels is None:
             began = time.perf_counter()
-            pixels = self.preprocessing.crop(self._image(position))
+            pixels = self.preprocessing.crop(self._image(position), fast=self._fast)
             self.rates.add_decoded(time.perf_counter() - began)
             if keep:
                 self._hold(self._still, position, pixels, pixels.numel())

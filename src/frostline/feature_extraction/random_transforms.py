@@ -16,6 +16,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from frostline.models.resizing import resized_crop
+
 RandomTransform = Callable[[Any, torch.Generator], Any]  # (image, generator) → image
 
 TRIES = 10  # draws of a rectangle that must fit into the picture, before the fallback: torchvision's
@@ -87,16 +89,15 @@ def _sides(
 
 
 class RandomCrop:
-    """torchvision's `RandomResizedCrop` to a square of `size` pixels."""
+    """torchvision's `RandomResizedCrop` to a square of `size` pixels; `fast` as in `resizing.resized`."""
 
-    def __init__(self, size: int, scale: float, mode: InterpolationMode) -> None:
-        self._size, self._scale, self._mode = [size, size], (scale, 1.0), mode
+    def __init__(self, size: int, scale: float, mode: InterpolationMode, *, fast: bool = False) -> None:
+        self._size, self._scale, self._mode, self._fast = (size, size), (scale, 1.0), mode, fast
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
         """Return a part of the picture, resized."""
         box = crop_box(*image.size, self._scale, generator)
-        part: Image.Image = tv.resized_crop(image, *box, self._size, self._mode, antialias=True)
-        return part
+        return resized_crop(image, box, self._size, self._mode, fast=self._fast)
 
 
 def horizontal_flip(image: Image.Image, generator: torch.Generator) -> Image.Image:

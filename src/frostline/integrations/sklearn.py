@@ -90,6 +90,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         Whether repeated fits agree bit for bit: float32 and deterministic kernels only.
     precision : str
         "auto", "float32", "bfloat16" or "float16".
+    pixels : str
+        "reference" or "auto" (fast pixels in `fit`, as in `frostline.train`). In cross-validation "reference"
+        is quicker: other folds predict on the images that one learns from, so each passes once.
     threads : int or None
         Torch threads; None is the number of free cores.
     workers : int or str
@@ -142,6 +145,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         device: str = "auto",
         deterministic: bool = False,
         precision: str = "auto",
+        pixels: str = "reference",
         threads: int | None = None,
         workers: int | str = "auto",
         views: int | None = None,
@@ -169,6 +173,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         self.device = device
         self.deterministic = deterministic
         self.precision = precision
+        self.pixels = pixels
         self.threads = threads
         self.workers = workers
         self.views = views
@@ -233,6 +238,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                     device=self.device,
                     deterministic=self.deterministic,
                     precision=self.precision,
+                    pixels=self.pixels,
                     threads=self.threads,
                     workers=self.workers,
                     views=self.views,

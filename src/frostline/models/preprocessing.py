@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from frostline.errors import ModelError, UsageError, did_you_mean
+from frostline.models import resizing
 from frostline.system.device_transfers import to_device
 
 # "floor" is "center" with the smaller half of an odd margin above and to the left, as transformers crops;
@@ -197,20 +198,48 @@ class Preprocessing:
         """Return a sha256 that changes with any field."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
-    def crop(self, image: Image.Image) -> Tensor:
+    def crop(self, image: Image.Image, *, fast: bool = False) -> Tensor:
         """Return the resized, cropped RGB image.
 
         Parameters
         ----------
         image : PIL.Image.Image
             Of any size and mode.
+        fast : bool
+            Resize as `resizing.resized` does with `fast`, where `resizes_fast` says so.
 
         Returns
         -------
         Tensor of uint8, shape (3, size, size)
         """
-        pixels: Tensor = _cropping(self)(image if image.mode == "RGB" else image.convert("RGB"))
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        pixels: Tensor = _cropping(self, fast)(rgb)
         return pixels
+
+    @property
+    def resizes_fast(self) -> bool:
+        """Whether `fast` makes a difference to resizing: torch has not every interpolation."""
+        return self.interpolation in resizing.FAST_MODES
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height to which an image is resized before its middle is cut out.
+
+        Parameters
+        ----------
+        width, height : int
+            Of the image, in pixels.
+
+        Returns
+        -------
+        (int, int)
+            In pixels.
+        """
+        side = math.floor(self.size / self.crop_pct)
+        if self.resize != "crop":
+            return self.frame(width, height, side)
+        short, long = min(width, height), max(width, height)
+        scaled = side, int(side * long / short)
+        return scaled if width <= height else (scaled[1], scaled[0])
 
     def normalise(self, batch: Tensor) -> Tensor:
         """Return pixels scaled to 0–1, minus mean, over std.
@@ -234,11 +263,11 @@ class Preprocessing:
 
 
 @lru_cache(maxsize=32)
-def _cropping(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
+def _cropping(preprocessing: Preprocessing, fast: bool = False) -> Callable[[Image.Image], Tensor]:
     """Return timm's evaluation transform up to, and without, scaling and normalisation."""
     from timm.data.transforms import ResizeKeepRatio
     from timm.data.transforms_factory import create_transform
-    from torchvision.transforms import CenterCrop
+    from torchvision.transforms import CenterCrop, Resize
 
     floor = preprocessing.crop_mode == "floor"
     transform = create_transform(
@@ -256,27 +285,25 @@ def _cropping(preprocessing: Preprocessing) -> Callable[[Image.Image], Tensor]:
             _floor_crop(preprocessing.size) if isinstance(step, CenterCrop) else step
             for step in transform.transforms
         ]
+    resize = _resizing(preprocessing, fast)
     transform.transforms = [
-        _fitting(preprocessing) if isinstance(step, ResizeKeepRatio) else step
-        for step in transform.transforms
+        resize if isinstance(step, (ResizeKeepRatio, Resize)) else step for step in transform.transforms
     ]
     cropping: Callable[[Image.Image], Tensor] = transform
     return cropping
 
 
-def _fitting(preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
-    """Return timm's resize for "border", but for pictures so long that it would leave them no width."""
-    from torchvision.transforms import InterpolationMode, functional
+def _resizing(preprocessing: Preprocessing, fast: bool) -> Callable[[Image.Image], Image.Image]:
+    """Return timm's resize; with "border" it leaves pictures that are very long a pixel of width."""
+    from torchvision.transforms import InterpolationMode
 
-    side = math.floor(preprocessing.size / preprocessing.crop_pct)
     mode = InterpolationMode(preprocessing.interpolation)
 
-    def fit(image: Image.Image) -> Image.Image:
-        width, height = preprocessing.frame(*image.size, side)
-        resized: Image.Image = functional.resize(image, [height, width], mode)
-        return resized
+    def resize(image: Image.Image) -> Image.Image:
+        width, height = preprocessing.resized_size(*image.size)
+        return resizing.resized(image, (height, width), mode, fast=fast)
 
-    return fit
+    return resize
 
 
 def _floor_crop(size: int) -> Callable[[Image.Image], Image.Image]:

@@ -158,7 +158,7 @@ def screen(
     compiled
         Whether frozen layers run by `torch.compile`.
     fast
-        Whether large JPEGs are decoded at a fraction of their size, as `Config.fast_pixels` says.
+        Whether pixels may be fast, as `Config.fast_pixels` says.
     strategies
         What the selected networks may be adapted by. Latency and size are those of the largest head that one
         of them ends with; without any, of a linear one on the last stage.
