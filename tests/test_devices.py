@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Iterator
@@ -198,13 +199,17 @@ def test_no_public_function_is_forgotten() -> None:
     assert functions == set(CALLS) | NO_MODULE | ON_PURPOSE
 
 
-def test_every_public_function_that_computes_takes_a_device() -> None:
-    without = {"interpolate_weights", "load_backbone", "load_model", "demo"} | NO_MODULE  # weights alone
-    for name in set(CALLS) - without | {"demo"}:
-        parameters = inspect.signature(getattr(frostline, name)).parameters
-        named = parameters["device"].default == "auto" if "device" in parameters else False
-        assert named or "options" in parameters, name  # a field of Config
-    assert frostline.Config().device == "auto"
+WITHOUT_DEVICE = {"interpolate_weights", "load_backbone", "load_model"}  # weights alone
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - WITHOUT_DEVICE))
+def test_every_public_function_that_computes_takes_a_device(
+    name: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = getattr(frostline, name)
+    monkeypatch.setattr(frostline, name, functools.partial(function, device="quantum"))
+    with pytest.raises(UsageError, match="device is 'quantum'; expected auto, cpu, cuda"):
+        CALLS[name](world)
 
 
 def odd(module: nn.Module) -> nn.Module:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -14,7 +16,7 @@ from PIL import Image
 
 import frostline
 from frostline.config import Config
-from frostline.data import Manifest
+from frostline.data import Manifest, Sample
 from frostline.errors import UsageError
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, Images
@@ -27,6 +29,7 @@ from tiny import PREPROCESSING, picture, tiny_backbone
 
 # The tiny network sees 16 px, so 32 are left: of 140 a quarter, of fewer than 64 all.
 LARGE, SMALL = 140, 63
+ALL = "test train val"
 RESIZED = "resized by torch 1"  # in a key
 
 
@@ -214,3 +217,33 @@ def test_subsets_share_the_memory_for_decoded_pictures(large: Manifest) -> None:
         assert images._room is train._room
         images[0, 0]
     assert train._room.free < free
+
+
+def test_whatever_learns_from_training_images_sees_fast_pixels_and_nothing_else_does(
+    large: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flips that are tried, networks that are compared, folds, `measure`: one class, so rows are shared."""
+    seen: set[tuple[str, bool]] = set()
+    init = Images.__init__
+
+    def recording(
+        images: Images, data: Manifest, samples: Sequence[Sample], *more: Any, **options: Any
+    ) -> None:
+        init(images, data, samples, *more, **options)
+        splits = " ".join(sorted({sample.split for sample in samples}))
+        seen.add((splits, options.get("fast", False)))
+
+    monkeypatch.setattr(Images, "__init__", recording)
+    frostline.train(tiny_backbone(), large, "head(epochs=1)", study=tmp_path / "run")
+    assert seen == {("train", True), ("val", False), ("test", False)}
+    seen.clear()
+    frostline.measure(tiny_backbone(), large)
+    assert seen == {("train", True)}
+    networks = [replace(tiny_backbone(), name=name) for name in ("one", "two")]
+    frostline.compare(networks, large, "linear_probe, head(epochs=1)", study=tmp_path / "c", repeats=1)
+    assert large.root is not None
+    fitted: dict[str, Any] = {"models": networks, "strategies": "linear_probe", "repeats": 1}
+    frostline.fit(large.root / "t.csv", study=tmp_path / "f", **fitted)
+    assert ("train val", True) in seen  # what folds divide
+    assert all(fast == splits.startswith("train") for splits, fast in seen if splits != ALL)
+    assert (ALL, True) not in seen  # of which pictures of mistakes are taken

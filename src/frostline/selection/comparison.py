@@ -304,7 +304,7 @@ def _strategies(
                 f"{', '.join(backbones)}."
             )
         return strategies
-    named = list(strategies)
+    named = strategies if isinstance(strategies, str) else list(strategies)
     return dict.fromkeys(backbones, named)
 
 

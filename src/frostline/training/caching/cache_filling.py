@@ -41,7 +41,8 @@ class CacheFill:
         Number of features that were requested: one for each image, view and cut.
     computed : int
         Number of features that were computed; the others were in the cache already. Includes the batch with
-        which each worker checks that features of an earlier cut give the same bits.
+        which each worker checks that features of an earlier cut give the same bits, and the images and their
+        mirror images by which flips are decided.
     views : dict of int to int
         Number of views of each training image, by index of the cut; val and test images have one.
     workers : int
@@ -146,10 +147,10 @@ def _demand_writable(cache: FeatureCache) -> None:
 def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, cache: FeatureCache) -> None:
     """Decide which views of which cuts are kept."""
     if cut is not None:
-        cluster = request.backbone.cut(cut).index
-        if cluster == 0:
+        index = request.backbone.cut(cut).index
+        if index == 0:
             raise UsageError(f"Nothing is frozen before cut {cut}: expected one from 1 to the head's.")
-        plan.cached[cluster], plan.why[cluster] = tuple(range(request.config.views or 1)), "asked for"
+        plan.cached[index], plan.why[index] = tuple(range(request.config.views or 1)), "asked for"
         return
     cache_planning.decide(request, plan, request.images("train", policy), cache)
     if not request.strategy.trains or hyperparameters(request.strategy).head_init == "probe":
@@ -160,14 +161,14 @@ def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, 
 
 def _wanted(request: TrainRequest, plan: Plan, policy: Policy) -> list[tuple[int, Images, list[Item]]]:
     """Return what is to be there: (cut, images, items), earlier cuts first."""
-    cluster = []
+    needed = []
     for index, cached in sorted(plan.cached.items()):
         for subset in SUBSETS:
             images = request.images(subset, policy if subset == "train" else None)
             views = cached if subset == "train" else (0,)
             if len(images) and cached:
-                cluster.append((index, images, [(i, view) for view in views for i in range(len(images))]))
-    return cluster
+                needed.append((index, images, [(i, view) for view in views for i in range(len(images))]))
+    return needed
 
 
 def _fill(request: TrainRequest, plan: Plan, policy: Policy, cache: FeatureCache, counts: Counts) -> None:
