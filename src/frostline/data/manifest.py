@@ -6,7 +6,6 @@ it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -21,6 +20,7 @@ from PIL import Image
 
 from frostline.data import manifest_file
 from frostline.data.digest_cache import CachedContent, DigestCache
+from frostline.data.file_headers import FileHeaders
 from frostline.data.findings import KINDS, Finding, first_examples
 from frostline.data.manifest_entries import SUBSETS, Conflict, Sample, SkippedImage, demand_training_images
 from frostline.data.pixels import decoding, pixel_digest
@@ -40,7 +40,6 @@ from frostline.system import directories
 # Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
 CHECK_CHUNK_IMAGES = 128
 SHOWN_CLASSES = 6  # in a line
-JPEG_START = b"\xff\xd8\xff"  # ISO/IEC 10918-1: a start of image, and the next marker
 
 Pairs = folding.Pairs
 Items = Callable[[str], "Image.Image | Deep | bytes"]  # "dataset[12]" → the image, or its file's bytes
@@ -353,25 +352,9 @@ class Manifest:
         int
             1, 2, 4 or 8.
         """
-        if self.items is not None or self.root is None or sample.digest in self.kinds:
+        if self.items is not None or self._headers is None or sample.digest in self.kinds:
             return 1
-        if not sample.path.lower().endswith(decoding.JPEG_NAMES):
-            return 1
-        fraction = decoding.jpeg_fraction(self.size_of(sample), side_pixels)
-        return fraction if fraction == 1 or self._is_jpeg(sample) else 1
-
-    def _is_jpeg(self, sample: Sample) -> bool:
-        """Return whether a file begins as a JPEG does: its name may say so of another format."""
-        known = self._jpegs.get(sample.digest)
-        if known is None:
-            assert self.root is not None
-            try:
-                with open(self.root / sample.path, "rb") as file:
-                    known = file.read(len(JPEG_START)) == JPEG_START
-            except OSError:  # who reads it says so
-                return False
-            self._jpegs[sample.digest] = known
-        return known
+        return self._headers.fraction(sample, side_pixels)
 
     def size_of(self, sample: Sample) -> Size:
         """Return a file's upright size in pixels, from its header where it was not indexed here.
@@ -385,20 +368,11 @@ class Manifest:
         (int, int)
             Width and height; (0, 0) where they are not known, as of images without a file.
         """
-        size = self.sizes.get(sample.digest) or self._header_sizes.get(sample.digest) or (0, 0)
-        if min(size) == 0 and self.root is not None:
-            with contextlib.suppress(OSError), open(self.root / sample.path, "rb") as file:
-                size = decoding.header(file).size
-                self._header_sizes[sample.digest] = size
-        return size
+        return self.sizes.get(sample.digest, (0, 0)) if self._headers is None else self._headers.size(sample)
 
     @cached_property
-    def _jpegs(self) -> dict[str, bool]:
-        return {}
-
-    @cached_property
-    def _header_sizes(self) -> dict[str, Size]:
-        return {}
+    def _headers(self) -> FileHeaders | None:
+        return None if self.root is None else FileHeaders(self.root, self.sizes)
 
     def pixel_digest(self, sample: Sample) -> bytes:
         """Return the digest of a sample's pixels before `rendering`; it is cached.
