@@ -115,8 +115,12 @@ def test_a_finished_run_says_that_it_is_shown_again(data: Manifest, tmp_path: Pa
 
 
 def test_unfreezing_more_than_there_is_is_refused(data: Manifest, tmp_path: Path) -> None:
-    with pytest.raises(frostline.errors.UsageError, match=r"has 4: use top_k\(4\) or less, lp_ft or full"):
-        frostline.train(tiny_backbone(), data, "top_k(99)", study=tmp_path / "s", **FAST)
+    for strategy in ("top_k(99)", "gradual_unfreeze(99)", "phases(0@1, 99@1)"):
+        with pytest.raises(frostline.errors.UsageError, match=r"99 .* has 4: use 4 or less, lp_ft or full"):
+            frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", **FAST)
+    for strategy in ("linear_probe(layers=99)", "lp_ft(refit_layers=99)"):
+        with pytest.raises(frostline.errors.UsageError, match=r"99 .* has 4 to read: use (refit_)?layers=4"):
+            frostline.train(tiny_backbone(), data, strategy, study=tmp_path / "s", **FAST)
 
 
 def test_the_probe_is_chosen_by_the_metric() -> None:

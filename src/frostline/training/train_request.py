@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,9 +21,11 @@ from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
 from frostline.feature_extraction.image_batches import PIXELS, Images, Room
 from frostline.models import Backbone
+from frostline.models.stage_statistics import stage_taps
 from frostline.progress import QUIET, Progress
 from frostline.strategies import (
     LATER,
+    SEVERAL,
     BatchSize,
     ResolvedPhase,
     Strategy,
@@ -248,12 +250,7 @@ class TrainRequest:
         val = {sample.label for sample in self.data.subset("val")}
         wrong += self._wrong_metric(val)
         wrong += self._wrong_operating_point(val)
-        below = len(self.backbone.stages) - 1
-        if self.strategy.name == "top_k" and (self.strategy.k or 0) > below:
-            wrong.append(
-                f"{self.strategy} unfreezes {self.strategy.k} stages below the head, {self.backbone.name} "
-                f"has {below}: use top_k({below}) or less, lp_ft or full (frostline stages shows them)."
-            )
+        wrong += self._wrong_stages()
         if len(self.backbone.cuts) < 2 and self._cuts:
             wrong.append(
                 f"{self.backbone.name} can't be cut before its head ({' '.join(self.backbone.notes)}), and "
@@ -295,6 +292,24 @@ class TrainRequest:
             raise UsageError(" ".join(wrong))
         check_options(self.augment, config.min_crop, config.rotate)
         Balance(config.imbalance, np.zeros(1, dtype=np.int64), 1)
+
+    def _wrong_stages(self) -> Iterator[str]:
+        """Yield what is wrong with the numbers of stages that the strategy names."""
+        backbone, strategy, below = self.backbone, self.strategy, len(self.backbone.stages) - 1
+        unfrozen = max([strategy.k or 0, *(phase.unfrozen for phase in strategy.phases)])
+        if unfrozen > below:
+            yield (
+                f"{strategy} unfreezes {unfrozen} stages below the head, {backbone.name} has {below}: use "
+                f"{below} or less, lp_ft or full (frostline stages shows them)."
+            )
+        settings = hyperparameters(strategy)
+        for name, layers in (("layers", settings.layers), ("refit_layers", settings.refit_layers)):
+            if not isinstance(layers, int) or layers <= SEVERAL or len(backbone.cuts) < 2:
+                continue  # the default means as many as there are
+            stages = len(stage_taps(backbone))
+            if layers > stages:
+                most = f"{name}={max(stages, SEVERAL)} or less" + (", or all" if name == "layers" else "")
+                yield f"{strategy} reads {layers} stages, {backbone.name} has {stages} to read: use {most}."
 
     def _wrong_metric(self, val: set[str]) -> list[str]:
         if self.config.positive is not None:
