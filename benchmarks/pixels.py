@@ -102,8 +102,9 @@ def answers(table: Path, size: int | None) -> dict[str, object]:
     os.environ["FROSTLINE_CACHE_DIR"] = str(table.parent / "cache")
     data = frostline.load_data(table, near_copies=False, val_size=0.0)
     backbone = frostline.load_backbone("lite0", **({} if size is None else {"size": size}))
+    study = table.with_suffix("")
     runs = {
-        pixels: frostline.train(backbone, data, "linear_probe", study=table.parent / "study", pixels=pixels)
+        pixels: frostline.train(backbone, data, "linear_probe", study=study, pixels=pixels)
         for pixels in ("auto", "reference")
     }
     run, test = runs["reference"], data.subset("test")
