@@ -156,8 +156,9 @@ class Config:
         decodes in between. A person's own code (an augmentation, a dataset) runs in so many processes
         instead, and with "auto" in none. Changes no bit of the result.
     pixels
-        auto: training decodes JPEGs of several times the network's size at a fraction of theirs, unless
-        `deterministic`; reference: whole. Val, test and predictions always see whole ones.
+        auto: training, and folds of it, resize by torch and decode JPEGs of several times the network's size
+        at a fraction of theirs, unless `deterministic`. reference: Pillow and whole pictures, as val, test
+        and predictions always.
     views
         `train` alone: views of each image to cycle through while layers are frozen, the plain one first; 0: a
         new one each epoch; None: as many as the epochs ask for.

@@ -83,6 +83,9 @@ class Manifest:
         Upright sizes in pixels, by digest; empty in a manifest that was read back.
     earlier_folds : mapping of int to mapping of str to int
         Fold of each digest, by seed, from the study's record.
+    learned_subsets : tuple of str
+        Subsets whose images learn: train, and in a fold of cross-validation val, too, whose images learn in
+        the other folds.
     items : callable or None
         Returns an image or a file's bytes by name, for images in memory.
     """
@@ -104,6 +107,7 @@ class Manifest:
     learned: frozenset[str] = frozenset()  # digests that the model has learned from: never held out
     sizes: Mapping[str, Size] = field(default_factory=dict, compare=False, repr=False)  # by digest, upright
     earlier_folds: Folds = field(default_factory=dict, compare=False, repr=False)  # as a study remembers
+    learned_subsets: tuple[str, ...] = field(default=("train",), compare=False, repr=False)
     items: Items | None = field(default=None, compare=False, repr=False)  # images handed over in memory
 
     def __repr__(self) -> str:

@@ -31,6 +31,7 @@ from frostline.feature_extraction import ForwardConfig, Frozen, features
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, training_overlap
+from frostline.models.resizing import VERSION as FAST_VERSION
 from frostline.probe import Folds
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
@@ -225,6 +226,7 @@ def measure(
         "version": VERSION,
         "weights": backbone.digest,
         "preprocessing": backbone.preprocessing.as_dict(),
+        "pixels": f"fast {FAST_VERSION}",
         "computed": ForwardConfig(plan, EVALUATION_BATCH).describe(),
         **({} if config is None else {"curve": config.describe()}),
         "images": [(sample.digest, sample.label) for sample in samples],
@@ -367,7 +369,7 @@ def _measure_signals(
     last = measured.features[next(reversed(measured.features))]
     if config is not None:
         notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
-        # As training computes them, which then finds the rows.
+        # As training computes them by default, which then finds the rows.
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
         all_images = Images(data, samples, backbone.preprocessing, fast=True).with_pixels_of(images)
         last = features(head, all_images, workers=workers, progress=progress)

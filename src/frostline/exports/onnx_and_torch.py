@@ -1,8 +1,8 @@
 """Export as ONNX or torch.export: the network as a program that needs no frostline.
 
 The batch size is dynamic, the image size fixed. With preprocessing the program takes uint8 images, and scales
-and normalises them itself; resizing stays outside, since Pillow's, which the network was trained with, rounds
-to bytes between its two passes, and no operator of ONNX or torch does the same.
+and normalises them itself; resizing stays outside, since Pillow's, by which the network was judged, rounds
+to bytes between its two passes, and no operator of ONNX or torch does quite the same.
 """
 
 from __future__ import annotations

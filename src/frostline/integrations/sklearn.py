@@ -367,7 +367,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
 
     @contextmanager
     def _ready(self, X: Any, cache: FeatureCache) -> Iterator[tuple[Backbone, Images, Plan, FeatureCache]]:
-        """Yield what answering needs: images are seen as in the fit, and rows shared with it."""
+        """Yield what answering needs: reference pixels, and rows shared with a fit that uses them."""
         backbone, plan = _backbone(*self._asked), Plan.from_dict(self.result_["numeric_plan"])
         device = str(devices.resolve(self._device(plan)))
         plan = plan.on(device)

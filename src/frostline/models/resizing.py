@@ -1,7 +1,10 @@
 """Resizing a picture in either class of pixels: Pillow's way is the reference, torch's the fast one.
 
-torch resizes 8-bit pixels with integers, as Pillow does but with fewer bits: several times as fast where the
+torch resizes 8-bit pixels as Pillow does, but with fewer bits a weight: several times as fast where the
 processor has vector instructions, and one level off in about one value of a hundred (docs/LOG.md 2026-11-30).
+Both round to 8 bits between a pass along rows and one along columns. torch begins with rows. Pillow 13 begins
+with columns where the height shrinks by more than twice what the width does; so does `resized` (up to 25
+levels lie between the two orders).
 """
 
 from __future__ import annotations
@@ -43,9 +46,11 @@ def resized(
     if not fast or mode.value not in FAST_MODES:
         by_pillow: Image.Image = functional.resize(image, list(size), mode, antialias=True)
         return by_pillow
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    by_torch: torch.Tensor = functional.resize(pixels, list(size), mode, antialias=True)
-    return Image.fromarray(np.ascontiguousarray(by_torch.permute(1, 2, 0).numpy()))
+    (height, width), pixels = size, torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if image.height > height and image.height - height > 2 * (image.width - width):
+        pixels = functional.resize(pixels, [height, image.width], mode, antialias=True)
+    pixels = functional.resize(pixels, [height, width], mode, antialias=True)
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
 def resized_crop(
@@ -60,3 +65,8 @@ def resized_crop(
     top, left, height, width = box
     part = image.crop((left, top, left + width, top + height))
     return resized(part, size, mode, fast=fast)
+
+
+def fast_name() -> str:
+    """Return what stands in the key of a row that was resized with `fast`: kernels differ by processor."""
+    return f"resized by torch {VERSION} {torch.backends.cpu.get_cpu_capability()}"

@@ -287,27 +287,27 @@ def _touch_s(works: list[training_rates.Measured]) -> float:
 
 def _image_seconds(images: Images) -> dict[str, Any]:
     """Seconds for the pixels of an image: from its file, and each view from the decoded picture."""
-    samples = images.samples[:TIMED_IMAGES]
-    for sample in samples:
-        images.manifest.read(sample)  # from the disk, whatever that takes: later looks come from memory
+    positions = range(min(TIMED_IMAGES, len(images)))
+    for position in positions:
+        images.decode(position)  # from the disk, whatever that takes: later looks come from memory
     start = time.perf_counter()
-    pictures = [images.manifest.read(sample) for sample in samples]
+    pictures = [images.decode(position) for position in positions]
     read_at = time.perf_counter()
     for picture in pictures:
-        images.preprocessing.crop(picture)
+        images.crop(picture)
     cropped_at = time.perf_counter()
     for view in (1, 2):  # the second finds the pictures decoded
         started = time.perf_counter()
-        for position in range(len(samples)):
+        for position in positions:
             images[position, view]
     augmented_at = time.perf_counter()
     contact_sheet(images).save(io.BytesIO(), format="PNG")
     return {
         "sheet_s": time.perf_counter() - augmented_at,
-        "file_s": (read_at - start) / len(samples),
-        "crop_s": (cropped_at - read_at) / len(samples),
-        "augment_s": (augmented_at - started) / len(samples),
-        "picture_bytes": sum(3 * picture.width * picture.height for picture in pictures) // len(samples),
+        "file_s": (read_at - start) / len(positions),
+        "crop_s": (cropped_at - read_at) / len(positions),
+        "augment_s": (augmented_at - started) / len(positions),
+        "picture_bytes": sum(3 * picture.width * picture.height for picture in pictures) // len(positions),
     }
 
 

@@ -328,10 +328,18 @@ def _features(
     method = profiling.forward_config(
         backbone, deterministic=deterministic, precision=precision, compiled=compiled, threads=threads
     )
-    images = Images(data, data.samples, backbone.preprocessing, fast=fast)
+    judges = np.array([sample.split == "val" and "val" in data.predefined for sample in data.samples])
+    pooled = np.zeros((len(data.samples), 0), dtype=np.float32)
     with numerics.threads(method.plan.threads), cache:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], method, cache)
-        return features(head, images, workers=workers, progress=progress)
+        for places, quick in ((np.flatnonzero(~judges), fast), (np.flatnonzero(judges), False)):
+            if len(places):
+                samples = [data.samples[place] for place in places.tolist()]
+                images = Images(data, samples, backbone.preprocessing, fast=quick)
+                rows = features(head, images, workers=workers, progress=progress)
+                pooled = pooled if pooled.shape[1] else np.zeros((len(pooled), rows.shape[1]), np.float32)
+                pooled[places] = rows
+    return pooled
 
 
 def _probe_predictions(

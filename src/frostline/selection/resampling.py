@@ -132,7 +132,8 @@ def split(data: Manifest, cell: Cell, seed: int) -> Manifest:
     images = pool(data)
     held = {images[i].path for i in parted(data, cell, seed)[1].tolist()}
     samples = tuple(replace(s, split="val" if s.path in held else "train") for s in images)
-    return replace(data, samples=samples, data_findings=())
+    learned = ("train",) if "val" in data.predefined else ("train", "val")
+    return replace(data, samples=samples, data_findings=(), learned_subsets=learned)
 
 
 def _given_val(data: Manifest) -> np.ndarray:

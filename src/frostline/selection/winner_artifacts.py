@@ -71,7 +71,9 @@ def write_selective_prediction(
     models = wise_ft_share.models(request, runner, winner, [task], share)
     fast = request.config.fast_pixels  # of training images, as the run that left the rows
     train = Images(split, split.subset("train"), backbone.preprocessing, fast=fast)
-    held_out = Images(split, split.subset("val"), backbone.preprocessing)
+    held_out = Images(
+        split, split.subset("val"), backbone.preprocessing, fast=fast and "val" in split.learned_subsets
+    )
     model = models(held_out.samples[0].path) if held_out.samples else None
     image_limit = _images_in_time(request, runner, max(len(train), len(held_out)))
     if model is not None and image_limit:

@@ -252,7 +252,7 @@ class _Fold:
             feature_cache=request.cache,
         )
         name = folder.read("result.json")["cut"]
-        classes = len(request.data.classes)
+        classes, fast = len(request.data.classes), request.config.fast_pixels
 
         def load(run: RunFolder) -> nn.Module:
             model = backbone.adapt(classes, seed=0)
@@ -264,8 +264,10 @@ class _Fold:
             backbone=backbone,
             folder=folder,
             cut=next(cut for cut in backbone.cuts if cut.name == name),
-            train=Images(data, data.subset("train"), backbone.preprocessing, fast=request.config.fast_pixels),
-            held_out=Images(data, data.subset("val"), backbone.preprocessing),
+            train=Images(data, data.subset("train"), backbone.preprocessing, fast=fast),
+            held_out=Images(
+                data, data.subset("val"), backbone.preprocessing, fast=fast and "val" in data.learned_subsets
+            ),
             pretrained=load(probe_run.folder),
             adapted=load(folder),
         )

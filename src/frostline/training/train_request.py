@@ -21,6 +21,7 @@ from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
 from frostline.feature_extraction.image_batches import PIXELS, Images, Room
 from frostline.models import Backbone
+from frostline.models.resizing import VERSION as FAST_VERSION
 from frostline.models.stage_statistics import stage_taps
 from frostline.progress import QUIET, Progress
 from frostline.strategies import (
@@ -106,7 +107,7 @@ class TrainRequest:
     @property
     def pixels(self) -> str:
         """The class of the pixels of training images, and of folds over them: "fast" or "reference"."""
-        return self.images("train", None if self.custom else Policy(self.augment)).pixels
+        return self.images("train", Policy(self.augment)).pixels
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
@@ -139,7 +140,7 @@ class TrainRequest:
             **({} if config.rotate == "none" else {"rotate": config.rotate}),
             **({} if self.parent is None else {"parent": self.parent.as_dict()}),
             **({} if self.batch.lr_factor == 1.0 else {"lr_factor": self.batch.lr_factor}),
-            **({} if self.pixels == "reference" else {"pixels": self.pixels}),
+            **({} if self.pixels == "reference" else {"pixels": f"fast {FAST_VERSION}"}),
             **({} if config.compile == "auto" else {"compile": config.compile}),
             **({} if config.minutes is None else {"minutes": config.minutes}),
             **({} if config.keep == "best" else {"keep": config.keep}),
@@ -194,7 +195,7 @@ class TrainRequest:
     def images(self, subset: str, policy: Policy | None = None) -> Images:
         """The pixels of one subset; without a policy, as the checkpoint's evaluation transform gives them.
 
-        Those of training images may be fast.
+        Those of training images, and of a fold of them, may be fast.
         """
         return Images(
             self.data,
@@ -204,7 +205,7 @@ class TrainRequest:
             custom=self.custom if policy is not None and policy.name == "custom" else None,
             custom_name="" if self.custom is None else _identity(self.custom),
             seed=derive(self.config.seed, "augment"),
-            fast=subset == "train" and self.config.fast_pixels,
+            fast=self.config.fast_pixels and subset in self.data.learned_subsets,
             room=self._room,
         )
 
@@ -308,7 +309,9 @@ class TrainRequest:
                 continue  # the default means as many as there are
             stages = len(stage_taps(backbone))
             if layers > stages:
-                most = f"{name}={max(stages, SEVERAL)} or less" + (", or all" if name == "layers" else "")
+                most = (
+                    f"{name}={stages} or less" if stages >= SEVERAL else f"{name}={SEVERAL} for all of them"
+                )
                 yield f"{strategy} reads {layers} stages, {backbone.name} has {stages} to read: use {most}."
 
     def _wrong_metric(self, val: set[str]) -> list[str]:
