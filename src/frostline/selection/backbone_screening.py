@@ -329,17 +329,16 @@ def _features(
         backbone, deterministic=deterministic, precision=precision, compiled=compiled, threads=threads
     )
     judges = np.array([sample.split == "val" and "val" in data.predefined for sample in data.samples])
-    pooled = np.zeros((len(data.samples), 0), dtype=np.float32)
+    order, rows = list[int](), list[NDArray[np.float32]]()
     with numerics.threads(method.plan.threads), cache:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], method, cache)
-        for places, quick in ((np.flatnonzero(~judges), fast), (np.flatnonzero(judges), False)):
-            if len(places):
-                samples = [data.samples[place] for place in places.tolist()]
-                images = Images(data, samples, backbone.preprocessing, fast=quick)
-                rows = features(head, images, workers=workers, progress=progress)
-                pooled = pooled if pooled.shape[1] else np.zeros((len(pooled), rows.shape[1]), np.float32)
-                pooled[places] = rows
-    return pooled
+        for judge in (False, True):
+            if places := np.flatnonzero(judges == judge).tolist():
+                samples = [data.samples[place] for place in places]
+                images = Images(data, samples, backbone.preprocessing, fast=fast and not judge)
+                rows.append(features(head, images, workers=workers, progress=progress))
+                order += places
+    return np.concatenate(rows)[np.argsort(order)]
 
 
 def _probe_predictions(

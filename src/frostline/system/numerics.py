@@ -62,9 +62,8 @@ class NumericPlan:
 
     def batch(self, pixels: Tensor, normalise: Callable[[Tensor], Tensor]) -> Tensor:
         """Turn uint8 pixels (n, 3, s, s) into the network's float32 input on the device."""
-        if (
-            self.channels_last and self.device == "cpu"
-        ):  # image by image: what is worked on stays in the cache
+        if self.channels_last and self.device == "cpu":
+            # image by image: what is worked on stays in the processor's cache
             x = torch.empty(pixels.shape, memory_format=torch.channels_last)
             for place, image in zip(x, pixels, strict=True):
                 place.copy_(normalise(image))
