@@ -18,11 +18,14 @@ import frostline
 from frostline.config import Config
 from frostline.data import Manifest, Sample
 from frostline.errors import UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, Images
 from frostline.models import Preprocessing
 from frostline.models.preprocessing import CROP_MODES
 from frostline.models.resizing import FAST_MODES, fast_name, resized
+from frostline.progress import QUIET
+from frostline.selection import backbone_screening
 from frostline.strategies import parse
 from frostline.training.train_request import TrainRequest
 from tiny import PREPROCESSING, picture, tiny_backbone
@@ -313,3 +316,18 @@ def test_a_persons_own_augmentation_of_pictures_of_the_right_size_is_another_run
     )
     assert (fast.pixels, reference.pixels) == ("fast", "reference")
     assert fast.identity() != reference.identity()
+
+
+def test_screenings_features_stand_in_the_order_of_the_images(large: Manifest, tmp_path: Path) -> None:
+    """Images of a given val set, which lie between the others, pass apart from them."""
+    splits = [sample.split for sample in large.samples]
+    assert splits != sorted(splits)
+    together = replace(large, predefined=())
+    apart, whole = (
+        backbone_screening._features(
+            *(tiny_backbone(), data, FeatureCache(tmp_path / name), True, "float32", False, 1, 0, False),
+            QUIET,
+        )
+        for name, data in (("a", large), ("b", together))
+    )
+    np.testing.assert_allclose(apart, whole, rtol=1e-5, atol=1e-6)
