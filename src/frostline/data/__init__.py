@@ -12,7 +12,7 @@ digest_cache ── image_scan             digests, traits and damage, cached
 splits.near_duplicates · grouping      images that look alike; groups by name
 splits.splitting · folding · train_val_test · saved_splits     subsets and folds that keep units together
 splits.split_notes · pinned_split      findings on a split; a split made again
-manifest_entries · manifest_file ── manifest ── loading        the result
+manifest_entries · manifest_file · sample_reader ── manifest ── loading        the result
 pixels.pixel_digest ── seen_images     images that a model has seen before
 sort_into_folders                      images copied to a folder for each label
 """

@@ -1,7 +1,6 @@
 """The Manifest: the path, label, content digest, group and subset of every labelled image. Immutable.
 
-Images are read by `pixels.decoding`; `loading` builds a manifest, `splits` divides it, `manifest_file` stores
-it.
+`loading` builds a manifest, `splits` divides it, `sample_reader` reads its images, `manifest_file` stores it.
 """
 
 from __future__ import annotations
@@ -9,40 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from frostline.data import manifest_file
-from frostline.data.digest_cache import CachedContent, DigestCache
-from frostline.data.file_headers import FileHeaders
 from frostline.data.findings import KINDS, Finding, first_examples
 from frostline.data.manifest_entries import SUBSETS, Conflict, Sample, SkippedImage, demand_training_images
-from frostline.data.pixels import decoding, pixel_digest
+from frostline.data.pixels import pixel_digest
 from frostline.data.pixels.cropping import CutAway, Size, cut_away
 from frostline.data.pixels.decoding import Picture
-from frostline.data.pixels.deep_pixels import Deep
-from frostline.data.pixels.image_traits import Traits, with_decoded_traits
 from frostline.data.pixels.rendering import PLAIN, Rendering
+from frostline.data.sample_reader import Items, SampleReader
 from frostline.data.splits import folding, grouping, pinned_split, saved_splits, split_notes
 from frostline.data.splits.grouping import Proposal
-from frostline.data.splits.saved_splits import DIGEST, Folds
+from frostline.data.splits.saved_splits import Folds
 from frostline.data.splits.splitting import unit_keys
-from frostline.errors import DamagedImage, DataError
-from frostline.progress import Activity, OnProgress, Progress
+from frostline.errors import DataError
+from frostline.progress import OnProgress, Progress
 from frostline.system import directories
 
-# Images decoded between two writes to the memory and two calls of `progress`: a second or less of work.
-CHECK_CHUNK_IMAGES = 128
 SHOWN_CLASSES = 6  # in a line
 
 Pairs = folding.Pairs
-Items = Callable[[str], "Image.Image | Deep | bytes"]  # "dataset[12]" → the image, or its file's bytes
 
 
 @dataclass(frozen=True)
@@ -340,7 +332,7 @@ class Manifest:
         DataError
             The file changed or was removed since it was indexed.
         """
-        return self._picture(sample, side_pixels).rgb(self.rendering)
+        return self._reader.picture(sample, side_pixels).rgb(self.rendering)
 
     def jpeg_fraction(self, sample: Sample, side_pixels: int) -> int:
         """Return n if `read` decodes a sample's JPEG at 1/n of its size.
@@ -356,9 +348,7 @@ class Manifest:
         int
             1, 2, 4 or 8.
         """
-        if self.items is not None or self._headers is None or sample.digest in self.kinds:
-            return 1
-        return self._headers.fraction(sample, side_pixels)
+        return 1 if sample.digest in self.kinds else self._reader.jpeg_fraction(sample, side_pixels)
 
     def size_of(self, sample: Sample) -> Size:
         """Return a file's upright size in pixels, from its header where it was not indexed here.
@@ -372,11 +362,7 @@ class Manifest:
         (int, int)
             Width and height; (0, 0) where they are not known, as of images without a file.
         """
-        return self.sizes.get(sample.digest, (0, 0)) if self._headers is None else self._headers.size(sample)
-
-    @cached_property
-    def _headers(self) -> FileHeaders | None:
-        return None if self.root is None else FileHeaders(self.root, self.sizes)
+        return self._reader.size(sample)
 
     def pixel_digest(self, sample: Sample) -> bytes:
         """Return the digest of a sample's pixels before `rendering`; it is cached.
@@ -395,7 +381,7 @@ class Manifest:
         DamagedImage, DataError
             As in `read`.
         """
-        return pixel_digest.digest_of(self._picture(sample))
+        return pixel_digest.digest_of(self._reader.picture(sample))
 
     def top_digest(self, sample: Sample) -> bytes:
         """Return the digest of the topmost pixels of a large JPEG; it is cached.
@@ -414,11 +400,7 @@ class Manifest:
         DataError
             The file changed or was removed since it was indexed.
         """
-        content = self._content(sample)
-        if not isinstance(content, bytes):
-            return b""
-        self._demand_unchanged(sample, content)
-        return pixel_digest.note_top(sample.digest, content)
+        return self._reader.top_digest(sample)
 
     def picture(self, sample: Sample) -> Picture:
         """Return a sample decoded at its full size, before `rendering`.
@@ -436,7 +418,7 @@ class Manifest:
         DamagedImage, DataError
             As in `read`.
         """
-        return self._picture(sample)
+        return self._reader.picture(sample)
 
     def rendered(self, sample: Sample) -> str:
         """Return a name for what `rendering` does to a sample's pixels.
@@ -452,16 +434,6 @@ class Manifest:
         """
         return self.rendering.name_of(self.kinds.get(sample.digest, ""))
 
-    def _picture(self, sample: Sample, side_pixels: int = 0) -> Picture:
-        try:
-            picture = self._decoded(sample, side_pixels)
-        except DamagedImage as error:
-            DigestCache().remember(contents=[CachedContent(sample.digest, decoded=True, fault=str(error))])
-            raise DamagedImage(f"{sample.path} {error}") from error
-        if not picture.shrunk:
-            pixel_digest.note(sample.digest, picture)
-        return picture
-
     def checked(self, progress: OnProgress | None = None) -> Manifest:
         """Decode every image not yet known to be sound, and return a manifest without the damaged ones.
 
@@ -475,7 +447,7 @@ class Manifest:
         DataError
             A class is left without a training image.
         """
-        faults = self._faults(Progress.of(progress))
+        faults = self._reader.faults(self.samples, Progress.of(progress))
         if not faults:
             return self
         damaged = [sample for sample in self.samples if sample.digest in faults]
@@ -563,21 +535,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON Lines: a header, then a sample a line. `items` is left out."""
-        plain_fields = ("classes", "near_copies", "suspects", "predefined", "shares", "seed")
-        header = {
-            "root": None if self.root is None else str(self.root),
-            "digest": self.digest,
-            "split_digest": self.split_digest,
-            "skipped": [astuple(gone) for gone in self.skipped],
-            "conflicts": [astuple(conflict) for conflict in self.conflicts],
-            **{name: getattr(self, name) for name in plain_fields},
-            "findings": [astuple(finding) for finding in self.data_findings],
-            **({"reading": dict(self.reading)} if self.reading else {}),
-            **({} if self.rendering.plain else {"rendering": self.rendering.as_dict()}),
-            **({"kinds": dict(sorted(self.kinds.items()))} if self.kinds else {}),
-            **({"learned": sorted(self.learned)} if self.learned else {}),
-        }
-        return manifest_file.text_of(header, (astuple(sample) for sample in self.samples))
+        return manifest_file.text_of(self)
 
     @staticmethod
     def from_json(text: str) -> Manifest:
@@ -599,7 +557,8 @@ class Manifest:
         """
         header, rows = manifest_file.parse(text)
         try:
-            manifest = _from_header(header, rows)
+            manifest = Manifest(**manifest_file.fields_of(header, rows))
+            manifest_file.demand_plain(manifest)
             digests_match = (manifest.digest, manifest.split_digest) == (
                 header["digest"],
                 header["split_digest"],
@@ -643,6 +602,10 @@ class Manifest:
         return Manifest.from_json(manifest_file.read_text(Path(path)))
 
     @cached_property
+    def _reader(self) -> SampleReader:
+        return SampleReader(self.root, self.items, self.sizes)
+
+    @cached_property
     def _unit_of_path(self) -> dict[str, int]:
         ids = folding.unit_ids(
             [sample.group for sample in self.samples],
@@ -671,67 +634,6 @@ class Manifest:
             if path_a in position and path_b in position
         ]
 
-    def _decoded(self, sample: Sample, side_pixels: int = 0) -> Picture:
-        """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
-        content = self._content(sample)
-        if isinstance(content, bytes):
-            self._demand_unchanged(sample, content)
-        if side_pixels and isinstance(content, bytes):
-            return decoding.picture_small(content, side_pixels)
-        return decoding.picture(content)
-
-    def _demand_unchanged(self, sample: Sample, content: bytes) -> None:
-        if hashlib.sha256(content).hexdigest() != sample.digest:
-            raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
-
-    def _content(self, sample: Sample) -> Image.Image | Deep | bytes:
-        if self.items is not None:
-            return self.items(sample.path)
-        if self.root is None:
-            raise DataError(
-                f"{sample.path} was passed in Python and is not stored here: load the same dataset again."
-            )
-        path = self.root / sample.path
-        fault = decoding.file_fault(path)
-        if fault:
-            raise DataError(f"{path} {fault}, but existed when it was indexed: load the data again.")
-        return decoding.read_bytes(path)
-
-    def _faults(self, progress: Progress) -> dict[str, str]:
-        """Return the reason of every damaged digest, decoding what is not known yet."""
-        sample_of = {sample.digest: sample for sample in reversed(self.samples)}
-        cache = DigestCache()
-        contents = cache.contents_of(sample_of)
-        faults = {
-            digest: contents[digest].fault
-            for digest in sample_of
-            if digest in contents and contents[digest].fault
-        }
-        waiting = [
-            sample
-            for digest, sample in sample_of.items()
-            if digest not in contents or not contents[digest].decoded
-        ]
-        for start in range(0, len(waiting), CHECK_CHUNK_IMAGES):
-            decoded = [
-                _decoded_content(self, sample, contents)
-                for sample in waiting[start : start + CHECK_CHUNK_IMAGES]
-            ]
-            cache.remember(contents=decoded)
-            faults.update({content.digest: content.fault for content in decoded if content.fault})
-            progress(Activity.DECODE, min(start + CHECK_CHUNK_IMAGES, len(waiting)), len(waiting))
-        return faults
-
-
-def _decoded_content(data: Manifest, sample: Sample, contents: Mapping[str, CachedContent]) -> CachedContent:
-    """Decode a sample, and return what that showed."""
-    try:
-        picture = data._decoded(sample)
-    except DamagedImage as error:
-        return CachedContent(sample.digest, decoded=True, fault=str(error))
-    header = contents[sample.digest].traits if sample.digest in contents else Traits()
-    return CachedContent(sample.digest, decoded=True, traits=with_decoded_traits(picture, header))
-
 
 def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
     """Return the SHA-256 of a bag of rows, whatever their order."""
@@ -739,63 +641,3 @@ def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
     for line in sorted(json.dumps(row, separators=(",", ":")) for row in rows):
         digest.update(line.encode("ascii") + b"\n")
     return digest.hexdigest()
-
-
-def _from_header(header: dict[str, Any], rows: list[list[str]]) -> Manifest:
-    """Build a manifest from the lines of `Manifest.to_json`. Raises `ValueError` for values of no use."""
-    manifest = Manifest(
-        root=None if header["root"] is None else Path(header["root"]),
-        samples=tuple(Sample(*row) for row in rows),
-        classes=tuple(header["classes"]),
-        skipped=tuple(SkippedImage(*row) for row in header["skipped"]),
-        conflicts=tuple(
-            Conflict(name, tuple(paths), tuple(labels)) for name, paths, labels in header["conflicts"]
-        ),
-        near_copies=tuple((path_a, path_b) for path_a, path_b in header["near_copies"]),
-        suspects=tuple((path_a, path_b) for path_a, path_b in header["suspects"]),
-        data_findings=tuple(Finding.from_row(row) for row in header["findings"]),
-        predefined=tuple(header.get("predefined", ())),
-        reading=dict(header.get("reading", {})),
-        shares=(header["shares"][0], header["shares"][1]) if header.get("shares") else None,
-        seed=header.get("seed"),
-        rendering=Rendering.from_dict(header.get("rendering")),
-        kinds=dict(header.get("kinds", {})),
-        learned=frozenset(header.get("learned", ())),
-    )
-    _demand_plain(manifest)
-    return manifest
-
-
-def _demand_plain(manifest: Manifest) -> None:
-    """Raise `ValueError` for what JSON can say and a manifest can't: it may come from a stranger."""
-    texts = [text for sample in manifest.samples for text in astuple(sample)]
-    texts += [text for gone in manifest.skipped for text in astuple(gone)]
-    texts += [*manifest.kinds, *manifest.kinds.values()]
-    texts += [
-        *manifest.classes,
-        *manifest.predefined,
-        *manifest.learned,
-        *manifest.reading,
-        *manifest.reading.values(),
-    ]
-    texts += [text for pair in (*manifest.near_copies, *manifest.suspects) for text in pair]
-    texts += [
-        text
-        for conflict in manifest.conflicts
-        for text in (conflict.digest, *conflict.paths, *conflict.labels)
-    ]
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a number or a list stands where a text is expected")
-    if strange := {gone.kind for gone in manifest.skipped} - set(KINDS):
-        raise ValueError(f"it skips images as {sorted(strange)[:5]}")
-    if not isinstance(manifest.seed, int | None):
-        raise ValueError(f"its seed is {manifest.seed!r}, expected a whole number")
-    if not all(DIGEST.fullmatch(digest) for digest in manifest.learned):
-        raise ValueError("it names images learned from by something else than digests")
-    if not all(isinstance(share, int | float) for share in manifest.shares or ()):
-        raise ValueError(f"its shares are {manifest.shares!r}, expected two numbers")
-    for sample in manifest.samples:
-        if not DIGEST.fullmatch(sample.digest) or sample.split not in SUBSETS:
-            raise ValueError(f"{sample.path!r} has digest {sample.digest[:20]!r} and subset {sample.split!r}")
-    if strange := {sample.label for sample in manifest.samples} - set(manifest.classes):
-        raise ValueError(f"its classes leave out {sorted(strange)[:5]}")
