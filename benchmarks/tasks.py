@@ -6,12 +6,13 @@
 
 DATA_DIR holds NAME.csv files of `path,label,group`. Task N is drawn by `recipe(N)`, whatever ran before it:
 an image set (every eight tasks have each set once), a network, some of its classes, images a class (even or
-not), a size, and for about half of the tasks a corruption: grey, blurred, labels merged, or wrong labels in
-the training set. Groups are kept apart; the test set is what remains, at most 400 images. A finished task
-is appended to `tasks.jsonl` in `--out`: its recipe, what `measure` says of its training images, and
-[accuracy, val accuracy, seconds] of each configuration. `seconds` are the processor's, of one thread,
-`measure` first, so that all configurations find its features cached. Without `--out` it goes on with the
-tasks that the package has as experience.
+not), a size, and for about half of the tasks a corruption: grey, blurred, labels merged, or wrong labels.
+Groups are kept apart; the test set is what remains, at most 400 images, and each class weighs in the accuracy
+as it does among the images learned from: so it would in a test set that was drawn with them. `n_test` is how
+many images of such a set would say as much. A finished task is appended to `tasks.jsonl` in `--out`: its
+recipe, what `measure` says of its training images, and [accuracy, val accuracy, seconds] of each
+configuration. `seconds` are the processor's, of one thread, `measure` first, so that all configurations find
+its features cached. Without `--out` it goes on with the tasks that the package has as experience.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from PIL import Image, ImageFilter
 from draws import Row, held_groups, own_store
 from experience import OUT, _rounded, append, backbone_of, read
 
-RECIPE = 1  # raised when a number gives another task
+RECIPE = 2  # raised when a number gives another task
 CONFIGURATIONS = (
     "linear_probe",
     "linear_probe(layers=last)",
@@ -65,7 +66,7 @@ MODELS = {
 }
 SIZES = {32: 0.2, 48: 0.4, 64: 0.3, 96: 0.1}
 CORRUPTIONS = {"": 0.5, "grey": 0.125, "blur": 0.125, "merged": 0.125, "noise": 0.125}
-FEWEST_CLASSES, MOST_CLASSES = 3, 12
+FEWEST_CLASSES, MOST_CLASSES = 2, 40
 FEWEST_IMAGES, USUAL_IMAGES, MOST_IMAGES = 5, 100, 200  # a class
 # Of all training images, what keeps a run at seconds; half of it for networks that are slower.
 MOST_PIXELS, SLOWER = 100 * 64**2, ("tf_efficientnet_lite1", "tf_efficientnet_lite2")
@@ -85,7 +86,8 @@ def recipe(number: int, images: dict[str, dict[str, int]]) -> dict[str, Any]:
     most = min(MOST_CLASSES, len(available))
     pixels = MOST_PIXELS // 2 if model in SLOWER else MOST_PIXELS
     while True:  # until it is cheap enough
-        count = int(rng.integers(FEWEST_CLASSES, most + 1))
+        # Few classes are the commonest: log-uniform.
+        count = round(float(np.exp(rng.uniform(np.log(FEWEST_CLASSES), np.log(most)))))
         size = int(_pick(rng, SIZES))
         limit = MOST_IMAGES if rng.random() < 0.1 else USUAL_IMAGES
         per_class = round(float(np.exp(rng.uniform(np.log(FEWEST_IMAGES), np.log(limit)))))
@@ -137,22 +139,31 @@ def rows_of(task: dict[str, Any], table: Path, folder: Path) -> list[Row]:
     rng = np.random.default_rng((task["recipe"], task["task"], 2))
     held = held_groups(rows, rng)
     train: list[Row] = []
-    tests: list[Row] = []
-    for position, (label, count) in enumerate(zip(wanted, task["counts"], strict=True)):
+    left: list[list[Row]] = []  # of each class
+    learned: list[int] = []
+    names = [f"group{group}" for group in task["merged"]] or wanted
+    for said, label, count in zip(names, wanted, task["counts"], strict=True):
         mine = [row for row in rows if row["label"] == label]
         mine = [mine[i] for i in rng.permutation(len(mine))]
         learn = [r for r in mine if r["group"] not in held][:count]
         used = {r["path"] for r in learn}
         rest = [r for r in mine if (r["group"] in held or not r["group"]) and r["path"] not in used]
-        said = f"group{task['merged'][position]}" if task["merged"] else label
         train += [(str(table.parent / r["path"]), said, "train", r["group"]) for r in learn]
-        tests += [(str(table.parent / r["path"]), said, "test", r["group"]) for r in rest]
+        left.append([(str(table.parent / r["path"]), said, "test", r["group"]) for r in rest])
+        learned.append(len(learn))
+    for group in set(task["merged"]):  # its classes as often beside each other as among those learned from
+        members = [i for i, number in enumerate(task["merged"]) if number == group]
+        most = min(len(left[i]) / max(1, learned[i]) for i in members)
+        for i in members:
+            left[i] = left[i][: max(1, round(most * learned[i]))]
+    tests = list(itertools.chain.from_iterable(left))
     tests = [tests[i] for i in sorted(rng.permutation(len(tests))[:TEST].tolist())]
     if task["noise"]:
         labels = sorted({row[1] for row in train})
-        for i in np.flatnonzero(rng.random(len(train)) < task["noise"]).tolist():
-            others = [label for label in labels if label != train[i][1]]
-            train[i] = (train[i][0], others[int(rng.integers(len(others)))], *train[i][2:])
+        for drawn in (train, tests):
+            for i in np.flatnonzero(rng.random(len(drawn)) < task["noise"]).tolist():
+                others = [label for label in labels if label != drawn[i][1]]
+                drawn[i] = (drawn[i][0], others[int(rng.integers(len(others)))], *drawn[i][2:])
     return [_changed(row, task, folder) for row in (*train, *tests)]
 
 
@@ -185,6 +196,7 @@ def run_task(task: dict[str, Any], data: Path, configurations: Sequence[str]) ->
             rows = rows_of(task, data / f"{task['set']}.csv", folder)
             csv.writer(file).writerows([("path", "label", "split", "group"), *rows])
         manifest = frostline.load_data(sheet, seed=number)
+        learned = [s.label for name in ("train", "val") for s in manifest.subset(name)]
         short = task["model"].removeprefix("tf_efficientnet_")
         backbone = (
             backbone_of(short, task["size"], data)
@@ -211,11 +223,24 @@ def run_task(task: dict[str, Any], data: Path, configurations: Sequence[str]) ->
                 feature_cache=cache,
             )
             seconds = round(time.process_time() - began, 2)
-            row |= {key: run.result[key] for key in ("n_train", "n_val", "n_test")}
-            row["runs"][strategy] = [*map(_rounded, (run.accuracy, run.val_accuracy)), seconds]
+            accuracy, tests = as_learned(run.per_class or {}, Counter(learned))
+            row |= {"n_train": run.n_train, "n_val": run.n_val, "n_test": tests}
+            row["runs"][strategy] = [*map(_rounded, (accuracy, run.val_accuracy)), seconds]
             if strategy.startswith("linear_probe"):
                 row["signals"].setdefault("out_of_fold", {})[strategy] = _rounded(run.cv_score)
     return row
+
+
+def as_learned(per_class: Mapping[str, Mapping[str, Any]], learned: Mapping[str, int]) -> tuple[float, int]:
+    """Return accuracy where classes have the shares of the images learned from, and images that say as much.
+
+    `per_class` holds recall and images of each class in the test set; a class without test images has no say.
+    """
+    tested = {name: row for name, row in per_class.items() if row["images"]}
+    total = sum(learned[name] for name in tested)
+    shares = {name: learned[name] / total for name in tested}
+    accuracy = sum(share * tested[name]["recall"] for name, share in shares.items())
+    return accuracy, round(1 / sum(share**2 / tested[name]["images"] for name, share in shares.items()))
 
 
 def _compact(signals: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +268,10 @@ def work(arguments: argparse.Namespace) -> None:
     share, of = (int(word) for word in arguments.share.split("/"))
     path = arguments.out / "tasks.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    done = {row["task"] for row in read(path)}
+    rows = read(path)
+    if others := {row["recipe"] for row in rows} - {RECIPE}:
+        raise SystemExit(f"{path} holds tasks of recipe {min(others)}; this is {RECIPE}: name another --out.")
+    done = {row["task"] for row in rows}
     images = {}
     for name in SETS:
         with open(arguments.data / f"{name}.csv", newline="", encoding="utf-8") as file:

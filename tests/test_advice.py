@@ -13,7 +13,7 @@ import pytest
 
 from frostline.advice import Budget, Case, advice_wording, advise, recommendation
 from frostline.advice.advice_wording import TIME_MARGIN
-from frostline.advice.forecast import OWN_CHANCE, average_leads, bases_of, choose_strategy, fit
+from frostline.advice.forecast import OWN_CHANCE, UNKNOWN, average_leads, bases_of, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, read_experience, read_tasks
 from frostline.cost import Cost
 from frostline.errors import UsageError
@@ -105,6 +105,32 @@ def test_of_two_that_cannot_be_separated_the_cheaper() -> None:
     assert choose_strategy(model, facts(0.3), SECONDS).strategy == "top_k(1)"
     difference_error = fit(trials_of(constantly, noise=0.002))
     assert choose_strategy(difference_error, facts(0.3), SECONDS).strategy == "lp_ft"
+    behind = {**close, "top_k(1)": 0.098}
+    model = fit(trials_of(lambda s, similarity, images: behind[s], noise=0.002))
+    assert choose_strategy(model, facts(0.3), SECONDS).strategy == "top_k(1)"
+    as_quick = {**SECONDS, "top_k(1)": 0.95 * SECONDS["lp_ft"]}
+    assert choose_strategy(model, facts(0.3), as_quick).strategy == "lp_ft"
+
+
+def test_strategies_that_were_never_tried_beside_each_other_are_compared_by_way_of_their_base() -> None:
+    trials = trials_of(constantly, seeds=8, noise=0.004)
+    variants = ("lp_ft(epochs=4)", "lp_ft(refit_layers=4)")  # half of the trials have the one or the other
+    gains = (-0.08, 0.015)
+    trials = [
+        replace(t, accuracy={**t.accuracy, variants[n % 2]: t.accuracy["lp_ft"] + gains[n % 2]})
+        for n, t in enumerate(trials)
+    ]
+    model = fit(trials)
+    steps = [model.difference_error(name, "lp_ft") for name in variants]
+    assert model.difference_error(*variants) == pytest.approx(np.hypot(*steps))
+    assert model.difference_error("full", variants[0]) < UNKNOWN  # tried beside it
+    ten = dict.fromkeys(model.strategies, 10.0)
+    forecasts = {e.strategy: e for e in model.forecasts(facts(0.3))}
+    inputs = advice_wording.Inputs(
+        facts(0.3), model, forecasts, ten, dict.fromkeys(ten, ""), variants[1], "lp_ft"
+    )
+    assert "points" in advice_wording.reason(inputs, variants[0])
+    assert "not significantly different" not in advice_wording.reason(inputs, variants[0])
 
 
 def test_departing_from_the_default_must_have_paid_on_sets_left_out() -> None:
@@ -434,6 +460,8 @@ def test_what_was_never_tried_is_said_and_widens() -> None:
         case(architecture="other"),
         case(signals=signals(size=224)),
         case(train=20_000),
+        case(classes=50),
+        case(train=100, classes=2),
     ):
         new = advise(changed, DEAR, Budget(), trials_of(constantly))
         assert new.basis == "extrapolated"
@@ -444,6 +472,19 @@ def test_what_was_never_tried_is_said_and_widens() -> None:
         assert before.high is not None
         assert before.low is not None
         assert mine.high - mine.low > before.high - before.low
+
+
+def test_where_nothing_can_be_forecast_nothing_is_said_of_intervals() -> None:
+    advice = advise(case(signals=signals(None), train=4), DEAR, Budget(), trials_of(constantly))
+    assert (advice.basis, advice.notes) == ("none", ())
+
+
+def test_what_unfreezing_gained_is_no_best_of_many() -> None:
+    """Each set counts once, and what was tried beside the probe may have lost."""
+    losses = {"linear_probe": 0.1, "top_k(1)": 0.2, "lp_ft": 0.05, "full": 0.3}
+    trials = trials_of(lambda s, similarity, images: losses[s], noise=0.0)
+    said = advice_wording.outlook([t for t in trials if t.set != "a" or t.seed == 0])
+    assert "gained -5 points on average in earlier trials (-5 to -5 on 6 image sets)" in said
 
 
 def test_an_unproven_similarity_decides_nothing() -> None:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -478,6 +479,22 @@ def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.Mon
     monkeypatch.delattr(rate_measurement, "_network")  # nothing is left to be timed
     nine = profiling.measure(backbone, images, cache=FeatureCache(), threads=1, classes=9)
     assert nine.parameters - three.parameters == 6 * (backbone.feature_width + 1)
+
+
+def test_memory_that_timing_has_taken_is_no_part_of_a_run(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same prediction, whether the network was timed just now or an hour ago."""
+    held, timing = [1_000_000], rate_measurement._network
+
+    def network(*arguments: Any) -> dict[str, Any]:
+        held[0] = 900_000_000
+        return timing(*arguments)
+
+    monkeypatch.setattr(rate_measurement, "_network", network)
+    monkeypatch.setattr(rate_measurement, "_base_bytes", lambda: held[0])
+    rates = profiling.measure(tiny_backbone(), images, cache=FeatureCache(), threads=1, classes=3)
+    assert (rates.peaks.base, held) == (1_000_000, [900_000_000])
 
 
 # --- decoding beside computing ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import frostline
-from frostline import metrics, sentences
+from frostline import metrics
 from frostline.cli.command_context import Verb
 from frostline.cli.main import cli, main
 from frostline.cli.output.comparison_text import limit_text
@@ -161,13 +161,7 @@ def test_no_time_for_a_race_leaves_the_probe(
     assert (study / fitted.result["run"] / "result.json").is_file()
     assert (study / "report.html").is_file()
     assert (fitted.advice is None) == (why == "no time to measure")
-    if fitted.advice is None:
-        assert fitted.forecast is None
-    else:
-        option = fitted.advice.option("linear_probe")
-        assert fitted.forecast["expected_low"] == option.low
-        assert fitted.forecast["measured"] == fitted.accuracy
-        assert sentences.forecast(fitted.forecast) in " ".join((study / "report.html").read_text().split())
+    assert fitted.forecast is None  # which would start from the very accuracy that is reported
     assert frostline.predict(study, images, module=tiny_model()).strategy == "linear_probe"
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import frostline
+from frostline import feature_extraction, probe
 from frostline import models as bb
-from frostline import probe
 from frostline.data import Manifest, Sample
 from frostline.diagnostics import measure, measurement, similarity, stage_probes, transferability
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
@@ -22,9 +22,10 @@ from frostline.diagnostics.pretraining_similarity import similarity_from
 from frostline.diagnostics.stage_features import stage_features
 from frostline.errors import ModelError, UsageError
 from frostline.feature_cache import FeatureCache
-from frostline.feature_extraction import ForwardConfig, padded
+from frostline.feature_extraction import ForwardConfig, Frozen, padded
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.probe import Folds
+from frostline.strategies import SEVERAL
 from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, write_folder, write_table
 
@@ -63,6 +64,38 @@ def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
     with torch.no_grad():
         top = backbone.model(x).softmax(1).amax(1)[:10]
     np.testing.assert_allclose(features.confidence, top.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", [None, "timm/vit_tiny_patch16_224", "timm/resnet18", "timm/convnext_atto", "timm/densenet121"]
+)
+@pytest.mark.usefixtures("on_processor")
+def test_a_glance_sees_what_a_linear_probe_reads(name: str | None, data: Manifest) -> None:
+    """Stage by stage, modules of other stages are called, too: the statistics are those of one pass."""
+    backbone = tiny_backbone() if name is None else frostline.load_backbone(name, random=True, size=64)
+    images = Images(data, data.subset("train")[:6], backbone.preprocessing)
+    measured = stage_features(backbone, images, PLAN)
+    config = ForwardConfig(PLAN, EVALUATION_BATCH)
+    whole = Frozen(backbone, backbone.model, backbone.cuts[-1], config, None, layers=SEVERAL)
+    last = list(measured.features.values())[-1]
+    np.testing.assert_allclose(
+        np.concatenate([last, measured.statistics], axis=1),
+        feature_extraction.stage_features(whole, images),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_the_probe_of_several_stages_is_what_training_finds(data: Manifest, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    several = measure(backbone, data, random=False, rates=False, threads=1).linear_probe
+    assert several is not None
+    run = frostline.train(
+        backbone, data, "linear_probe", study=tmp_path, precision="float32", pixels="auto", threads=1
+    )
+    assert several.layers == run.layers
+    assert 0 <= several.low <= several.accuracy <= several.high <= 1
+    assert run.cv_score == pytest.approx(several.accuracy, abs=0.1)  # of other folds
 
 
 def test_images_that_were_looked_at_are_read(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,16 @@ def test_too_close_to_call_and_the_cheaper_wins() -> None:
     assert significance.judge({0: one, 1: other}, {0: 1.0, 1: 100.0}, "accuracy").winner == 0
 
 
+def test_a_twentieth_of_the_time_decides_nothing() -> None:
+    one = answers(0.8, seed=1)
+    other = HeldOutPredictions(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
+    wrong = int((one.probabilities.argmax(axis=1) == one.targets).argmax())  # one that is answered rightly
+    other.probabilities[wrong] = other.probabilities[wrong][::-1]
+    verdict = significance.judge({0: one, 1: other}, {0: 21.0, 1: 20.0}, "accuracy")
+    assert (verdict.winner, verdict.leader, verdict.separated) == (0, 0, False)
+    assert significance.judge({0: one, 1: other}, {0: 24.0, 1: 20.0}, "accuracy").winner == 1
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
 def test_the_interval_of_a_difference_covers_the_truth(metric: str) -> None:
     inside = 0

@@ -20,6 +20,9 @@ BATCH = 32  # images a step: what the epochs and rates of strategies/ were measu
 AUTO_BATCH = "auto"  # strategies/batch_rule.py says which
 AUGMENTS = ("none", "light", "standard", "strong", "randaugment")  # by name; any other is a callable's
 REPEATS = 3  # before a winner is named
+# Times as long: smaller differences of time decide nothing and are not mentioned. A choice: `lp_ft` with
+# `refit_layers` takes 1.08 × as long as without and gains 1.3 points (docs/LOG.md 2026-11-30).
+SAME_TIME = 1.1
 FOLDS = 5  # where nothing else is said; as scikit-learn's `KFold`
 # L2 per unit-length feature, from "prototype-like" to "almost separable". On six sets with 8 and 40 images
 # a class the best on test lay between 1e-2 and 1e-6 (docs/LOG.md 2026-11-23).

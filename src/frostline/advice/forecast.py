@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.advice.knowledge import Facts, Trial
+from frostline.config import SAME_TIME
 
 Floats = NDArray[np.float64]
 Evidence = Mapping[str, Callable[[Facts], float]]
@@ -51,6 +52,7 @@ LEAST_SPREAD = 0.02  # of a strategy's errors between trials, accuracy 0–1: fe
 # Standard errors by which choosing by forecast must have beaten the default on left-out sets. With one, three
 # small tasks more turned the answer (docs/LOG.md 2026-11-28).
 CLEAR_SE = 2.0
+UNKNOWN = 1.0  # standard error of a difference of accuracies, 0–1, of which nothing is known
 FEWEST_SETS = 3  # with fewer, the default is always used, and strategies tried on fewer are not forecast
 # Variance of a strategy's lead between trials of one set, beside the chance of which images were tested, and
 # the share of p (1 − p) / n that this chance is of a lead: by regression on p (1 − p) / n 0.027² (0.022² to
@@ -282,13 +284,33 @@ class ForecastModel:
     def difference_error(self, first: str, second: str) -> float:
         """Return the standard error, over image sets, of the forecast difference of two strategies.
 
-        It is 1 if both were tried on fewer than two sets.
+        Where they were not tried beside each other, it is that of the way over what they are compared with.
+        `UNKNOWN` if there is no such way, or one of its steps was tried on fewer than two sets.
         """
+        direct = self._direct_error(first, second)
+        if direct < UNKNOWN:
+            return direct
+        ways = [self._errors_to_base(name) for name in (first, second)]
+        for shared in (name for name in ways[0] if name in ways[1]):
+            squares = [way[shared] ** 2 for way in ways]
+            return min(UNKNOWN, math.sqrt(sum(squares)))
+        return UNKNOWN
+
+    def _errors_to_base(self, name: str) -> dict[str, float]:
+        """Return the standard error of the difference to each strategy that this one is compared with."""
+        errors, total, at = {name: 0.0}, 0.0, name
+        while (base := self.bases.get(at)) is not None:
+            total += self._direct_error(at, base) ** 2
+            errors[base], at = math.sqrt(total), base
+        return errors
+
+    def _direct_error(self, first: str, second: str) -> float:
+        """Return the standard error of the difference of two strategies where both were tried."""
         errors = self._errors
         a, b = (errors.values[self.strategies.index(name)] for name in (first, second))
         both = np.flatnonzero(~np.isnan(a - b))
         if not len(both):
-            return 1.0
+            return UNKNOWN
         names, weights = np.array(errors.sets)[both], errors.weights(both.tolist())
         differences = (a - b)[both]
         means = [
@@ -296,7 +318,7 @@ class ForecastModel:
             for name in sorted(set(names.tolist()))
         ]
         if len(means) < 2:
-            return 1.0
+            return UNKNOWN
         return math.sqrt(sum(mean**2 for mean in means)) / len(means)
 
 
@@ -527,7 +549,7 @@ def choose_strategy(model: ForecastModel, facts: Facts, seconds: Mapping[str, fl
     What a pick is expected to lose to the best in hindsight is least where its own expected accuracy is
     highest. That is by forecast if choosing so is known to do better; else by the average over earlier
     trials, which is the default if available. A cheaper one replaces it if it is behind by no more than half
-    a point, a standard error over image sets included.
+    a point, a standard error over image sets included; one that takes nine tenths of the time is no cheaper.
 
     Parameters
     ----------
@@ -551,7 +573,9 @@ def choose_strategy(model: ForecastModel, facts: Facts, seconds: Mapping[str, fl
         for name in candidates
         if name == pick or behind[name] + model.difference_error(pick, name) <= EQUAL
     ]
-    return candidates[min(tied, key=lambda name: (seconds[name], behind[name]))]
+    quickest = min(seconds[name] for name in tied)
+    as_quick = [name for name in tied if seconds[name] <= SAME_TIME * quickest]
+    return candidates[min(as_quick, key=lambda name: (behind[name], seconds[name]))]
 
 
 def clearly_better(model: ForecastModel, best: Forecast, second: Forecast) -> bool:

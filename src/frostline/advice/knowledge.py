@@ -40,10 +40,9 @@ class Facts:
     stages
         Out-of-fold accuracy of a probe after each stage.
     together
-        Out-of-fold accuracy of `linear_probe`, which reads several stages at once; `None` if none was
-        trained.
+        Out-of-fold accuracy of `linear_probe`, which reads several stages at once; `None` if unknown.
     measured
-        Images that the probes of the stages were evaluated on; `None` for all training images.
+        Images that `frozen` was evaluated on; `None` for all training images.
     """
 
     images: int
@@ -77,7 +76,7 @@ class Facts:
     @property
     def probe_variance(self) -> float:
         """Variance of `frozen` by the chance of which images were measured: p (1 − p) / n."""
-        count = max(1, (self.measured if self.together is None else None) or self.images)
+        count = max(1, self.measured or self.images)
         share = min(max(self.frozen, 1 / (count + 2)), 1 - 1 / (count + 2))  # never 0: so few prove nothing
         return share * (1 - share) / count
 
@@ -118,6 +117,7 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
     if signals["similarity"] is None or not stages or not curve:
         return None
     best, last = max(row["accuracy"] for row in stages), stages[-1]["accuracy"]
+    several = signals.get("linear_probe")
     return Facts(
         images,
         int(signals["n_classes"]),
@@ -126,7 +126,7 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
         float(best - last),
         float(curve[-1]["accuracy"] - curve[-2]["accuracy"]),
         tuple(float(row["accuracy"]) for row in stages),
-        signals.get("together"),
+        None if several is None else float(several["accuracy"]),
         min(images, int(signals.get("n_measured", images)), max(MOST_PROBED, 10 * int(signals["n_classes"]))),
     )
 
@@ -179,7 +179,7 @@ def _of_task(row: Mapping[str, Any]) -> Trial | None:
             "n_measured": known["n_measured"],
             "similarity": None if known["similarity"] is None else {"value": known["similarity"]},
             "probe_by_stage": [{"accuracy": value} for value in known["probes"]],
-            "together": known["out_of_fold"]["linear_probe"],
+            "linear_probe": {"accuracy": known["out_of_fold"]["linear_probe"]},
             "learning_curve": [{"accuracy": accuracy} for _, accuracy in known["curve"]],
         },
         row["n_train"],

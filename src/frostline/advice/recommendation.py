@@ -31,7 +31,8 @@ from frostline.strategies import (
 # Factor of the intervals' width for networks and sizes without trials: a choice, since trials of one network
 # and two sizes can't tell.
 WIDENED = 1.5
-# Numbers of images within this factor of the trials count as covered, and image sizes within the second one.
+# Numbers of images, of classes and of images a class within this factor of the trials count as covered, and
+# image sizes within the second one.
 NEAR_IMAGES, NEAR_SIZE = 2.0, 1.25
 BETTER = 0.01  # a probe must beat the commonest class by this accuracy
 MORE_IMAGES = 4  # factor for "what with more images?"
@@ -262,7 +263,8 @@ class Case:
     commonest
         Share of the training images in the largest class, 0–1.
     probe_accuracy
-        Out-of-fold accuracy of `linear_probe` on these images, 0–1; `None` if none was trained.
+        Out-of-fold accuracy of a `linear_probe` that was trained on all of these images, 0–1; `None` if there
+        is none: that of the images that were measured stands for it.
     """
 
     signals: Mapping[str, Any]
@@ -294,7 +296,9 @@ class Case:
         if signals["similarity"] is None and self.train >= FEWEST:
             signals["similarity"] = {"value": math.nan}
         facts = facts_of(signals, self.train)
-        return None if facts is None else replace(facts, together=self.probe_accuracy)
+        if facts is None or self.probe_accuracy is None:
+            return facts
+        return replace(facts, together=self.probe_accuracy, measured=None)
 
     @property
     def similarity_proven(self) -> bool:
@@ -332,7 +336,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
     if facts is not None and len(known) < FEWEST_SETS:
         facts = replace(facts, together=None)
     model = fit(trials, together=facts is not None and facts.together is not None)
-    basis, notes = _basis(case, trials)
+    basis, notes = _basis(case, trials) if facts is not None else ("none", [])
     if facts is not None:
         notes += _doubts(case, facts)
         if not case.similarity_proven:
@@ -520,9 +524,19 @@ def _basis(case: Case, trials: Sequence[Trial]) -> tuple[str, list[str]]:
         reason = f"There are no trials of {case.architecture} (only of {names}); intervals are wider."
         return "extrapolated", [reason]
     notes = []
-    fewest, most = (f(trial.facts.images for trial in own_trials) for f in (min, max))
-    if not fewest / NEAR_IMAGES <= case.train <= most * NEAR_IMAGES:
-        notes.append(f"{case.train:,} training images; the trials had {fewest:,} to {most:,}.")
+    tried = [trial.facts for trial in own_trials]
+    for what, own, trials_had in (
+        ("training images", case.train, [facts.images for facts in tried]),
+        ("classes", case.classes, [facts.classes for facts in tried]),
+        (
+            "images a class",
+            round(case.train / case.classes),
+            [facts.images // facts.classes for facts in tried],
+        ),
+    ):
+        fewest, most = min(trials_had), max(trials_had)
+        if not fewest / NEAR_IMAGES <= own <= most * NEAR_IMAGES:
+            notes.append(f"{own:,} {what}; the trials had {fewest:,} to {most:,}.")
     size = int(case.signals["input_size"])
     sizes = sorted({trial.size for trial in own_trials})
     if not any(tried_size / NEAR_SIZE <= size <= tried_size * NEAR_SIZE for tried_size in sizes):

@@ -7,12 +7,13 @@ transferability) → measurement · feature_drift
 from frostline.diagnostics.dataset_size import DatasetSize
 from frostline.diagnostics.measurement import Confidence, Signals, class_balanced_subset, measure
 from frostline.diagnostics.pretraining_similarity import Similarity, similarity
-from frostline.diagnostics.stage_probes import CurvePoint, StageProbe
+from frostline.diagnostics.stage_probes import CurvePoint, SeveralStageProbe, StageProbe
 
 __all__ = [
     "Confidence",
     "CurvePoint",
     "DatasetSize",
+    "SeveralStageProbe",
     "Signals",
     "Similarity",
     "StageProbe",

@@ -24,25 +24,25 @@ from frostline.diagnostics.activation_statistics import ActivationRecorder, bloc
 from frostline.diagnostics.dataset_size import DatasetSize, size_of
 from frostline.diagnostics.pretraining_similarity import FEWEST, Similarity, similarity_from
 from frostline.diagnostics.stage_features import stage_features
-from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, StageProbe
+from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, SeveralStageProbe, StageProbe
 from frostline.errors import DataError, ModelError, UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen, features
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
-from frostline.models import Backbone, training_overlap
+from frostline.models import Backbone, stage_taps, training_overlap
 from frostline.models.resizing import VERSION as FAST_VERSION
 from frostline.probe import Folds
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.reports.images_section import probe_chart
-from frostline.strategies import Strategy, batch_size
+from frostline.strategies import SEVERAL, Strategy, batch_size
 from frostline.studies.study_folder import digest_of
 from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
-VERSION = 4  # of what is remembered; raised when the same images give other signals
+VERSION = 5  # of what is remembered; raised when the same images give other signals
 MEASURING = "loading and measuring the network and the images"  # in messages about a time limit
 MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
 # Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
@@ -79,6 +79,8 @@ class Signals:
     similarity : Similarity or None
     confidence : Confidence or None
     probe_by_stage : tuple of StageProbe
+    linear_probe : SeveralStageProbe or None
+        The strategy `linear_probe`, out of fold; it reads several stages.
     curve : tuple of CurvePoint
         Learning curve of the last stage's probe.
     groups : GroupsProbe or None
@@ -97,6 +99,7 @@ class Signals:
     similarity: Similarity | None
     confidence: Confidence | None
     probe_by_stage: tuple[StageProbe, ...]
+    linear_probe: SeveralStageProbe | None
     curve: tuple[CurvePoint, ...]
     groups: GroupsProbe | None  # where names suggest groups
     rates: Rates | None
@@ -120,6 +123,7 @@ class Signals:
             "similarity": None if self.similarity is None else self.similarity.as_dict(),
             "confidence": None if self.confidence is None else asdict(self.confidence),
             "probe_by_stage": [asdict(probe) for probe in self.probe_by_stage],
+            "linear_probe": None if self.linear_probe is None else asdict(self.linear_probe),
             "best_stage": self.best_stage.stage if self.best_stage else None,
             "learning_curve": [asdict(point) for point in self.curve],
             "groups": None if self.groups is None else asdict(self.groups),
@@ -269,6 +273,7 @@ def measure(
             StageProbe(**{**row, "random": twin["accuracy"].get(row["stage"])})
             for row in signals["probe_by_stage"]
         ),
+        linear_probe=SeveralStageProbe(**signals["linear_probe"]) if signals["linear_probe"] else None,
         curve=tuple(CurvePoint(**row) for row in signals["curve"]),
         groups=groups,
         rates=machine_rates,
@@ -341,7 +346,8 @@ def _measure_signals(
         workers=workers,
         progress=progress,
     )
-    signals: dict[str, Any] = {"similarity": None, "confidence": None, "probe_by_stage": [], "curve": []}
+    signals: dict[str, Any] = dict.fromkeys(("similarity", "confidence", "linear_probe"))
+    signals |= {"probe_by_stage": [], "curve": []}
     if recorder is not None:
         similarity = similarity_from(backbone, recorder, blocks)
         signals["similarity"] = similarity.as_dict()
@@ -363,10 +369,20 @@ def _measure_signals(
         new = "new images" if learned else "images"
         notes.append(f"No class has two {new} that may be separated, so no stage can be probed.")
         return {**signals, "notes": notes}
+    last = measured.features[next(reversed(measured.features))]
     with deadline.work(MEASURING):
         probes = stage_probes.probe_stages(measured.features, images.targets, units, len(data.classes), folds)
+        several = stage_probes.probe_several(
+            last,
+            measured.statistics,
+            stage_taps(backbone)[:SEVERAL],
+            images.targets,
+            units,
+            len(data.classes),
+            folds,
+        )
     signals["probe_by_stage"] = [asdict(row) for row in probes]
-    last = measured.features[next(reversed(measured.features))]
+    signals["linear_probe"] = asdict(several)
     if config is not None:
         notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
         # As training computes them by default, which then finds the rows.

@@ -1,7 +1,7 @@
 """One pass over images in float32: features of every stage, averaged over space, and head confidence.
 
-Rows are cached, so images that were measured before cost a read. Similarity is recorded in the same
-pass.
+Beside them the statistics of the last stages, which a linear probe reads by default. Rows are cached, so that
+images that were measured before cost a read. Similarity is recorded in the same pass.
 """
 
 from __future__ import annotations
@@ -24,18 +24,24 @@ from frostline.feature_extraction import ForwardConfig, padded
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
 from frostline.progress import QUIET, Activity, Progress
+from frostline.strategies import SEVERAL
 from frostline.system import devices
 from frostline.system.numerics import NumericPlan
 
-VERSION = 2  # of what a row holds; raised when the same images give other numbers
+VERSION = 3  # of what a row holds; raised when the same images give other numbers
 
 
 @dataclass(frozen=True)
 class StageFeatures:
-    """`features[stage]` (n, width) after each stage, and `confidence` (n,) of the original head."""
+    """What one pass says of every image.
+
+    `features[stage]` (n, width) after each stage, `confidence` (n,) of the original head, and `statistics`
+    (n, widths of the taps) of the last stages, the last one first.
+    """
 
     features: dict[str, NDArray[np.float32]]
     confidence: NDArray[np.float32]
+    statistics: NDArray[np.float32]
 
 
 @devices.computes(float32=True)
@@ -89,8 +95,8 @@ def stage_features(
         cached.close()
     ends = np.cumsum(widths)
     names = [backbone.stages[cut.index - 1].name for cut in backbone.cuts if cut.index > 0]
-    parts = np.split(rows, ends, axis=1)
-    return StageFeatures(dict(zip(names, parts[:-1], strict=True)), parts[-1][:, 0])
+    *features, last = np.split(rows, ends, axis=1)
+    return StageFeatures(dict(zip(names, features, strict=True)), last[:, 0], last[:, 1:])
 
 
 def _widths(backbone: Backbone) -> list[int]:
@@ -100,7 +106,7 @@ def _widths(backbone: Backbone) -> list[int]:
     like = next(model.parameters())
     with torch.no_grad():
         chain = list(_chain(backbone, model, torch.zeros(1, 3, size, size).to(like)))
-    return [z.shape[1] for z in chain[:-1]]
+    return [z.shape[1] for z in chain[: len(backbone.cuts) - 1]]
 
 
 def _computed_rows(
@@ -128,16 +134,23 @@ def _computed_rows(
 def _chain(
     backbone: Backbone, model: nn.Module, x: Tensor, recorder: ActivationRecorder | None = None
 ) -> Iterator[Tensor]:
-    """Yield the mean over space of z at every cut above 0, (n, width), then the head's confidence, (n, 1)."""
-    z = x
+    """Yield the mean over space of z at every cut above 0, (n, width), and the head's confidence, (n, 1).
+
+    Then the statistics of each of the last stages, (n, width of its tap).
+    """
+    z, taps, statistics = x, bb.stage_taps(backbone)[:SEVERAL], dict[int, Tensor]()
     for early, late in zip(backbone.cuts, backbone.cuts[1:], strict=False):
+        passed = range(early.index, late.index)  # modules of other stages may be called, too
         if recorder is not None:
-            recorder.set_stages(range(early.index, late.index))
-        with bb.between(backbone, model, early, late) as run:
+            recorder.set_stages(passed)
+        own = [tap for tap in taps if tap.stage in passed]
+        with bb.collecting(model, own) as collected, bb.between(backbone, model, early, late) as run:
             z = run(z)
+        statistics |= collected
         yield bb.over_space(z)
     if recorder is not None:
         recorder.set_stages(range(backbone.cuts[-1].index, len(backbone.stages)))
     with bb.suffix(backbone, model, backbone.cuts[-1]) as head:
         logits = head(z)
     yield logits.float().softmax(dim=1).amax(dim=1, keepdim=True)
+    yield from (statistics[tap.stage] for tap in taps)

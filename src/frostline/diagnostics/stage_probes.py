@@ -7,6 +7,7 @@ closed-form probe with more features than images looks perfect and is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from frostline import metrics, probe
 from frostline.diagnostics import transferability
+from frostline.models import Tap
 from frostline.probe import Folds
 from frostline.sentences import between, percent
+from frostline.strategies import SOLVED_SMOOTHING
 from frostline.system import deadline
 
 Ints = NDArray[np.int64]
@@ -51,6 +54,16 @@ class StageProbe:
     log_me: float
     h_score: float
     neighbours: float
+
+
+@dataclass(frozen=True)
+class SeveralStageProbe:
+    """Out-of-fold accuracy, 0–1, of the strategy `linear_probe`, whose head reads `layers` stages at once."""
+
+    layers: int
+    accuracy: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,27 @@ def probe_stages(
             )
         )
     return probes
+
+
+def probe_several(
+    features: NDArray[np.float32],
+    statistics: NDArray[np.float32],
+    taps: Sequence[Tap],
+    targets: Ints,
+    units: Ints,
+    classes: int,
+    folds: Folds,
+) -> SeveralStageProbe:
+    """Solve the head of `linear_probe` on the features before it (n, width) and statistics of the stages."""
+    deadline.unit()
+    widths = [features.shape[1], *(width for tap in taps for width in tap.widths)]
+    columns = np.concatenate([features, statistics], axis=1)
+    columns *= probe.block_scales(columns, widths)
+    solution = probe.choose(columns, targets, classes, folds, label_smoothing=SOLVED_SMOOTHING)
+    assert solution.held_probabilities is not None
+    held_out, guesses = solution.held_out, solution.held_probabilities.argmax(axis=1)
+    low, high = metrics.interval(targets[held_out], guesses, units[held_out])
+    return SeveralStageProbe(len(taps), float((guesses == targets[held_out]).mean()), low, high)
 
 
 def accuracies(

@@ -24,7 +24,7 @@ from frostline.models.freezing import (
 )
 from frostline.models.heads import MultiStageHead, multi_stage_head_in
 from frostline.models.preprocessing import MAX_SIDE_PIXELS, RESIZES, Preprocessing
-from frostline.models.stage_statistics import Tap, stage_taps
+from frostline.models.stage_statistics import Tap, collecting, stage_taps
 from frostline.strategies import BN_POLICIES
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Tap",
     "assemble",
     "between",
+    "collecting",
     "fed",
     "foldable",
     "freeze",

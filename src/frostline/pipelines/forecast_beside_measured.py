@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from frostline.advice import Advice
+from frostline.advice.advice_wording import PLAINEST
+from frostline.sentences import Basis
 
 
 def forecast_beside_measured(advice: Advice | None, figures: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -16,13 +18,16 @@ def forecast_beside_measured(advice: Advice | None, figures: Mapping[str, Any]) 
     advice
         What was advised for the network; `None` if there was no time to measure.
     figures
-        `strategy`, `accuracy`, `low` and `high` of what is reported.
+        `strategy`, `basis`, `accuracy`, `low` and `high` of what is reported.
 
     Returns
     -------
     dict or None
-        `None` if the strategy was not forecast, or nothing could be held out to measure it.
+        `None` if the strategy was not forecast, or nothing could be held out to measure it, and of
+        `linear_probe` without a test set: forecasts start from its own out-of-fold accuracy.
     """
+    if figures["strategy"] == PLAINEST and figures["basis"] != Basis.TEST:
+        return None
     options = {option.strategy: option for option in advice.options} if advice else {}
     option = options.get(figures["strategy"])
     if option is None or option.expected_accuracy is None or figures["accuracy"] is None:

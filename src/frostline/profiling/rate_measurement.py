@@ -74,6 +74,7 @@ def measure(
     -------
     Rates
     """
+    base_bytes = _base_bytes()  # before anything is timed: a run's process will not have timed it
     count = numerics.thread_count(threads)
     classes = classes or len(images.manifest.classes)
     timed = _as_wide(classes)
@@ -116,7 +117,7 @@ def measure(
         copies=bool(config.folded),
         evaluation_batch=evaluation_batch(),
         **other_rates,
-        peaks=Peaks(base=_base_bytes(), **network_rates["peaks"]),
+        peaks=Peaks(base=base_bytes, **network_rates["peaks"]),
         statistics=tuple(tap.width for tap in bb.stage_taps(backbone)),
         notes=_notes(newly_timed[0]) if newly_timed else (),
         device=numerics.device_name(),

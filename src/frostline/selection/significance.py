@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
+from frostline.config import SAME_TIME
 from frostline.selection import added_units
 
 Floats = NDArray[np.float64]
@@ -189,7 +190,8 @@ def judge(
 ) -> Verdict:
     """Return the winner: the best candidate, or the cheapest of those within one standard error of it.
 
-    This is the one-standard-error rule (Breiman et al. 1984).
+    This is the one-standard-error rule (Breiman et al. 1984). Of those that take the same time, within a
+    tenth, the better one wins.
 
     Parameters
     ----------
@@ -211,7 +213,9 @@ def judge(
     leader = max(scores, key=lambda name: (scores[name], -seconds[name]))
     others = {name: difference(held[leader], held[name], metric, seed) for name in held if name != leader}
     close = [name for name, gap in others.items() if not gap.separated and gap.mean <= gap.error]
-    winner = min([leader, *close], key=lambda name: (seconds[name], -scores[name]))
+    quickest = min(seconds[name] for name in (leader, *close))
+    as_quick = [name for name in (leader, *close) if seconds[name] <= SAME_TIME * quickest]
+    winner = min(as_quick, key=lambda name: (-scores[name], seconds[name]))
     return Verdict(winner, leader, all(gap.separated for gap in others.values()), others)
 
 

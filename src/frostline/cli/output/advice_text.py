@@ -12,7 +12,7 @@ from frostline.advice import Option, Planned
 from frostline.advice.advice_wording import seconds_between
 from frostline.cli.output.formatting import console_out, size
 from frostline.cost import Bottleneck, Rates
-from frostline.diagnostics import CurvePoint, Signals, Similarity, StageProbe
+from frostline.diagnostics import CurvePoint, SeveralStageProbe, Signals, Similarity, StageProbe
 from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.models.stage_table import count_text
 from frostline.sentences import Closeness, between, percent
@@ -158,8 +158,16 @@ def _depth_lines(signals: Signals) -> list[str]:
     steps = ", ".join(f"{percent(point.accuracy)} from {point.images:,}" for point in points)
     return [
         _best_line(best, last),
+        *_several_lines(signals.linear_probe),
         f"Learning curve of the last stage's probe: {steps} images; {_rise(signals.curve)}.",
     ]
+
+
+def _several_lines(several: SeveralStageProbe | None) -> list[str]:
+    if several is None:
+        return []
+    what = f"linear_probe, which reads the last {several.layers} stages at once"
+    return [f"{what}: {percent(several.accuracy)} ({between(several.low, several.high)}) out of fold."]
 
 
 def _rise(points: Sequence[CurvePoint]) -> str:
