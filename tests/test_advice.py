@@ -474,6 +474,18 @@ def test_what_was_never_tried_is_said_and_widens() -> None:
         assert mine.high - mine.low > before.high - before.low
 
 
+def test_where_timm_alone_loads_no_head_that_reads_several_stages_is_considered() -> None:
+    more = {"linear_probe(layers=last)": -0.03, "lp_ft(refit_layers=4)": 0.12}
+    trials = [
+        replace(t, accuracy=t.accuracy | {name: 0.5 + gain for name, gain in more.items()})
+        for t in trials_of(constantly)
+    ]
+    assert advise(case(), DEAR, Budget(), trials).recommended == "lp_ft(refit_layers=4)"
+    advice = advise(case(plain_timm=True), DEAR, Budget(), trials)
+    assert advice.recommended == "lp_ft"
+    assert {o.strategy for o in advice.options} == {"linear_probe(layers=last)", "top_k(1)", "lp_ft", "full"}
+
+
 def test_where_nothing_can_be_forecast_nothing_is_said_of_intervals() -> None:
     advice = advise(case(signals=signals(None), train=4), DEAR, Budget(), trials_of(constantly))
     assert (advice.basis, advice.notes) == ("none", ())

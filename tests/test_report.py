@@ -277,6 +277,9 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
         assert usage_section.repeat(read_context(fitted)).startswith(
             f"frostline fit {source_argument} --minutes 5"
         )
+    plain = {**fit["options"], "source": None, "plain_timm": True}
+    (fitted / "fit.json").write_text(json.dumps({**fit, "options": plain}))
+    assert "--plain-timm" in usage_section.repeat(read_context(fitted)).split()
     compared = studies.compared(tmp_path / "compared")
     file = next(compared.glob("comparisons/*/comparison.json"))
     arguments = {"strategies": ["linear_probe", "full"], "search": ["lr", "augment"], "draws": 4}
@@ -308,6 +311,31 @@ def test_the_command_that_repeats_it_names_what_was_asked_for(tmp_path: Path) ->
     words = usage_section.repeat(read_context(compared)).split(" --")
     assert {"cuts", "set lr=0.0003", "set bn=eval", "imbalance weights"} < set(words)
     assert not any(word.startswith("strategies") for word in words)
+
+
+def test_random_weights_are_repeated_of_the_run_that_began_with_them(tmp_path: Path) -> None:
+    study = studies.trained(tmp_path / "study")
+    random, *others = sorted((study / "runs").glob("*/config.json"))
+    config = json.loads(random.read_text())
+    random.write_text(json.dumps({**config, "source": {"kind": "timm", "random": True}}))
+    lines = usage_section.repeat(read_context(study)).splitlines()
+    assert len(others) >= 1
+    assert [config["strategy"] in line for line in lines if "--no-pretrained" in line] == [True]
+
+
+def test_the_page_says_what_the_head_reads_and_what_loads_it(tmp_path: Path) -> None:
+    study = studies.trained(tmp_path / "study")
+    for layers, libraries, title in (
+        (4, [], "with a file that loads it"),
+        (None, ["timm"], "as timm loads it"),
+    ):
+        for file in (study / "runs").glob("*/result.json"):
+            result = {**json.loads(file.read_text()), "layers": layers, "loads_in": libraries}
+            file.write_text(json.dumps(result))
+        section = usage_section.usage(read_context(study))
+        assert section is not None
+        assert any(f"the last {layers} stages" in line for line in section.lead) == bool(layers)
+        assert any(title in name for name, _ in section.more["codes"])
 
 
 def test_a_class_that_is_never_answered_has_a_column() -> None:

@@ -155,6 +155,12 @@ def test_a_last_stage_that_answers_with_a_vector_adds_nothing(data: Manifest, tm
         for cache in ("keep", "compute")
     ]
     assert runs[0].weights_digest == runs[1].weights_digest
+    model = frostline.load_model(runs[0].folder)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (torch.zeros(2, 3, 32, 32),), dynamic_shapes={"x": {0: batch}})
+    pixels = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(pixels), model(pixels))
 
 
 def test_threads_may_ask_one_network_at_the_same_time() -> None:
@@ -202,6 +208,15 @@ def test_a_pass_that_fills_rows_of_a_cut_leaves_the_statistics_below(
     calls.clear()
     np.testing.assert_array_equal(stage_features(reading(4), images), live)
     assert len(calls) == 1  # one batch, to see that rows of that cut lead to the same bits
+
+
+def test_stages_that_are_not_there_yet_cost_one_pass(images: Images, calls: list[int]) -> None:
+    stage_features(reading(1), images)
+    whole = len(calls)
+    frozen = reading(4)
+    stage_features(frozen, images)
+    assert len(calls) == 2 * whole
+    assert frozen.counts.computed == len(images)
 
 
 def test_networks_that_differ_above_a_stage_share_what_lies_below(images: Images) -> None:
@@ -318,6 +333,20 @@ def test_a_comparison_says_what_loads_its_models_once(data: Manifest, tmp_path: 
     (line,) = [line for line in lines if "alone cannot load such a model" in line]
     assert line.startswith("The head of linear_probe reads several stages: timm alone")
     assert comparison.loads_in == comparison.run.loads_in
+
+
+def test_runs_with_other_heads_do_not_join_where_timm_alone_loads(data: Manifest, tmp_path: Path) -> None:
+    study, backbone = tmp_path / "study", tiny_backbone()
+    for name in ("linear_probe(layers=2)", "linear_probe"):
+        frostline.train(backbone, data, name, study=study, **FAST)
+    named = ["linear_probe", "head(epochs=1)"]
+    comparison = frostline.compare(
+        backbone, data, named, study=study, repeats=1, plain_timm=True, log=None, **FAST
+    )
+    compared = [row["strategy"] for row in comparison.standings]
+    assert sorted(compared) == ["head(epochs=1)", "linear_probe(layers=last)"]
+    reasons = [row["reason"] for row in comparison.not_compared]
+    assert reasons == ["trained with a head that timm alone cannot load"] * 2
 
 
 def test_a_probe_after_training_costs_no_pass(data: Manifest, tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ NOTHING_TO_ASK = (
 )
 
 
+def reads_several(layers: int) -> str:
+    """Return what a head that reads several stages reads."""
+    return (
+        "Its head is a linear layer on the features before it, and on mean and standard deviation over space "
+        f"of the last {layers} stages."
+    )
+
+
 class Basis(StrEnum):
     """The images that an accuracy is measured on, as a headline's `basis` and tables of predictions say."""
 

@@ -55,6 +55,7 @@ def plan(
     disk_bytes: int | None = None,
     device_memory_bytes: int | None = None,
     probe_accuracy: float | None = None,
+    plain_timm: bool = False,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -83,6 +84,9 @@ def plan(
     probe_accuracy
         Out-of-fold accuracy of a `linear_probe` that was trained on these images (`cv_score` of the run, with
         the metric accuracy), 0–1: forecasts that start from it are nearer. `None` if there is none.
+    plain_timm
+        Only strategies whose head reads the last stage, so that timm (or transformers) loads the weights
+        alone.
     seed
         Seed of folds and sampling.
     device
@@ -136,5 +140,6 @@ def plan(
         random=bool(backbone.source.get("random")),
         commonest=signals.size.per_class[-1] / signals.size.train,
         probe_accuracy=probe_accuracy,
+        plain_timm=plain_timm,
     )
     return Planned(advise(case, signals.rates, budget), signals)

@@ -265,6 +265,8 @@ class Case:
     probe_accuracy
         Out-of-fold accuracy of a `linear_probe` that was trained on all of these images, 0–1; `None` if there
         is none: that of the images that were measured stands for it.
+    plain_timm
+        Whether only strategies are considered whose head reads the last stage.
     """
 
     signals: Mapping[str, Any]
@@ -280,11 +282,17 @@ class Case:
     random: bool = False
     commonest: float = 0.0
     probe_accuracy: float | None = None
+    plain_timm: bool = False
 
     def batch_size(self, strategy: Strategy) -> BatchSize:
         """Return the batch size of a strategy, and how its learning rate follows."""
         requested = self.batch if self.kind is None else AUTO_BATCH
         return batch_size(requested, strategy, images=self.train, kind=self.kind or "")
+
+    def takes(self, strategy: Strategy) -> bool:
+        """Return whether a strategy is to be considered for this network."""
+        several = strategy.refit_layers or hyperparameters(strategy).layers != "last"
+        return (strategy.k or 0) < self.stages and not (self.plain_timm and several)
 
     @property
     def facts(self) -> Facts | None:
@@ -341,7 +349,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         notes += _doubts(case, facts)
         if not case.similarity_proven:
             facts = replace(facts, similarity=model.typical["similarity"])
-    candidates = [name for name in model.strategies if (parse(name).k or 0) < case.stages]
+    candidates = [name for name in model.strategies if case.takes(parse(name))]
     costs = {name: _cost(name, rates, case, budget) for name in candidates}
     over_budget = {name: budget.refuses(cost) for name, (cost, *_) in costs.items()}
     feasible = [name for name in candidates if not over_budget[name]]

@@ -13,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from frostline import sentences
 from frostline.data import Rendering
 from frostline.exports import onnx_and_torch
 from frostline.exports.exported_model import ExportedModel
@@ -89,8 +90,21 @@ def _opening(exported: ExportedModel, details: FormatDetails, check: Verificatio
         f"{before} back and compared with the model in the study on {check.images} {check.source}: the same "
         f"predictions, probabilities at most {check.largest_difference:.1g} apart."
     )
-    lines = [description, *_decision(exported), verification_text, *map(escaped, details.notes)]
+    lines = [
+        description,
+        *_head(exported),
+        *_decision(exported),
+        verification_text,
+        *map(escaped, details.notes),
+    ]
     return "\n\n".join(lines)
+
+
+def _head(exported: ExportedModel) -> list[str]:
+    """Return what the head reads, where that is more than the last stage's features."""
+    if exported.several is None:
+        return []
+    return [sentences.reads_several(exported.several.layers)]
 
 
 def _decision(exported: ExportedModel) -> list[str]:
@@ -127,17 +141,17 @@ def _preprocessing(exported: ExportedModel) -> str:
 
 def _rendering(rendering: Rendering) -> str:
     """Return how deep and transparent pixels become 8-bit RGB, in sentences."""
-    sentences = [
+    ranges = [
         f"In {kind} pixels, {low:g} and below is black, {high:g} and above white."
         for kind, low, high in rendering.ranges
     ]
     if rendering.intensity_range == "per-image":
-        sentences.append("Pixels of more than 8 bits are scaled to each image's own range.")
+        ranges.append("Pixels of more than 8 bits are scaled to each image's own range.")
     elif rendering.intensity_range != "auto":
         low, high = rendering.intensity_range.split(",")
-        sentences.append(f"In pixels of more than 8 bits, {low} and below is black, {high} and above white.")
+        ranges.append(f"In pixels of more than 8 bits, {low} and below is black, {high} and above white.")
     background = "white" if rendering.ground == (255, 255, 255) else f"the colour {rendering.ground}"
-    return " ".join([*sentences, f"The background of transparent pixels is {background}."])
+    return " ".join([*ranges, f"The background of transparent pixels is {background}."])
 
 
 def _listed(values: tuple[float, ...]) -> str:

@@ -480,6 +480,8 @@ class Frozen:
                 keys = computing.popleft()
                 self._cache_computed(cached if rows is cached else None, keys, z, statistics, count)
         rows.flush()
+        if self.statistics is not None:
+            self.statistics.flush()  # of every stage: what waits would count as missing
 
     def _taps_for(
         self, decoding: deque[list[bytes]], computing: deque[list[bytes]], plain: frozenset[bytes]

@@ -59,7 +59,8 @@ class Tap:
 
 def statistics(output: Tensor, last: bool = False) -> Tensor:
     """Return the statistics of a stage's output side by side, (n, width) of float32; see `parts_of`."""
-    return torch.cat(parts_of(output, last) or [output.new_zeros(len(output), 0)], dim=1)
+    none = output.new_zeros(output.shape[0], 0)  # `len` would fix an exported program's batch
+    return torch.cat(parts_of(output, last) or [none], dim=1)
 
 
 def parts_of(output: Tensor, last: bool = False) -> list[Tensor]:

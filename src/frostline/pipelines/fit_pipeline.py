@@ -349,6 +349,7 @@ class _Steps:
                         backbone,
                         self.data,
                         probe_accuracy=probe_accuracies.get(backbone.name),
+                        plain_timm=self.config.plain_timm,
                         seed=self.config.seed,
                         threads=threads,
                         workers=self.config.workers,
@@ -372,10 +373,13 @@ class _Steps:
                 self.progress.log(line if len(plans) == 1 else f"{name}: {line}")
         config = self.config
         plain_heads = config.plain_timm or config.interpolate_weights is not None
-        return {
+        named = {
             name: list(pinned) or candidates(planned.advice, len(plans), plain_heads=plain_heads)
             for name, planned in plans.items()
         }
+        if not config.plain_timm:
+            return named
+        return {key: [str(timm_loadable(parse(name))) for name in names] for key, names in named.items()}
 
     def minutes(self, plans: Mapping[str, Planned], strategies: Mapping[str, Sequence[str]]) -> float:
         """Return the time limit; where none was given, the time as if the slowest network ran them all."""
@@ -486,6 +490,7 @@ def _options(config: Config, metric_name: str) -> dict[str, Any]:
         "min_crop": config.min_crop,
         "rotate": None if config.rotate == "none" else config.rotate,
         "compile": None if config.compile == "auto" else config.compile,
+        "plain_timm": config.plain_timm or None,
     }
     return options | {name: value for name, value in rest.items() if value is not None}
 

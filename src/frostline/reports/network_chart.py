@@ -121,9 +121,7 @@ def _highest(values: Any) -> float | None:
 def _sentences(phases: Sequence[ResolvedPhase], stages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return a sentence for each phase: the trained stages, and the learning rate."""
     if not phases:
-        return (
-            ("The whole network stays frozen: a linear classifier is fitted on its features in closed form."),
-        )
+        return ("The whole network stays frozen: a linear classifier is fitted on its features.",)
     sentences, first_epoch, head = [], 1, len(stages) - 1
     for phase in phases:
         last_epoch = first_epoch + phase.epochs - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -46,7 +47,7 @@ SEVERAL_OPTIONS = (  # of the two that compare strategies
     *("minutes", "architecture", "strategies", "repeats", *OF_OPERATING_POINT, "interpolate_weights"),
     *(*RUN_OPTIONS, "hyperparameters"),
 )
-FIT_OPTIONS = (*SEVERAL_OPTIONS, "models", "max_latency_ms", "max_size_mb")
+FIT_OPTIONS = (*SEVERAL_OPTIONS, "plain_timm", "models", "max_latency_ms", "max_size_mb")
 COMPARE_OPTIONS = (*SEVERAL_OPTIONS, "cuts", "search", "draws", "test_size", "val_size")
 TRAIN_OPTIONS = ("strategy", "continue", "extra_epochs", "lr", "views", *RUN_OPTIONS, "test_size", "val_size")
 
@@ -174,6 +175,9 @@ def usage(context: ReportContext) -> Section | None:
         f"The study's model is {visible(run.strategy)}: {context.contents.why}. It is a plain PyTorch model; "
         "frostline is not needed to run it."
     )
+    result = run.result or {}
+    if result.get("layers"):
+        section.lead.append(sentences.reads_several(int(result["layers"])))
     if context.contents.passed_over:
         section.lead.append(visible(passed_over_line(context.contents.passed_over)))
     python = (
@@ -186,12 +190,18 @@ def usage(context: ReportContext) -> Section | None:
         "codes": [
             ("Label new images at the prompt", f"frostline predict {shlex.quote(study)} new-photos/"),
             ("The same in Python, and the model itself", python),
-            ("Export the model in timm's format", f"frostline export {shlex.quote(study)}"),
+            (_export_title(result.get("loads_in") or []), f"frostline export {shlex.quote(study)}"),
             ("Repeat the study", repeat(context)),
         ],
         "environment": _environment(run.folder, context),
     }
     return section
+
+
+def _export_title(loads_in: Sequence[str]) -> str:
+    if not loads_in:
+        return "Export the model, with a file that loads it"
+    return f"Export the model, as {' and '.join(map(visible, loads_in))} loads it"
 
 
 def repeat(context: ReportContext) -> str:
@@ -220,12 +230,10 @@ def repeat(context: ReportContext) -> str:
         if arguments.get("cuts"):
             arguments.pop("strategies")
         return _command("compare", data, _options(arguments, COMPARE_OPTIONS))
-    source = run.config.get("source")
-    random = isinstance(source, dict) and bool(source.get("random")) and "classes" not in source
     arguments = {
         **run.config,
         "batch_size": _batch_size(run),
-        "no_pretrained": random,
+        "no_pretrained": _random(run.config),
         "size": run.config["preprocessing"]["size"],
         "resize": _resize(run.config),
     }
@@ -236,6 +244,7 @@ def repeat(context: ReportContext) -> str:
             {
                 **row.example_run.config,
                 "batch_size": _batch_size(row.example_run),
+                "no_pretrained": _random(row.example_run.config),
                 "resize": _resize(row.example_run.config),
             }
             if row.example_run
@@ -255,6 +264,12 @@ def repeat(context: ReportContext) -> str:
             )
         )
     return "\n".join(dict.fromkeys(commands))
+
+
+def _random(config: Mapping[str, Any]) -> bool:
+    """Return whether a run began with random weights, as `--no-pretrained` asks for."""
+    source = config.get("source")
+    return isinstance(source, dict) and bool(source.get("random")) and "classes" not in source
 
 
 def _epochs_before(row: Row) -> int:

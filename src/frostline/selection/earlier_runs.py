@@ -5,6 +5,7 @@ A resumed comparison has the candidates of its first call, which writes what joi
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import filelock
 from frostline.errors import StudyError, UsageError
 from frostline.selection.candidates import Candidate
 from frostline.selection.compare_request import CompareRequest, EarlierRuns
-from frostline.strategies import parse
+from frostline.strategies import Strategy, parse, timm_loadable
 from frostline.studies.best_run import PassedOver
 from frostline.studies.predicting_runs import Contender, network_of, setting_difference, trained_runs
 from frostline.studies.run_exclusions import Reason, ReasonKind
@@ -51,9 +52,7 @@ def join(request: CompareRequest) -> CompareRequest:
         if request.joins
         else ReasonKind.LEFT_OUT
     )
-    reasons = [
-        (run, setting_difference(run, request.settings) or _missing(run, together, kind)) for run in trained
-    ]
+    reasons = [(run, _difference(run, request) or _missing(run, together, kind)) for run in trained]
     apart = [PassedOver.of(run, reason) for run, reason in reasons if reason]
     return replace(together, earlier=EarlierRuns(tuple(joined), tuple(apart)))
 
@@ -70,13 +69,25 @@ def _joined(request: CompareRequest, trained: Sequence[Contender]) -> list[Candi
                 f"{file} is damaged ({str(error)[:80]}). Expected the candidates that joined a comparison: "
                 "remove its folder to start it again."
             ) from None
-    joinable = [run for run in trained if not setting_difference(run, request.settings)]
+    joinable = [run for run in trained if not _difference(run, request)]
     candidates = dict.fromkeys(_candidate(run, request) for run in joinable)
     joined = [
         candidate for candidate in candidates if candidate is not None and candidate not in request.candidates
     ]
     directories.write_atomically(file, json.dumps([candidate.as_list() for candidate in joined]).encode())
     return joined
+
+
+def _difference(run: Contender, request: CompareRequest) -> Reason | None:
+    """Return how a run was made unlike those of the comparison; `None` where it was made alike."""
+    difference = setting_difference(run, request.settings)
+    strategy = _strategy(run)
+    if difference is not None or strategy is None or not request.config.plain_timm:
+        return difference
+    with contextlib.suppress(UsageError):
+        if timm_loadable(strategy) == strategy:
+            return None
+    return Reason(ReasonKind.OTHER_SETTINGS, "a head that timm alone cannot load")
 
 
 def _missing(run: Contender, request: CompareRequest, kind: ReasonKind) -> Reason | None:
@@ -89,8 +100,15 @@ def _missing(run: Contender, request: CompareRequest, kind: ReasonKind) -> Reaso
 
 def _candidate(run: Contender, request: CompareRequest) -> Candidate | None:
     """Return a run's strategy as a candidate; `None` if its notation is of another version."""
-    try:
-        strategy = parse(run.strategy)
-    except UsageError:
+    strategy = _strategy(run)
+    if strategy is None:
         return None
     return Candidate(strategy, str(run.config.get("augment")), network_of(run, request.settings))
+
+
+def _strategy(run: Contender) -> Strategy | None:
+    """Return a run's strategy; `None` if its notation is of another version."""
+    try:
+        return parse(run.strategy)
+    except UsageError:
+        return None

@@ -9,7 +9,7 @@ import click
 
 from frostline.cli.command_context import Verb, everywhere, stack
 from frostline.cli.command_inputs import loaded
-from frostline.cli.options import data_options, device_option, model_options, workers_option
+from frostline.cli.options import data_options, device_option, model_options, plain_timm, workers_option
 from frostline.cli.parameter_types import MinutesType, SizeType
 
 measuring = stack(
@@ -63,6 +63,7 @@ def measure(data: str, **options: Any) -> None:
     "--device-memory", type=SizeType(), help="Memory of a GPU that a run may use, e.g. 8GB [all that it has]."
 )
 @click.option("--disk", type=SizeType(), help="Disk for cached features, e.g. 2GB [no limit].")
+@plain_timm
 @everywhere
 def plan(data: str, **options: Any) -> None:
     """Recommend a strategy for DATA: expected accuracy, seconds, memory and disk of each, and why.
@@ -82,6 +83,7 @@ def plan(data: str, **options: Any) -> None:
             memory_bytes=options["memory"],
             disk_bytes=options["disk"],
             device_memory_bytes=options["device_memory"],
+            plain_timm=options["plain_timm"],
             seed=options["seed"],
             device=options["device"],
             threads=options["threads"],
@@ -112,4 +114,5 @@ def _train(data: str, options: dict[str, Any]) -> str:
         if value is not None and value != defaults.get(name):
             text = f"{value:g}" if isinstance(value, float) else str(value)
             arguments += [f"--{name.replace('_', '-')}", text]
-    return shlex.join([*arguments, *(["--strict"] if options["strict"] else [])])
+    flags = [f"--{name.replace('_', '-')}" for name in ("strict", "plain_timm") if options[name]]
+    return shlex.join([*arguments, *flags])
