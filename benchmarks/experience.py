@@ -109,8 +109,9 @@ def signals_of(backbone: Any, manifest: Any) -> dict[str, Any]:
     from frostline.diagnostics import measure
 
     signals = measure(backbone, manifest, rates=False, threads=1).as_dict()
-    fields = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "learning_curve")
-    return {"fewest": signals["size"]["per_class"][0], **{key: _rounded(signals[key]) for key in fields}}
+    fields = ("n_classes", "n_measured", "similarity", "confidence", "probe_by_stage", "linear_probe")
+    known = {key: _rounded(signals[key]) for key in (*fields, "learning_curve")}
+    return {"fewest": signals["size"]["per_class"][0], **known}
 
 
 def _rounded(value: Any) -> Any:
