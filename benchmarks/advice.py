@@ -40,6 +40,7 @@ KNOWN: dict[str, Callable[[Trial], float]] = {
     "how far the best stage lies above the last": lambda t: t.facts.peak,
     "how far all stages lie above the last": lambda t: t.facts.depth_gain,
 }
+RECOMMENDED = "the recommended strategy alone"
 MANY = 20  # images a class: intervals are told apart from here
 PENALTIES = (2.0, 6.0, 20.0, 60.0, float("inf"))  # of the slopes, in image sets
 # Evidence that the advice doesn't use, to see what it would be worth.
@@ -373,6 +374,7 @@ def coverage(trials: Sequence[Trial], others: dict[str, Others]) -> str:
         "|---|---|---|---|---|",
     ]
     rows: list[tuple[Trial, float, float, float]] = []
+    recommended: list[tuple[Trial, float, float, float]] = []
     for trial in trials:
         model = others[trial.set].model
         for row, e in enumerate(model.forecasts(trial.facts)):
@@ -380,6 +382,7 @@ def coverage(trials: Sequence[Trial], others: dict[str, Others]) -> str:
                 error = trial.accuracy[e.strategy] - e.accuracy
                 half = model.half_width(row, trial.facts, trial.test_variance)
                 rows.append((trial, float(abs(error) <= half), 100 * (e.high - e.low), 100 * error))
+                recommended += rows[-1:] if e.strategy == model.default else []
     kinds: dict[str, Callable[[Trial], bool]] = {
         "all": lambda t: True,
         f"under {MANY} a class": lambda t: t.per_class < MANY,
@@ -387,10 +390,11 @@ def coverage(trials: Sequence[Trial], others: dict[str, Others]) -> str:
         "40 a class and more": lambda t: t.per_class >= 40,
         "old trials": lambda t: not is_task(t),
         "tasks": is_task,
+        RECOMMENDED: lambda t: True,
     }
     for what, wanted in kinds.items():
         by_set: dict[str, list[tuple[float, float, float]]] = {}
-        for trial, *values in rows:
+        for trial, *values in recommended if what == RECOMMENDED else rows:
             if wanted(trial):
                 by_set.setdefault(trial.set, []).append((values[0], values[1], values[2]))
         if not by_set:
@@ -478,22 +482,23 @@ def _left_out(
     )
 
 
-def after_a_probe(trials: Sequence[Trial]) -> str:
-    """Return a table: coverage of tasks, and regret by forecast, where `linear_probe` was trained before."""
+def starts(trials: Sequence[Trial]) -> str:
+    """Return a table: coverage, and regret by forecast, by what the frozen network is judged with."""
     lines = ["| start | held | mean width, points | error | regret by forecast |", "|---|---|---|---|---|"]
-    tasks = [t for t in trials if is_task(t) and t.facts.together is not None]
-    for what, together in (("probes of the best stages", False), ("linear_probe, out of fold", True)):
+    for what, probed in (("probes of the best stages", False), ("linear_probe, out of fold", True)):
+        some = trials
+        if not probed:
+            some = [replace(t, facts=replace(t.facts, linear_probe=None)) for t in trials]
         rows: dict[str, list[tuple[float, ...]]] = {}
         lost: dict[str, list[float]] = {}
-        for name in sorted({t.set for t in tasks}):
-            model = fit([t for t in trials if t.set != name], together=together)
-            for trial in (t for t in tasks if t.set == name):
-                facts = trial.facts if together else replace(trial.facts, together=None)
+        for name in sorted({t.set for t in some}):
+            model = fit([t for t in some if t.set != name])
+            for trial in (t for t in some if t.set == name):
                 values = {}
-                for row, e in enumerate(model.forecasts(facts)):
+                for row, e in enumerate(model.forecasts(trial.facts)):
                     if e.strategy in trial.accuracy:
                         error = trial.accuracy[e.strategy] - e.accuracy
-                        half = model.half_width(row, facts, trial.test_variance)
+                        half = model.half_width(row, trial.facts, trial.test_variance)
                         rows.setdefault(name, []).append((abs(error) <= half, e.high - e.low, error**2))
                         values[e.strategy] = e.accuracy
                 picked = trial.accuracy[max(values, key=values.__getitem__)]
@@ -615,8 +620,6 @@ def main() -> None:
     arguments = parser.parse_args()
     trials = read_experience(arguments.experience, arguments.tasks)
     trials = [t for t in trials if len(t.accuracy) > 1]
-    heard = trials
-    trials = [replace(t, facts=replace(t.facts, together=None)) for t in heard]
     cells = cells_of(trials)
     drawn = {key: cell for key, cell in cells.items() if len(cell) > 1}
     others = others_of(trials)
@@ -640,7 +643,7 @@ def main() -> None:
                 print(f"\n{title}{part}\n\n{table(some, others, share)[0]}")
     print(f"\n80 % intervals\n\n{coverage(trials, others)}\n\n{ablation(trials)}")
     print(f"\nExpected loss\n\n{told(trials, others)}")
-    print(f"\nAfter a linear_probe, tasks\n\n{after_a_probe(heard)}")
+    print(f"\nWhat forecasts start from\n\n{starts(trials)}")
     print(f"\nA short run\n\n{short_run(trials)}")
     print(f"\nRank correlation with the gain from thawing\n\n{thawing(trials, whole.model.default)}")
     print(f"\n{picks([t for cell in drawn.values() for t in cell], others)}")

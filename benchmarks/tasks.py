@@ -255,6 +255,7 @@ def _compact(signals: dict[str, Any]) -> dict[str, Any]:
         "similarity": None if similarity is None else _rounded(similarity["value"]),
         "proven": None if similarity is None else similarity["proven"],
         "confidence": None if confidence is None else _rounded(confidence["value"]),
+        "linear_probe": [_rounded(signals["linear_probe"][key]) for key in ("accuracy", "low", "high")],
         "probes": [_rounded(probe["accuracy"]) for probe in stages],
         "neighbours": [_rounded(probe["neighbours"]) for probe in stages],
         "log_me": [_rounded(probe["log_me"]) for probe in stages],
@@ -268,10 +269,7 @@ def work(arguments: argparse.Namespace) -> None:
     share, of = (int(word) for word in arguments.share.split("/"))
     path = arguments.out / "tasks.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = read(path)
-    if others := {row["recipe"] for row in rows} - {RECIPE}:
-        raise SystemExit(f"{path} holds tasks of recipe {min(others)}; this is {RECIPE}: name another --out.")
-    done = {row["task"] for row in rows}
+    done = {row["task"] for row in read(path) if row["recipe"] == RECIPE}
     images = {}
     for name in SETS:
         with open(arguments.data / f"{name}.csv", newline="", encoding="utf-8") as file:

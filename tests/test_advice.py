@@ -234,7 +234,7 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
         "n_measured": 30,
         "similarity": 0.4,
         "probes": [0.5, 0.7, 0.6],
-        "out_of_fold": {"linear_probe": 0.8},
+        "linear_probe": [0.8, 0.6, 0.9],
         "curve": [[6, 0.4], [12, 0.5], [24, 0.6]],
         "log_me": [0.1, 0.3, 0.2],
         "h_score": [1.0, 2.0, 3.0],
@@ -248,33 +248,56 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (trial,) = read_tasks(file)  # nothing could be measured in the second
     assert (trial.set, trial.per_class, trial.seed) == ("a", 10, 7)
-    assert (trial.tested, trial.test_variance) == (90, pytest.approx(0.9 * 0.1 / 90))
-    assert trial.facts.together == 0.8
+    error = (0.9 - 0.6) / (2 * 1.96)
+    assert trial.facts.probe_variance == pytest.approx(error**2)
+    assert trial.facts.design_effect == pytest.approx(error**2 / (0.8 * 0.2 / 30))
+    assert trial.tested == 90
+    assert trial.test_variance == pytest.approx(trial.facts.design_effect * 0.9 * 0.1 / 90)
+    assert trial.facts.linear_probe == 0.8
     assert trial.facts.frozen == 0.8  # of the linear_probe; else
-    assert replace(trial.facts, together=None).frozen == pytest.approx(0.6)  # the mean of the best three
+    assert replace(trial.facts, linear_probe=None).frozen == pytest.approx(0.6)  # the mean of the best three
     assert trial.facts.depth_gain == pytest.approx(0.0)
     assert (trial.accuracy, trial.seconds) == ({"lp_ft": 0.9}, {"lp_ft": 2.5})
 
 
-def test_forecasts_after_a_linear_probe_start_from_it() -> None:
-    """Its accuracy says what the probes of single stages don't, and only some trials have it."""
+def test_forecasts_start_from_a_linear_probe() -> None:
+    """Its accuracy says what the probes of single stages don't."""
     rng = np.random.default_rng(2)
     trials = []
     for trial in trials_of(constantly):
         easier = float(rng.choice([-0.2, 0.2]))
         reached = {name: accuracy + easier for name, accuracy in trial.accuracy.items()}
-        together = 0.55 + easier if trial.seed % 2 else None
-        trials.append(replace(trial, accuracy=reached, facts=replace(trial.facts, together=together)))
-    before, after = fit(trials), fit(trials, together=True)
-    asked = replace(facts(0.3), together=0.7)
+        known = replace(trial.facts, linear_probe=0.55 + easier)
+        trials.append(replace(trial, accuracy=reached, facts=known))
+    blind = [replace(trial, facts=replace(trial.facts, linear_probe=None)) for trial in trials]
+    before, after = fit(blind), fit(trials)
+    asked = replace(facts(0.3), linear_probe=0.7)
     row = after.strategies.index("lp_ft")
     assert after.forecasts(asked)[row].accuracy == pytest.approx(0.75, abs=0.02)
     assert after.half_width(row, asked) < before.half_width(row, facts(0.3)) / 2
     told = [
         advise(case(probe_accuracy=probe), DEAR, Budget(), trials).option("lp_ft") for probe in (None, 0.7)
     ]
+    measured = {**signals(), "linear_probe": {"accuracy": 0.7, "low": 0.63, "high": 0.77}}
+    told.append(advise(case(signals=measured), DEAR, Budget(), trials).option("lp_ft"))
+    assert told[0].expected_accuracy == pytest.approx(0.55, abs=0.03)  # stages at 0.5 are all that is known
     assert told[1].expected_accuracy == pytest.approx(0.75, abs=0.03)
-    assert told[0].expected_accuracy == pytest.approx(0.6, abs=0.05)
+    assert told[2].expected_accuracy == told[1].expected_accuracy
+    assert told[2].low is not None
+    assert told[1].low is not None
+    assert told[2].low < told[1].low  # its own interval is wider than that of so many images
+
+
+def test_images_that_come_in_groups_widen_the_interval() -> None:
+    """Four speakers of fifty pictures each say less than two hundred pictures of anybody."""
+    apart = replace(facts(0.3), linear_probe=0.5)
+    grouped = replace(apart, error=0.1)
+    model = fit(trials_of(constantly, noise=0.01))
+    row = model.strategies.index("lp_ft")
+    assert model.half_width(row, grouped) > 1.5 * model.half_width(row, apart)
+    assert apart.design_effect == 1.0
+    assert grouped.design_effect == pytest.approx(0.1**2 / (0.5 * 0.5 / 200))
+    assert replace(apart, error=0.001).design_effect == 1.0  # never surer than images by themselves
 
 
 def test_nothing_is_promised_above_the_top() -> None:

@@ -145,8 +145,8 @@ def why(inputs: Inputs, similarity_text: str) -> tuple[str, ...]:
 
 
 def _frozen_text(facts: Facts) -> str:
-    if facts.together is not None:
-        return f"{PLAINEST} at {100 * facts.together:.0f} % out of fold"
+    if facts.linear_probe is not None:
+        return f"{PLAINEST} at {100 * facts.linear_probe:.0f} % out of fold"
     return f"probes of the frozen network's best three stages at {100 * facts.frozen:.0f} % on average"
 
 

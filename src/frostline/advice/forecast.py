@@ -1,12 +1,12 @@
 """Forecast the accuracy of strategies from earlier trials: what the frozen network gets right, plus a gain.
 
-The start is `Facts.frozen`, out of fold: of the probes of the best stages, or of `linear_probe` where one was
-trained, as `fit` begins with. What training gains over it is written as small linear models, by ridge
-regression on what was measured: how much training gains at all (the mean of the strategies that every trial
-has), by how much each strategy differs from that mean, and by how much a strategy with other hyperparameters
-differs from the same one without them. Each is learned where both were tried, so that a strategy that only
-some trials have is compared within them. Differences are held back more: without evidence a strategy's lead
-is its average lead. Gains are in units of the root of what is left to gain, so that they shrink near 100 %.
+The start is `Facts.frozen`, what `linear_probe` gets right out of fold. What training gains over it is
+written as small linear models, by ridge regression on what was measured: how much training gains at all (the
+mean of the strategies that every trial has), by how much each strategy differs from that mean, and by how
+much a strategy with other hyperparameters differs from the same one without them. Each is learned where both
+were tried, so that a strategy that only some trials have is compared within them. Differences are held back
+more: without evidence a strategy's lead is its average lead. Gains are in units of the root of what is left
+to gain, so that they shrink near 100 %.
 Every image set has the same weight, however many trials it has; within a set, trials with few test images
 weigh less.
 
@@ -327,8 +327,6 @@ def fit(
     shrink: float = SHRINK,
     shrink_level: float = SHRINK_LEVEL,
     evidence: Evidence | None = None,
-    *,
-    together: bool = False,
 ) -> ForecastModel:
     """Fit the model, and measure its errors by leaving out one image set at a time.
 
@@ -342,9 +340,6 @@ def fit(
         Ridge penalty of the slopes of what training gains at all, in image sets.
     evidence
         What the slopes are of; `None` for `EVIDENCE`.
-    together
-        Whether it will be asked about facts with `together`: what training gains over that is learned, and
-        measured, where it is known. Else no trial's is used, and facts must have none.
 
     Returns
     -------
@@ -352,8 +347,6 @@ def fit(
         The fitted model.
     """
     evidence = EVIDENCE if evidence is None else evidence
-    if not together:
-        trials = [replace(trial, facts=replace(trial.facts, together=None)) for trial in trials]
     whole = _fitted(trials, shrink, shrink_level, evidence)
     values = np.full((len(whole.strategies), len(trials)), np.nan)
     sets = tuple(trial.set for trial in trials)
@@ -369,8 +362,6 @@ def fit(
                 continue
             gains = dict(zip(model.strategies, model.gains(trial.facts), strict=True))
             for row, strategy in enumerate(whole.strategies):
-                if together and trial.facts.together is None:
-                    continue  # its start is another
                 if strategy in trial.accuracy and strategy in gains:
                     values[row, column] = trial.accuracy[strategy] - trial.facts.frozen - gains[strategy]
             if model.default in trial.accuracy:
@@ -400,10 +391,7 @@ def _fitted(trials: Sequence[Trial], shrink: float, shrink_level: float, evidenc
     unit = np.array([headroom(trial.facts) for trial in trials])
     frozen = np.array([trial.facts.frozen for trial in trials])
     levels = _levels(trials, strategies)
-    alike = [row for row, trial in enumerate(trials) if trial.facts.together is not None]
-    alike = alike or list(range(len(trials)))  # a level is learned over the start that it will be added to
-    level_weights = _trial_weights([trials[row] for row in alike]) * unit[alike] ** 2
-    level, level_slopes = _ridge(x[alike], ((levels - frozen) / unit)[alike], level_weights, shrink_level)
+    level, level_slopes = _ridge(x, (levels - frozen) / unit, weights * unit**2, shrink_level)
     bases = bases_of(strategies, trials)
     mean, slopes = dict.fromkeys(bases, level), dict.fromkeys(bases, level_slopes)
     for name, base in bases.items():  # a base stands before its variants

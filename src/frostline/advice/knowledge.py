@@ -16,6 +16,7 @@ from typing import Any
 HOME = Path(__file__).parent / "experience"
 TASK = ("model", "size", "set", "per_class", "seed")
 MOST_PROBED = 500  # as in frostline.diagnostics.measurement, which needs torch; or 10 a class
+Z = 1.96  # half the width of a 95 % interval in standard errors
 BEST_STAGES = 3  # whose mean accuracy is the frozen network's: the best of many flatters itself
 
 
@@ -39,10 +40,13 @@ class Facts:
         Gain of the probe by doubling the images.
     stages
         Out-of-fold accuracy of a probe after each stage.
-    together
+    linear_probe
         Out-of-fold accuracy of `linear_probe`, which reads several stages at once; `None` if unknown.
     measured
         Images that `frozen` was evaluated on; `None` for all training images.
+    error
+        Standard error of `frozen`, with images of one group counted as they go together; `None` if each
+        stands for itself.
     """
 
     images: int
@@ -52,13 +56,14 @@ class Facts:
     peak: float
     slope: float
     stages: tuple[float, ...] = ()
-    together: float | None = None
+    linear_probe: float | None = None
     measured: int | None = None
+    error: float | None = None
 
     @property
     def frozen(self) -> float:
-        """What the frozen network gets right, out of fold, 0–1: `together`, else `best_stages`."""
-        return self.best_stages if self.together is None else self.together
+        """What the frozen network gets right, out of fold, 0–1: `linear_probe`, else `best_stages`."""
+        return self.best_stages if self.linear_probe is None else self.linear_probe
 
     @property
     def best_stages(self) -> float:
@@ -75,7 +80,17 @@ class Facts:
 
     @property
     def probe_variance(self) -> float:
-        """Variance of `frozen` by the chance of which images were measured: p (1 − p) / n."""
+        """Variance of `frozen` by the chance of which images, or groups of them, were measured."""
+        return max(self._alone, 0.0 if self.error is None else self.error**2)
+
+    @property
+    def design_effect(self) -> float:
+        """How many times that is the variance of as many images without groups: 1 or more (Kish 1965)."""
+        return self.probe_variance / self._alone
+
+    @property
+    def _alone(self) -> float:
+        """Variance of `frozen` if each image stands for itself: p (1 − p) / n."""
         count = max(1, self.measured or self.images)
         share = min(max(self.frozen, 1 / (count + 2)), 1 - 1 / (count + 2))  # never 0: so few prove nothing
         return share * (1 - share) / count
@@ -103,12 +118,15 @@ class Trial:
 
     @property
     def test_variance(self) -> float:
-        """Variance of the accuracies by the chance of which images were tested: p (1 − p) / n."""
+        """Variance of the accuracies by the chance of which images were tested: p (1 − p) / n.
+
+        Where images come in groups it is as many times larger as for those that were measured.
+        """
         if not self.tested:
             return 0.0
         share = sum(self.accuracy.values()) / len(self.accuracy)
         share = min(max(share, 1 / (self.tested + 2)), 1 - 1 / (self.tested + 2))
-        return share * (1 - share) / self.tested
+        return self.facts.design_effect * share * (1 - share) / self.tested
 
 
 def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
@@ -117,7 +135,7 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
     if signals["similarity"] is None or not stages or not curve:
         return None
     best, last = max(row["accuracy"] for row in stages), stages[-1]["accuracy"]
-    several = signals.get("linear_probe")
+    several = signals.get("linear_probe") or {}
     return Facts(
         images,
         int(signals["n_classes"]),
@@ -126,8 +144,9 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
         float(best - last),
         float(curve[-1]["accuracy"] - curve[-2]["accuracy"]),
         tuple(float(row["accuracy"]) for row in stages),
-        None if several is None else float(several["accuracy"]),
+        several.get("accuracy"),
         min(images, int(signals.get("n_measured", images)), max(MOST_PROBED, 10 * int(signals["n_classes"]))),
+        (several["high"] - several["low"]) / (2 * Z) if several else None,
     )
 
 
@@ -179,7 +198,7 @@ def _of_task(row: Mapping[str, Any]) -> Trial | None:
             "n_measured": known["n_measured"],
             "similarity": None if known["similarity"] is None else {"value": known["similarity"]},
             "probe_by_stage": [{"accuracy": value} for value in known["probes"]],
-            "linear_probe": {"accuracy": known["out_of_fold"]["linear_probe"]},
+            "linear_probe": dict(zip(("accuracy", "low", "high"), known["linear_probe"], strict=True)),
             "learning_curve": [{"accuracy": accuracy} for _, accuracy in known["curve"]],
         },
         row["n_train"],

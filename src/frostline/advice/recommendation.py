@@ -10,7 +10,7 @@ from typing import Any
 
 from frostline.advice import advice_wording
 from frostline.advice.advice_wording import PLAINEST, TIME_MARGIN, Inputs, enough, room
-from frostline.advice.forecast import FEWEST_SETS, Forecast, ForecastModel, choose_strategy, fit
+from frostline.advice.forecast import Forecast, ForecastModel, choose_strategy, fit
 from frostline.advice.knowledge import Facts, Trial, facts_of, read_experience
 from frostline.config import AUTO_BATCH, BATCH
 from frostline.cost import Cost, Rates, predict
@@ -306,7 +306,11 @@ class Case:
         facts = facts_of(signals, self.train)
         if facts is None or self.probe_accuracy is None:
             return facts
-        return replace(facts, together=self.probe_accuracy, measured=None)
+        share = (
+            facts.measured or self.train
+        ) / self.train  # it learned from all, and errors shrink with them
+        error = None if facts.error is None else facts.error * math.sqrt(share)
+        return replace(facts, linear_probe=self.probe_accuracy, measured=None, error=error)
 
     @property
     def similarity_proven(self) -> bool:
@@ -340,10 +344,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
     """
     trials = read_experience() if trials is None else trials
     facts = case.facts
-    known = {trial.set for trial in trials if trial.facts.together is not None}
-    if facts is not None and len(known) < FEWEST_SETS:
-        facts = replace(facts, together=None)
-    model = fit(trials, together=facts is not None and facts.together is not None)
+    model = fit(trials)
     basis, notes = _basis(case, trials) if facts is not None else ("none", [])
     if facts is not None:
         notes += _doubts(case, facts)
@@ -424,9 +425,10 @@ def _with_more(
         facts,
         images=facts.images * MORE_IMAGES,
         probe=probe,
-        together=None if facts.together is None else min(1.0, facts.together + more),
+        linear_probe=None if facts.linear_probe is None else min(1.0, facts.linear_probe + more),
         stages=tuple(min(1.0, accuracy + more) for accuracy in facts.stages),
         measured=None if facts.measured is None else facts.measured * MORE_IMAGES,
+        error=None if facts.error is None else facts.error / math.sqrt(MORE_IMAGES),
     )
     larger_case = replace(case, train=case.train * MORE_IMAGES)
     return choose_strategy(
