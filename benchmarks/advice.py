@@ -645,7 +645,9 @@ def main() -> None:
     print(f"\nExpected loss\n\n{told(trials, others)}")
     print(f"\nWhat forecasts start from\n\n{starts(trials)}")
     print(f"\nA short run\n\n{short_run(trials)}")
-    print(f"\nRank correlation with the gain from thawing\n\n{thawing(trials, whole.model.default)}")
+    print(
+        f"\nRank correlation with the gain from thawing\n\n{thawing(trials, whole.model.bases[whole.model.default] or whole.model.default)}"
+    )
     print(f"\n{picks([t for cell in drawn.values() for t in cell], others)}")
 
 

@@ -88,7 +88,7 @@ def reason(inputs: Inputs, name: str) -> str:
         time_text = "the same time"
     error = inputs.model.difference_error(name, inputs.pick)
     if error == UNKNOWN:
-        return f"{signed(100 * gap)} points by forecast, never tried beside it, {time_text}"
+        return f"{signed(100 * gap)} points, never tried beside it, {time_text}"
     if abs(gap) <= error:
         return f"not significantly different, {time_text}"
     return f"{signed(100 * gap)} points, {time_text}"
