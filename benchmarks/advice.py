@@ -645,9 +645,8 @@ def main() -> None:
     print(f"\nExpected loss\n\n{told(trials, others)}")
     print(f"\nWhat forecasts start from\n\n{starts(trials)}")
     print(f"\nA short run\n\n{short_run(trials)}")
-    print(
-        f"\nRank correlation with the gain from thawing\n\n{thawing(trials, whole.model.bases[whole.model.default] or whole.model.default)}"
-    )
+    base = whole.model.bases[whole.model.default] or whole.model.default  # which old trials have
+    print(f"\nRank correlation with what {base} gains\n\n{thawing(trials, base)}")
     print(f"\n{picks([t for cell in drawn.values() for t in cell], others)}")
 
 
