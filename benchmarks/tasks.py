@@ -34,6 +34,7 @@ from PIL import Image, ImageFilter
 
 from draws import Row, held_groups, own_store
 from experience import OUT, _rounded, append, backbone_of, read
+from frostline.advice.knowledge import PROBED
 
 RECIPE = 2  # raised when a number gives another task
 CONFIGURATIONS = (
@@ -236,7 +237,7 @@ def as_learned(per_class: Mapping[str, Mapping[str, Any]], learned: Mapping[str,
 
     `per_class` holds recall and images of each class in the test set; a class without test images has no say.
     """
-    tested = {name: row for name, row in per_class.items() if row["images"]}
+    tested = {name: row for name, row in per_class.items() if row["images"] and learned[name]}
     total = sum(learned[name] for name in tested)
     shares = {name: learned[name] / total for name in tested}
     accuracy = sum(share * tested[name]["recall"] for name, share in shares.items())
@@ -255,7 +256,7 @@ def _compact(signals: dict[str, Any]) -> dict[str, Any]:
         "similarity": None if similarity is None else _rounded(similarity["value"]),
         "proven": None if similarity is None else similarity["proven"],
         "confidence": None if confidence is None else _rounded(confidence["value"]),
-        "linear_probe": [_rounded(signals["linear_probe"][key]) for key in ("accuracy", "low", "high")],
+        "linear_probe": [_rounded(signals["linear_probe"][key]) for key in PROBED],
         "probes": [_rounded(probe["accuracy"]) for probe in stages],
         "neighbours": [_rounded(probe["neighbours"]) for probe in stages],
         "log_me": [_rounded(probe["log_me"]) for probe in stages],

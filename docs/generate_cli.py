@@ -103,7 +103,9 @@ since its advice is about pretrained features.
 - `measure`: `model`, `input_size`, `n_images`, `n_classes`, `n_measured`, `size`, `similarity:
   {{value, low, high, by_stage, basis, proven, n_images}}` (95 %), `confidence: {{value, low, high,
   classes}}`, `probe_by_stage: [{{stage, width, accuracy, low, high, random, log_me, h_score,
-  neighbours}}]`, `best_stage`, `learning_curve: [{{images, accuracy, low, high}}]`, `rates`
+  neighbours}}]`, `linear_probe: {{layers, accuracy, low, high, images, units, effective_images}}` (out of
+  fold; `units` images or groups are independent), `best_stage`, `groups` (null, or with and without groups
+  that names suggest), `learning_curve: [{{images, accuracy, low, high}}]`, `rates`
   (seconds and bytes an image), `notes`, `cut_away: {{resize, crop_pct, images, long, mean, mean_long, most,
   worst}}` (shares of each picture's area that is never seen; `long` is how many are wider or taller than
   1.5:1). What can't be measured is null or empty.
@@ -114,7 +116,8 @@ since its advice is about pretrained features.
   `expected_regret` and `worst_regret` (of the
   recommended one, over the earlier image sets and on the worst of them), `hyperparameters: {{lr,
   layer_decay, cut, epochs, bn, augment, size, batch}}` (of the recommended one), `why`, `would_change`,
-  `basis` (`measured` or `extrapolated`), `notes`, `signals` (as of `measure`, without random weights).
+  `basis` (`measured`, `extrapolated`, or `none` where nothing can be forecast), `notes`, `signals` (as of
+  `measure`, without random weights).
   Limits are compared with `peak_memory_upper_bytes` and 1.35 × `seconds`.
 - `check`: `data`, `n_images`, `classes: {{name: {{train, val, test}}}}`, `subsets: {{train, val, test}}`,
   `predefined` (those DATA names itself), `skipped: [{{path, label, kind, reason}}]`, `findings: [{{kind,

@@ -234,7 +234,7 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
         "n_measured": 30,
         "similarity": 0.4,
         "probes": [0.5, 0.7, 0.6],
-        "linear_probe": [0.8, 0.6, 0.9],
+        "linear_probe": [0.8, 12.5],
         "curve": [[6, 0.4], [12, 0.5], [24, 0.6]],
         "log_me": [0.1, 0.3, 0.2],
         "h_score": [1.0, 2.0, 3.0],
@@ -248,11 +248,8 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (trial,) = read_tasks(file)  # nothing could be measured in the second
     assert (trial.set, trial.per_class, trial.seed) == ("a", 10, 7)
-    error = (0.9 - 0.6) / (2 * 1.96)
-    assert trial.facts.probe_variance == pytest.approx(error**2)
-    assert trial.facts.design_effect == pytest.approx(error**2 / (0.8 * 0.2 / 30))
-    assert trial.tested == 90
-    assert trial.test_variance == pytest.approx(trial.facts.design_effect * 0.9 * 0.1 / 90)
+    assert trial.facts.probe_variance == pytest.approx(0.8 * 0.2 / 12.5)
+    assert (trial.tested, trial.test_variance) == (90, pytest.approx(0.9 * 0.1 / 90))
     assert trial.facts.linear_probe == 0.8
     assert trial.facts.frozen == 0.8  # of the linear_probe; else
     assert replace(trial.facts, linear_probe=None).frozen == pytest.approx(0.6)  # the mean of the best three
@@ -278,26 +275,42 @@ def test_forecasts_start_from_a_linear_probe() -> None:
     told = [
         advise(case(probe_accuracy=probe), DEAR, Budget(), trials).option("lp_ft") for probe in (None, 0.7)
     ]
-    measured = {**signals(), "linear_probe": {"accuracy": 0.7, "low": 0.63, "high": 0.77}}
-    told.append(advise(case(signals=measured), DEAR, Budget(), trials).option("lp_ft"))
+    told.append(advise(case(signals=probed(200, 200)), DEAR, Budget(), trials).option("lp_ft"))
     assert told[0].expected_accuracy == pytest.approx(0.55, abs=0.03)  # stages at 0.5 are all that is known
     assert told[1].expected_accuracy == pytest.approx(0.75, abs=0.03)
-    assert told[2].expected_accuracy == told[1].expected_accuracy
-    assert told[2].low is not None
-    assert told[1].low is not None
-    assert told[2].low < told[1].low  # its own interval is wider than that of so many images
+    assert (told[2].expected_accuracy, told[2].low) == (told[1].expected_accuracy, told[1].low)
+
+
+def probed(units: int, effective: float, accuracy: float = 0.7) -> dict[str, Any]:
+    """Signals of 200 measured images in so many groups, which say as much as `effective` independent ones."""
+    several = {"accuracy": accuracy, "images": 200, "units": units, "effective_images": effective}
+    return {**signals(), "linear_probe": several}
 
 
 def test_images_that_come_in_groups_widen_the_interval() -> None:
     """Four speakers of fifty pictures each say less than two hundred pictures of anybody."""
-    apart = replace(facts(0.3), linear_probe=0.5)
-    grouped = replace(apart, error=0.1)
-    model = fit(trials_of(constantly, noise=0.01))
-    row = model.strategies.index("lp_ft")
-    assert model.half_width(row, grouped) > 1.5 * model.half_width(row, apart)
-    assert apart.design_effect == 1.0
-    assert grouped.design_effect == pytest.approx(0.1**2 / (0.5 * 0.5 / 200))
-    assert replace(apart, error=0.001).design_effect == 1.0  # never surer than images by themselves
+    widths = {}
+    for units, effective in ((200, 200.0), (4, 10.0)):
+        facts = case(signals=probed(units, effective)).facts
+        assert facts is not None
+        assert facts.probe_variance == pytest.approx(0.7 * 0.3 / effective)
+        option = advise(case(signals=probed(units, effective)), DEAR, Budget(), trials_of(constantly))
+        row = option.option("lp_ft")
+        assert row.high is not None
+        assert row.low is not None
+        widths[units] = row.high - row.low
+    assert widths[4] > 1.5 * widths[200]
+
+
+@pytest.mark.parametrize(("units", "effective", "all_of_them"), [(200, 200.0, 2000), (4, 10.0, 10.5)])
+def test_more_images_of_the_same_groups_say_little_more(
+    units: int, effective: float, all_of_them: float
+) -> None:
+    """A probe of 2,000 images of four speakers, of which 200 were measured."""
+    given = case(signals=probed(units, effective, 0.6), train=2000, probe_accuracy=0.9).facts
+    assert given is not None
+    assert given.frozen == 0.9
+    assert given.probe_variance == pytest.approx(0.9 * 0.1 / all_of_them, rel=0.05)
 
 
 def test_nothing_is_promised_above_the_top() -> None:
@@ -324,12 +337,14 @@ def signals(similarity: float | None = 0.3, proven: bool = True, size: int = 96)
     probes = [{"stage": "block", "accuracy": 0.5}, {"stage": "last", "accuracy": 0.5}]
     curve = [{"accuracy": 0.4}, {"accuracy": 0.45}, {"accuracy": 0.5}]
     known = similarity is not None
+    several = {"accuracy": 0.5, "images": 200, "units": 200, "effective_images": 200.0}
     return {
         "n_classes": 10,
         "input_size": size,
         "similarity": near,
         "probe_by_stage": probes if known else [],
         "learning_curve": curve if known else [],
+        "linear_probe": several,
     }
 
 

@@ -327,7 +327,7 @@ def test_the_page_says_what_the_head_reads_and_what_loads_it(tmp_path: Path) -> 
     study = studies.trained(tmp_path / "study")
     for layers, libraries, title in (
         (4, [], "with a file that loads it"),
-        (None, ["timm"], "as timm loads it"),
+        (None, ["timm"], "for timm"),
     ):
         for file in (study / "runs").glob("*/result.json"):
             result = {**json.loads(file.read_text()), "layers": layers, "loads_in": libraries}

@@ -49,13 +49,21 @@ def test_too_close_to_call_and_the_cheaper_wins() -> None:
 
 
 def test_a_twentieth_of_the_time_decides_nothing() -> None:
-    one = answers(0.8, seed=1)
-    other = HeldOutPredictions(one.images, one.repeats, one.units, one.targets, one.probabilities.copy())
-    wrong = int((one.probabilities.argmax(axis=1) == one.targets).argmax())  # one that is answered rightly
-    other.probabilities[wrong] = other.probabilities[wrong][::-1]
-    verdict = significance.judge({0: one, 1: other}, {0: 21.0, 1: 20.0}, "accuracy")
+    best = answers(0.8, seed=1)
+    right = np.flatnonzero(best.probabilities.argmax(axis=1) == best.targets)
+    held = {0: best}
+    for place in (1, 2):  # one and two images fewer
+        worse = best.probabilities.copy()
+        worse[right[:place]] = worse[right[:place], ::-1]
+        held[place] = HeldOutPredictions(best.images, best.repeats, best.units, best.targets, worse)
+    some = {name: held[name] for name in (0, 1)}
+    verdict = significance.judge(some, {0: 21.0, 1: 20.0}, "accuracy")
     assert (verdict.winner, verdict.leader, verdict.separated) == (0, 0, False)
-    assert significance.judge({0: one, 1: other}, {0: 24.0, 1: 20.0}, "accuracy").winner == 1
+    assert significance.judge(some, {0: 24.0, 1: 20.0}, "accuracy").winner == 1
+    chain = {0: 111.0, 1: 109.0, 2: 100.0}  # the second saves nothing, and the third a tenth
+    assert significance.judge(held, chain, "accuracy").winner == 2
+    assert significance.judge(held, {0: 111.0, 1: 101.0, 2: 100.0}, "accuracy").winner == 2
+    assert significance.judge(held, {0: 130.0, 1: 101.0, 2: 100.0}, "accuracy").winner == 1
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])

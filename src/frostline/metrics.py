@@ -304,18 +304,37 @@ def rate_interval(
     from scipy.stats import t
 
     n, rate = len(correct), float(correct.mean())
+    count = n if units is None else len(np.unique(np.asarray(units)))
+    if count == 1 < n:
+        return 0.0, 1.0
+    inflation = design_effect(correct, units)
+    return wilson(rate, n / inflation / spread, float(t.ppf(0.975, count - 1)) if inflation > 1 else Z95)
+
+
+def design_effect(correct: Floats, units: Sequence[int] | Ints | None = None) -> float:
+    """Return how many times the variance of a mean is that of as many independent images (Kish 1965).
+
+    Parameters
+    ----------
+    correct : ndarray, shape (n,)
+        A fraction 0–1 for each image.
+    units : sequence of int or None, length n
+
+    Returns
+    -------
+    float
+        1 where every image is its own unit, and never less; n where all are one unit.
+    """
+    n, rate = len(correct), float(correct.mean())
     _, index = np.unique(np.arange(n) if units is None else np.asarray(units), return_inverse=True)
     count = int(index.max()) + 1
-    if count == n:
-        return wilson(rate, n / spread, Z95)
-    if count == 1:
-        return 0.0, 1.0
+    if count in (1, n):
+        return n / count
     residuals = np.bincount(index, weights=correct - rate)
     clustered = float((residuals**2).sum()) * count / (count - 1) / n**2
     simple = rate * (1.0 - rate) / n
     by_size = float((np.bincount(index) ** 2).sum()) / n  # images a unit, as a unit's images meet them
-    inflation = max(1.0, clustered / simple) if simple > 0 else by_size
-    return wilson(rate, n / inflation / spread, float(t.ppf(0.975, count - 1)) if inflation > 1 else Z95)
+    return max(1.0, clustered / simple) if simple > 0 else by_size
 
 
 def mean_interval(

@@ -29,9 +29,14 @@ NOTHING_TO_ASK = (
 def reads_several(layers: int) -> str:
     """Return what a head that reads several stages reads."""
     return (
-        "Its head is a linear layer on the features before it, and on mean and standard deviation over space "
-        f"of the last {layers} stages."
+        "Its head is a linear layer on the features before it, and on statistics over space (mean, standard "
+        f"deviation) of {last_stages(layers)}."
     )
+
+
+def last_stages(count: int) -> str:
+    """Return so many of the last stages, in words."""
+    return "the last stage" if count == 1 else f"the last {count} stages"
 
 
 class Basis(StrEnum):

@@ -19,6 +19,7 @@ TIME_MARGIN = 1.35
 # holds 79 % on sets left out (docs/LOG.md 2026-11-29). On a quiet machine runs are nearer.
 SECONDS_SPAN = (0.75, 1.45)
 UNFREEZING = ("lp_ft(refit_layers=4)", "lp_ft")  # what gains are told of: the first that was tried
+PLAIN_PROBE = "linear_probe(layers=last)"
 PLAINEST = "linear_probe"  # closed-form, nothing to tune: the start if nothing is known
 
 
@@ -88,7 +89,7 @@ def reason(inputs: Inputs, name: str) -> str:
         time_text = "the same time"
     error = inputs.model.difference_error(name, inputs.pick)
     if error == UNKNOWN:
-        return f"{signed(100 * gap)} points, never tried beside it, {time_text}"
+        return f"{signed(100 * gap)} points, hardly tried beside it, {time_text}"
     if abs(gap) <= error:
         return f"not significantly different, {time_text}"
     return f"{signed(100 * gap)} points, {time_text}"
@@ -167,13 +168,17 @@ def _by_default(inputs: Inputs) -> bool:
     return inputs.pick == inputs.model.default and not inputs.model.departs_from_default
 
 
-def outlook(trials: Sequence[Trial]) -> str:
-    """Return a sentence about what unfreezing layers gained over a linear probe in earlier trials."""
+def outlook(trials: Sequence[Trial], *, plain_timm: bool = False) -> str:
+    """Return a sentence about what unfreezing layers gained over a linear probe in earlier trials.
+
+    With `plain_timm` both have heads that read the last stage alone.
+    """
+    probe, unfreezing = (PLAIN_PROBE, UNFREEZING[-1:]) if plain_timm else (PLAINEST, UNFREEZING)
     gains: dict[str, list[float]] = {}
     for trial in trials:
-        tried = [name for name in UNFREEZING if name in trial.accuracy]
-        if PLAINEST in trial.accuracy and tried:
-            gains.setdefault(trial.set, []).append(trial.accuracy[tried[0]] - trial.accuracy[PLAINEST])
+        tried = [name for name in unfreezing if name in trial.accuracy]
+        if probe in trial.accuracy and tried:
+            gains.setdefault(trial.set, []).append(trial.accuracy[tried[0]] - trial.accuracy[probe])
     if not gains:
         return ""
     means = [100 * sum(values) / len(values) for values in gains.values()]

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+PROBED = ("accuracy", "effective_images")  # what a task says of `linear_probe`
 HOME = Path(__file__).parent / "experience"
 TASK = ("model", "size", "set", "per_class", "seed")
-MOST_PROBED = 500  # as in frostline.diagnostics.measurement, which needs torch; or 10 a class
-Z = 1.96  # half the width of a 95 % interval in standard errors
 BEST_STAGES = 3  # whose mean accuracy is the frozen network's: the best of many flatters itself
 
 
@@ -43,10 +42,8 @@ class Facts:
     linear_probe
         Out-of-fold accuracy of `linear_probe`, which reads several stages at once; `None` if unknown.
     measured
-        Images that `frozen` was evaluated on; `None` for all training images.
-    error
-        Standard error of `frozen`, with images of one group counted as they go together; `None` if each
-        stands for itself.
+        Independent images that say as much of `frozen` as those that it was evaluated on; `None` for all
+        training images, each by itself.
     """
 
     images: int
@@ -57,8 +54,7 @@ class Facts:
     slope: float
     stages: tuple[float, ...] = ()
     linear_probe: float | None = None
-    measured: int | None = None
-    error: float | None = None
+    measured: float | None = None
 
     @property
     def frozen(self) -> float:
@@ -80,17 +76,7 @@ class Facts:
 
     @property
     def probe_variance(self) -> float:
-        """Variance of `frozen` by the chance of which images, or groups of them, were measured."""
-        return max(self._alone, 0.0 if self.error is None else self.error**2)
-
-    @property
-    def design_effect(self) -> float:
-        """How many times that is the variance of as many images without groups: 1 or more (Kish 1965)."""
-        return self.probe_variance / self._alone
-
-    @property
-    def _alone(self) -> float:
-        """Variance of `frozen` if each image stands for itself: p (1 − p) / n."""
+        """Variance of `frozen` by the chance of which images were measured: p (1 − p) / n."""
         count = max(1, self.measured or self.images)
         share = min(max(self.frozen, 1 / (count + 2)), 1 - 1 / (count + 2))  # never 0: so few prove nothing
         return share * (1 - share) / count
@@ -118,24 +104,21 @@ class Trial:
 
     @property
     def test_variance(self) -> float:
-        """Variance of the accuracies by the chance of which images were tested: p (1 − p) / n.
-
-        Where images come in groups it is as many times larger as for those that were measured.
-        """
+        """Variance of the accuracies by the chance of which images were tested: p (1 − p) / n."""
         if not self.tested:
             return 0.0
         share = sum(self.accuracy.values()) / len(self.accuracy)
         share = min(max(share, 1 / (self.tested + 2)), 1 - 1 / (self.tested + 2))
-        return self.facts.design_effect * share * (1 - share) / self.tested
+        return share * (1 - share) / self.tested
 
 
 def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
     """Return the facts in signals as plain data; `None` if similarity or probes are missing."""
     stages, curve = signals["probe_by_stage"], signals["learning_curve"]
-    if signals["similarity"] is None or not stages or not curve:
+    several = signals.get("linear_probe")
+    if signals["similarity"] is None or not stages or not curve or several is None:
         return None
     best, last = max(row["accuracy"] for row in stages), stages[-1]["accuracy"]
-    several = signals.get("linear_probe") or {}
     return Facts(
         images,
         int(signals["n_classes"]),
@@ -144,9 +127,8 @@ def facts_of(signals: Mapping[str, Any], images: int) -> Facts | None:
         float(best - last),
         float(curve[-1]["accuracy"] - curve[-2]["accuracy"]),
         tuple(float(row["accuracy"]) for row in stages),
-        several.get("accuracy"),
-        min(images, int(signals.get("n_measured", images)), max(MOST_PROBED, 10 * int(signals["n_classes"]))),
-        (several["high"] - several["low"]) / (2 * Z) if several else None,
+        float(several["accuracy"]),
+        float(several["effective_images"]),
     )
 
 
@@ -198,7 +180,7 @@ def _of_task(row: Mapping[str, Any]) -> Trial | None:
             "n_measured": known["n_measured"],
             "similarity": None if known["similarity"] is None else {"value": known["similarity"]},
             "probe_by_stage": [{"accuracy": value} for value in known["probes"]],
-            "linear_probe": dict(zip(("accuracy", "low", "high"), known["linear_probe"], strict=True)),
+            "linear_probe": dict(zip(PROBED, known["linear_probe"], strict=True)),
             "learning_curve": [{"accuracy": accuracy} for _, accuracy in known["curve"]],
         },
         row["n_train"],

@@ -173,7 +173,7 @@ class Advice:
     hyperparameters
         Those of the recommended strategy.
     basis
-        "measured", or "extrapolated" with the reason in `notes`.
+        "measured", "extrapolated" with the reason in `notes`, or "none" where nothing can be forecast.
     notes
         Caveats.
     """
@@ -306,11 +306,20 @@ class Case:
         facts = facts_of(signals, self.train)
         if facts is None or self.probe_accuracy is None:
             return facts
-        share = (
-            facts.measured or self.train
-        ) / self.train  # it learned from all, and errors shrink with them
-        error = None if facts.error is None else facts.error * math.sqrt(share)
-        return replace(facts, linear_probe=self.probe_accuracy, measured=None, error=error)
+        return replace(facts, linear_probe=self.probe_accuracy, measured=self._effective_images)
+
+    @property
+    def _effective_images(self) -> float | None:
+        """How many independent images say as much as all training images.
+
+        More images of the same groups say little more: by the correlation within groups of those measured.
+        """
+        several = self.signals.get("linear_probe")
+        if not several or several["units"] >= several["images"]:
+            return None
+        images, units = int(several["images"]), int(several["units"])
+        within = min(1.0, (images / float(several["effective_images"]) - 1) / (images / units - 1))
+        return self.train / (1 + (max(1.0, self.train / units) - 1) * within)
 
     @property
     def similarity_proven(self) -> bool:
@@ -428,7 +437,6 @@ def _with_more(
         linear_probe=None if facts.linear_probe is None else min(1.0, facts.linear_probe + more),
         stages=tuple(min(1.0, accuracy + more) for accuracy in facts.stages),
         measured=None if facts.measured is None else facts.measured * MORE_IMAGES,
-        error=None if facts.error is None else facts.error / math.sqrt(MORE_IMAGES),
     )
     larger_case = replace(case, train=case.train * MORE_IMAGES)
     return choose_strategy(

@@ -32,6 +32,7 @@ from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, stage_taps, training_overlap
 from frostline.models.resizing import VERSION as FAST_VERSION
+from frostline.models.stage_statistics import VERSION as STATISTICS_VERSION
 from frostline.probe import Folds
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
@@ -42,7 +43,7 @@ from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
-VERSION = 5  # of what is remembered; raised when the same images give other signals
+VERSION = 6  # of what is remembered; raised when the same images give other signals
 MEASURING = "loading and measuring the network and the images"  # in messages about a time limit
 MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
 # Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
@@ -227,7 +228,7 @@ def measure(
     plan = numerics.exact_plan(numerics.thread_count(threads))
     config = rates_of.forward_config(backbone, threads=threads) if len(samples) > len(probed) else None
     key = {
-        "version": VERSION,
+        "version": [VERSION, STATISTICS_VERSION, SEVERAL],
         "weights": backbone.digest,
         "preprocessing": backbone.preprocessing.as_dict(),
         "pixels": f"fast {FAST_VERSION}",

@@ -23,6 +23,7 @@ from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_extraction import ForwardConfig, padded
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone
+from frostline.models.stage_statistics import VERSION as STATISTICS_VERSION
 from frostline.progress import QUIET, Activity, Progress
 from frostline.strategies import SEVERAL
 from frostline.system import devices
@@ -67,7 +68,7 @@ def stage_features(
     if cache is not None:
         config = ForwardConfig(plan, EVALUATION_BATCH)
         about: dict[str, Any] = {
-            "glance": VERSION,
+            "glance": [VERSION, STATISTICS_VERSION, SEVERAL],
             "weights": backbone.digest,
             "cuts": [cut.name for cut in backbone.cuts],
             "preprocessing": backbone.preprocessing.as_dict(),

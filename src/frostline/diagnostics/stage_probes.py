@@ -58,12 +58,18 @@ class StageProbe:
 
 @dataclass(frozen=True)
 class SeveralStageProbe:
-    """Out-of-fold accuracy, 0–1, of the strategy `linear_probe`, whose head reads `layers` stages at once."""
+    """Out-of-fold accuracy, 0–1, of the strategy `linear_probe`, whose head reads `layers` stages at once.
+
+    `units` images or groups of them are independent; `effective_images` as many would say as much.
+    """
 
     layers: int
     accuracy: float
     low: float
     high: float
+    images: int
+    units: int
+    effective_images: float
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,17 @@ def probe_several(
     solution = probe.choose(columns, targets, classes, folds, label_smoothing=SOLVED_SMOOTHING)
     assert solution.held_probabilities is not None
     held_out, guesses = solution.held_out, solution.held_probabilities.argmax(axis=1)
-    low, high = metrics.interval(targets[held_out], guesses, units[held_out])
-    return SeveralStageProbe(len(taps), float((guesses == targets[held_out]).mean()), low, high)
+    correct, units = (guesses == targets[held_out]).astype(np.float64), units[held_out]
+    low, high = metrics.rate_interval(correct, units)
+    return SeveralStageProbe(
+        layers=len(taps),
+        accuracy=float(correct.mean()),
+        low=low,
+        high=high,
+        images=len(correct),
+        units=len(np.unique(units)),
+        effective_images=len(correct) / metrics.design_effect(correct, units),
+    )
 
 
 def accuracies(

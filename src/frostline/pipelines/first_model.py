@@ -99,7 +99,9 @@ def cross_validated_interval(run: Run) -> tuple[float, float]:
     return metrics.wilson(run.cv_score, (run.cv_images or run.n_train) / spread_of_folds(FOLDS))
 
 
-def first_line(run: Run, metric: str, seconds: float, *, pretrained: bool = True) -> str:
+def first_line(
+    run: Run, metric: str, seconds: float, *, pretrained: bool = True, plain_timm: bool = False
+) -> str:
     """Return the line that says that there is a first model, after so many seconds, and how good it is.
 
     What unfreezing gained is of pretrained weights, and said of them alone.
@@ -108,4 +110,4 @@ def first_line(run: Run, metric: str, seconds: float, *, pretrained: bool = True
     if metric == "accuracy" and run.cv_score is not None:
         low, high = cross_validated_interval(run)
         line += f": accuracy {100 * run.cv_score:.0f} % ({100 * low:.0f}–{100 * high:.0f} %, cross-validated)"
-    return f"{line}. {outlook(read_experience()) if pretrained else ''}".rstrip()
+    return f"{line}. {outlook(read_experience(), plain_timm=plain_timm) if pretrained else ''}".rstrip()

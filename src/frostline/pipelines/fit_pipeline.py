@@ -205,7 +205,8 @@ def fit(
     with deadline.within(chosen.minutes, watch, ENDING_S):
         first = steps.first_model(backbones[0], plain).cross_validated()
     pretrained = not any(b.has_random_weights for b in backbones)
-    progress.log(first_line(first, metric_name, watch.seconds, pretrained=pretrained))
+    line = first_line(first, metric_name, watch.seconds, pretrained=pretrained, plain_timm=chosen.plain_timm)
+    progress.log(line)
     probe_accuracy = first.cv_score if metric_name == "accuracy" and not chosen.plain_timm else None
     plans = steps.plans(backbones, {first.model: probe_accuracy})
     steps.write_backbone(backbones[0], plans)  # the first network; at the end the winner

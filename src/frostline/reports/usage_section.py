@@ -201,7 +201,7 @@ def usage(context: ReportContext) -> Section | None:
 def _export_title(loads_in: Sequence[str]) -> str:
     if not loads_in:
         return "Export the model, with a file that loads it"
-    return f"Export the model, as {' and '.join(map(visible, loads_in))} loads it"
+    return f"Export the model, for {' and '.join(map(visible, loads_in))}"
 
 
 def repeat(context: ReportContext) -> str:

@@ -147,4 +147,6 @@ def _first(result: Mapping[str, Any]) -> str:
         )
     if all(difference["separated"] for difference in result["differences"]):
         return f"{winner} leads every other{by} over {basis}: not enough to name a winner."
-    return f"{winner} leads{by} over {basis}, not significantly, and no cheaper one is as close."
+    return (
+        f"{winner} leads{by} over {basis}, not significantly, and none that is clearly cheaper is as close."
+    )

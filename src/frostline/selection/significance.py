@@ -190,8 +190,8 @@ def judge(
 ) -> Verdict:
     """Return the winner: the best candidate, or the cheapest of those within one standard error of it.
 
-    This is the one-standard-error rule (Breiman et al. 1984). Of those that take the same time, within a
-    tenth, the better one wins.
+    This is the one-standard-error rule (Breiman et al. 1984). The best takes at least 1.1 times as long
+    as a cheaper one; of the cheapest within that factor the better one wins.
 
     Parameters
     ----------
@@ -213,8 +213,9 @@ def judge(
     leader = max(scores, key=lambda name: (scores[name], -seconds[name]))
     others = {name: difference(held[leader], held[name], metric, seed) for name in held if name != leader}
     close = [name for name, gap in others.items() if not gap.separated and gap.mean <= gap.error]
-    quickest = min(seconds[name] for name in (leader, *close))
-    as_quick = [name for name in (leader, *close) if seconds[name] <= SAME_TIME * quickest]
+    cheaper = [name for name in close if SAME_TIME * seconds[name] <= seconds[leader]] or [leader]
+    quickest = min(seconds[name] for name in cheaper)
+    as_quick = [name for name in cheaper if seconds[name] <= SAME_TIME * quickest]
     winner = min(as_quick, key=lambda name: (-scores[name], seconds[name]))
     return Verdict(winner, leader, all(gap.separated for gap in others.values()), others)
 

@@ -15,7 +15,7 @@ from frostline.cost import Bottleneck, Rates
 from frostline.diagnostics import CurvePoint, SeveralStageProbe, Signals, Similarity, StageProbe
 from frostline.diagnostics.pretraining_similarity import FEWEST
 from frostline.models.stage_table import count_text
-from frostline.sentences import Closeness, between, percent
+from frostline.sentences import Closeness, between, last_stages, percent
 from frostline.strategies import names_rate, parse
 
 RISING = 0.02  # gain of accuracy from twice the images that counts as rising: a choice
@@ -166,7 +166,7 @@ def _depth_lines(signals: Signals) -> list[str]:
 def _several_lines(several: SeveralStageProbe | None) -> list[str]:
     if several is None:
         return []
-    what = f"linear_probe, which reads the last {several.layers} stages at once"
+    what = f"linear_probe, which reads {last_stages(several.layers)} at once"
     return [f"{what}: {percent(several.accuracy)} ({between(several.low, several.high)}) out of fold."]
 
 
@@ -211,7 +211,8 @@ def advice(planned: Planned, train: str) -> None:
         out.print(line, highlight=False)
     for line in advised.would_change:
         out.print(f"  · {line}", highlight=False)
-    for note in (f"Basis: {advised.basis}. {' '.join(advised.notes)}".rstrip(), *planned.signals.notes):
+    basis = [] if advised.basis == "none" else [f"Basis: {advised.basis}.", *advised.notes]
+    for note in (*filter(None, [" ".join(basis)]), *planned.signals.notes):
         out.print(f"Note: {note}", highlight=False)
     cache = advised.option(advised.recommended).cache
     more = "" if cache == "auto" else f" --cache {cache}"
