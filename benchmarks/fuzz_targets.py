@@ -131,15 +131,15 @@ def _table(data: bytes, path: Path) -> None:
 
 def manifest(data: bytes, folder: Path) -> None:
     """A study's manifest; what is read must be written back the same, whatever its digest says."""
-    from frostline.data import Manifest
-    from frostline.data import manifest as module
+    from frostline.data import Manifest, manifest_file
 
     (folder / "manifest.jsonl").write_bytes(data)
     with contextlib.suppress(_frostline().DataError):
         Manifest.load(folder / "manifest.jsonl")
-    header, rows = module.manifest_file.parse(data.decode("ascii", "replace"))
+    header, rows = manifest_file.parse(data.decode("ascii", "replace"))
     try:
-        made = module._from_header(header, rows)
+        made = Manifest(**manifest_file.fields_of(header, rows))
+        manifest_file.demand_plain(made)
     except (KeyError, TypeError, ValueError):
         return
     assert Manifest.from_json(made.to_json()).digest == made.digest

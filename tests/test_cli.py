@@ -472,7 +472,7 @@ def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
         "test_size": 0.2,
         "val_size": 0.2,
     }
-    plain |= {"minutes": None, "threads": None, "cache_dir": None, "strict": False}
+    plain |= {"minutes": None, "threads": None, "cache_dir": None, "strict": False, "plain_timm": False}
     plain |= {"split_names": None, "path_column": None, "label_column": None, "group_by": None}
     assert plan._train("photos", plain) == "frostline train photos"
     assert plan._train("photos", {**plain, "workers": "auto"}) == "frostline train photos"
@@ -484,6 +484,7 @@ def test_the_command_that_plan_names_splits_and_reads_as_plan_did() -> None:
         "--group-by 're:^(P\\d+)_' --strict"
     )
     assert plan._train("my photos", {**plain, **options}) == words
+    assert plan._train("photos", {**plain, "plain_timm": True}) == "frostline train photos --plain-timm"
 
 
 @pytest.mark.parametrize(
