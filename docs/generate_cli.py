@@ -81,7 +81,7 @@ since its advice is about pretrained features.
   `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy` or
   `--min-confidence`, `probabilities: {{class: probability}}` with `--all-probabilities`), `unreadable`;
   with `--copy-to` `copied: {{to, copied, folders: [{{name, copied, existing}}], inside, failed}}`.
-- `extract`: `output`, `images`, `width`, `layers`, `stages` (names, the last one first), `model`.
+- `extract`: `output`, `images`, `skipped`, `width`, `layers`, `stages` (names, the last one first), `model`.
 - `evaluate`: `model`, `run`, `strategy`, `why`, `metric`, `images`, `units` (independent of each other),
   `accuracy`, `low`, `high`, and `balanced_accuracy`, `macro_f1`, `average_precision`, `auroc`, `log_loss`,
   `brier`, `ece`, each with `NAME_low` and `NAME_high` (95 %; null where there is none), `per_class: {{name:

@@ -510,10 +510,14 @@ def test_other_tables_are_refused(layers: int | str, output: str, data: Manifest
 
 def test_the_command_line_writes_vectors(tmp_path: Path, warm_cache: Path) -> None:
     table = write_table(tmp_path / "images", train=4, val=2, test=2)
-    words = ["extract", str(table), "--model", "lite0", "--size", "32", "--threads", "1", "--json", "--quiet"]
-    outcome = CliRunner().invoke(cli, [*words, "--layers", "4", "-o", str(tmp_path / "x.parquet")])
+    table.write_text(table.read_text().replace(",kind 0,train", ",,train", 1))  # a row without a label
+    words = ["extract", str(table), "--model", "lite0", "--size", "32", "--threads", "1"]
+    words += ["--layers", "4", "-o", str(tmp_path / "x.parquet")]
+    outcome = CliRunner().invoke(cli, [*words, "--json", "--quiet"])
     assert outcome.exit_code == 0, outcome.output
     document = json.loads(outcome.stdout)
+    assert (document["images"], document["skipped"]) == (23, 1)
+    assert "; 1 image(s) skipped" in CliRunner().invoke(cli, words).output
     assert document["width"] == 1280 + 1280 + 2 * (192 + 112 + 80)
     assert document["stages"] == ["blocks.6", "blocks.5", "blocks.4", "blocks.3"]
 

@@ -73,14 +73,13 @@ def extract(data: str, **options: Any) -> None:
         result = {
             "output": extracted.path,
             "images": len(extracted.paths),
+            "skipped": len(manifest.skipped),
             "width": extracted.width,
             "layers": options["layers"],
             "stages": extracted.stages,
             "model": backbone.name,
         }
-        verb.done(
-            result,
-            lambda: click.echo(
-                f"{len(extracted.paths):,} vectors of {extracted.width:,} numbers written to {extracted.path}"
-            ),
-        )
+        line = f"{len(extracted.paths):,} vectors of {extracted.width:,} numbers written to {extracted.path}"
+        if manifest.skipped:
+            line += f"; {len(manifest.skipped):,} image(s) skipped (`frostline check` says why)"
+        verb.done(result, lambda: click.echo(line))
