@@ -67,7 +67,14 @@ def test_a_glance_sees_what_every_cut_answers(data: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [None, "timm/vit_tiny_patch16_224", "timm/resnet18", "timm/convnext_atto", "timm/densenet121"]
+    "name",
+    [
+        None,
+        "timm/vit_tiny_patch16_224",
+        "timm/resnet18",
+        "timm/convnext_atto",
+        pytest.param("timm/densenet121", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.usefixtures("on_processor")
 def test_a_glance_sees_what_a_linear_probe_reads(name: str | None, data: Manifest) -> None:
