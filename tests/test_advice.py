@@ -322,6 +322,7 @@ def test_nothing_is_promised_above_the_top() -> None:
 def test_the_packaged_experience_can_be_read_and_names_real_strategies() -> None:
     trials = read_experience()
     assert len({trial.set for trial in trials}) == 8
+    assert advice_wording.UNFREEZING[0] == fit(trials).default  # what `fit` speaks of in its first lines
     for trial in trials:
         for name, accuracy in trial.accuracy.items():
             assert str(parse(name)) == name

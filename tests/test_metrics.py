@@ -120,3 +120,13 @@ def test_a_mean_of_equal_numbers_is_as_uncertain_as_what_was_not_seen() -> None:
     certain = metrics.believed(np.zeros(60, np.int64), np.eye(2)[np.zeros(60, np.int64)])
     assert (certain["log_loss_low"], certain["log_loss_high"]) == (None, None)
     assert certain["brier_high"] > 0.1
+
+
+def test_groups_that_answer_alike_say_as_much_as_one_image_each() -> None:
+    groups = np.repeat(np.arange(10), 20)
+    alike = (groups % 2).astype(np.float64)
+    assert metrics.design_effect(alike) == 1.0
+    assert metrics.design_effect(alike, groups) == pytest.approx(20 * 10 / 9)  # of ten, one degree is spent
+    assert metrics.design_effect(alike, np.zeros(200, dtype=np.int64)) == 200.0
+    mixed = np.tile([0.0, 1.0], 100)  # every group half right: grouping costs nothing
+    assert metrics.design_effect(mixed, groups) == 1.0

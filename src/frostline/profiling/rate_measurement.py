@@ -74,7 +74,7 @@ def measure(
     -------
     Rates
     """
-    base_bytes = _base_bytes()  # before anything is timed: a run's process will not have timed it
+    base_bytes = _base_bytes()  # before anything is timed, as in the process of a run that finds the rates
     count = numerics.thread_count(threads)
     classes = classes or len(images.manifest.classes)
     timed = _as_wide(classes)
