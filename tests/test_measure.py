@@ -87,7 +87,7 @@ def test_a_glance_sees_what_a_linear_probe_reads(name: str | None, data: Manifes
     last = list(measured.features.values())[-1]
     np.testing.assert_allclose(
         np.concatenate([last, measured.statistics], axis=1),
-        feature_extraction.stage_features(whole, images),
+        feature_extraction.features_and_statistics(whole, images),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -143,7 +143,7 @@ def test_random_weights_are_looked_at_beside_what_is_known(
     assert measure(backbone, data, random=False, rates=False) == plain
 
 
-def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
+def test_of_many_images_a_share_is_probed_by_stage_and_all_give_linear_probe_and_the_curve(
     data: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(measurement, "MOST_PROBED", 30)
@@ -151,6 +151,8 @@ def test_of_many_images_a_share_is_listened_to_and_all_give_the_curve(
     backbone = tiny_backbone()
     signals = measure(backbone, data, random=False, rates=False)
     assert signals.n_measured == len(data.subset("train")) == 60
+    assert signals.linear_probe is not None
+    assert signals.linear_probe.images == 60  # of all, as training computes their features
     assert any("30 of 60" in note for note in signals.notes)
     assert [point.images for point in signals.curve] == pytest.approx([12, 24, 48], abs=1)
     some = measurement.class_balanced_subset(data, data.subset("train"), 30, 0)

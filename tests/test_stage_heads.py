@@ -24,7 +24,7 @@ from frostline import probe, strategies
 from frostline.cli.main import cli
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
-from frostline.feature_extraction import Frozen, features, stage_features
+from frostline.feature_extraction import Frozen, features, features_and_statistics
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery
 from frostline.models import stage_statistics
@@ -105,7 +105,7 @@ def test_other_architectures_have_finite_statistics(name: str, data: Manifest) -
     backbone = frostline.load_backbone(name, random=True, size=None if "224" in name else 64)
     images = Images(data, data.subset("val"), backbone.preprocessing)
     last = backbone.cuts[-1].index
-    values = stage_features(frozen_at(last, way(batch=4), backbone=backbone, cache=False), images)
+    values = features_and_statistics(frozen_at(last, way(batch=4), backbone=backbone, cache=False), images)
     taps = bb.stage_taps(backbone)[:4]
     assert values.shape == (len(images), backbone.feature_width + sum(tap.width for tap in taps))
     assert np.isfinite(values).all()
@@ -188,39 +188,41 @@ def test_it_computes_in_half_precision(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_read_equals_computed(layers: int, images: Images, calls: list[int]) -> None:
-    live = stage_features(reading(layers, cache=False), images)
-    np.testing.assert_array_equal(stage_features(reading(layers), images), live)
+    live = features_and_statistics(reading(layers, cache=False), images)
+    np.testing.assert_array_equal(features_and_statistics(reading(layers), images), live)
     calls.clear()
-    np.testing.assert_array_equal(stage_features(reading(layers), images), live)
+    np.testing.assert_array_equal(features_and_statistics(reading(layers), images), live)
     assert calls == []
 
 
 def test_the_first_columns_are_the_features_before_the_head(images: Images) -> None:
-    np.testing.assert_array_equal(stage_features(reading(2), images)[:, :24], features(frozen_at(4), images))
+    np.testing.assert_array_equal(
+        features_and_statistics(reading(2), images)[:, :24], features(frozen_at(4), images)
+    )
 
 
 def test_a_pass_that_fills_rows_of_a_cut_leaves_the_statistics_below(
     images: Images, calls: list[int]
 ) -> None:
-    live = stage_features(reading(4, cache=False), images)
+    live = features_and_statistics(reading(4, cache=False), images)
     items = [(position, view) for position in range(len(images)) for view in (0,)]
     frozen_at(2).fill(images, items)
     calls.clear()
-    np.testing.assert_array_equal(stage_features(reading(4), images), live)
+    np.testing.assert_array_equal(features_and_statistics(reading(4), images), live)
     assert len(calls) == 1  # one batch, to see that rows of that cut lead to the same bits
 
 
 def test_stages_that_are_not_there_yet_cost_one_pass(images: Images, calls: list[int]) -> None:
-    stage_features(reading(1), images)
+    features_and_statistics(reading(1), images)
     whole = len(calls)
     frozen = reading(4)
-    stage_features(frozen, images)
+    features_and_statistics(frozen, images)
     assert len(calls) == 2 * whole
     assert frozen.counts.computed == len(images)
 
 
 def test_networks_that_differ_above_a_stage_share_what_lies_below(images: Images) -> None:
-    stage_features(reading(4), images)
+    features_and_statistics(reading(4), images)
     tuned = tiny_backbone()
     with torch.no_grad():
         for parameter in tuned.model.blocks[2].parameters():  # type: ignore[index,operator,union-attr]

@@ -27,7 +27,7 @@ from frostline.diagnostics.stage_features import stage_features
 from frostline.diagnostics.stage_probes import CurvePoint, GroupsProbe, SeveralStageProbe, StageProbe
 from frostline.errors import DataError, ModelError, UsageError
 from frostline.feature_cache import FeatureCache
-from frostline.feature_extraction import ForwardConfig, Frozen, features
+from frostline.feature_extraction import ForwardConfig, Frozen, features_and_statistics
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
 from frostline.models import Backbone, stage_taps, training_overlap
@@ -43,12 +43,12 @@ from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
-VERSION = 6  # of what is remembered; raised when the same images give other signals
+VERSION = 7  # of what is remembered; raised when the same images give other signals
 MEASURING = "loading and measuring the network and the images"  # in messages about a time limit
-MOST_IMAGES = 2000  # that a learning curve is drawn from: a choice between time and steadiness
-# Listened to and probed stage by stage, on pretrained and on random weights: likewise. Similarity stands
-# still from 200 on (docs/LOG.md 2026-11-24).
-MOST_PROBED, PROBED_A_CLASS = 500, 10
+MOST_IMAGES = 2000  # whose features are those of training: a choice between time and steadiness
+# Of them pass stage by stage in float32, on pretrained and on random weights: a choice, since such an image
+# costs 2.5 of the others. Similarity stands still from 200 on (docs/LOG.md 2026-11-24).
+MOST_PROBED, PROBED_A_CLASS = 200, 10
 TIMED = 64  # images whose decoding is timed
 # Pixels that stay in memory from one pass to the next: 500 images at 299 px, 850 at 224 px. A choice; what is
 # over it is decoded again.
@@ -76,7 +76,7 @@ class Signals:
         Pixels a side.
     size : Size
     n_measured : int
-        Images of the learning curve.
+        Images of `linear_probe` and of the learning curve.
     similarity : Similarity or None
     confidence : Confidence or None
     probe_by_stage : tuple of StageProbe
@@ -179,8 +179,9 @@ def measure(
 ) -> Signals:
     """Measure the training images against a backbone: similarity, probe accuracy by stage, learning curve.
 
-    At most 500 images (10 a class, if that is more) pass in float32, stage by stage. With more images, a
-    learning curve uses at most 2,000, from features as training computes and caches them. Results are cached.
+    At most 200 images (10 a class, if that is more) pass in float32, stage by stage. With more images,
+    `linear_probe` and the learning curve use at most 2,000, from features as training computes and caches
+    them. Results are cached.
 
     Parameters
     ----------
@@ -370,27 +371,29 @@ def _measure_signals(
         new = "new images" if learned else "images"
         notes.append(f"No class has two {new} that may be separated, so no stage can be probed.")
         return {**signals, "notes": notes}
-    last = measured.features[next(reversed(measured.features))]
     with deadline.work(MEASURING):
         probes = stage_probes.probe_stages(measured.features, images.targets, units, len(data.classes), folds)
+    signals["probe_by_stage"] = [asdict(row) for row in probes]
+    last, statistics = measured.features[next(reversed(measured.features))], measured.statistics
+    if config is not None:
+        notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
+        # As training computes them by default, which then finds the rows.
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
+        images = Images(data, samples, backbone.preprocessing, fast=True).with_pixels_of(images)
+        both = features_and_statistics(head, images, workers=workers, progress=progress)
+        last, statistics = np.split(both, [backbone.feature_width], axis=1)
+        units, folds = data.units(samples), _folds(data, samples, seed)
+    with deadline.work(MEASURING):
         several = stage_probes.probe_several(
             last,
-            measured.statistics,
+            statistics,
             stage_taps(backbone)[:SEVERAL],
             images.targets,
             units,
             len(data.classes),
             folds,
         )
-    signals["probe_by_stage"] = [asdict(row) for row in probes]
-    signals["linear_probe"] = asdict(several)
-    if config is not None:
-        notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
-        # As training computes them by default, which then finds the rows.
-        head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
-        all_images = Images(data, samples, backbone.preprocessing, fast=True).with_pixels_of(images)
-        last = features(head, all_images, workers=workers, progress=progress)
-    with deadline.work(MEASURING):
+        signals["linear_probe"] = asdict(several)
         signals["curve"] = _curve(data, samples, last, seed)
         signals["groups"] = _by_groups(data, samples, last, seed)
     return {**signals, "notes": notes}

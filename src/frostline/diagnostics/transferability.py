@@ -59,15 +59,22 @@ def h_score(features: Features, targets: Ints, classes: int) -> float:
     tr(cov⁻¹ cov_between), both shrunk by what Ledoit and Wolf find (arXiv 2110.06893): without that it grows
     with the width alone. At most `classes` − 1.
     """
+    from scipy import linalg
     from sklearn.covariance import ledoit_wolf
 
     x = features.astype(np.float64)
     x = x - x.mean(axis=0)
     covariance, shrunk = ledoit_wolf(x, assume_centered=True)
     present = [targets == label for label in range(classes) if (targets == label).any()]
-    rows = np.stack([x[members].mean(axis=0) for members in present])
-    between = (rows * np.array([members.mean() for members in present])[:, None]).T @ rows
-    return float((1.0 - shrunk) * np.trace(np.linalg.lstsq(covariance, between, rcond=None)[0]))
+    means = np.stack([x[members].mean(axis=0) for members in present])
+    try:
+        solved = linalg.cho_solve(linalg.cho_factor(covariance), means.T)
+    except linalg.LinAlgError:  # not shrunk, and fewer images than features
+        solved = np.linalg.lstsq(covariance, means.T, rcond=None)[0]
+    between = (means * solved.T).sum(axis=1)  # of each class: mean · cov⁻¹ mean
+    return float(
+        (1.0 - shrunk) * sum(members.mean() * b for members, b in zip(present, between, strict=True))
+    )
 
 
 def nearest_neighbours(features: Features, targets: Ints, folds: Folds) -> float:

@@ -8,7 +8,7 @@ statistics_cache → cached_features → extraction · forward_pass
 """
 
 from frostline.feature_extraction.cached_features import Counts, Frozen
-from frostline.feature_extraction.extraction import features, stage_features
+from frostline.feature_extraction.extraction import features, features_and_statistics
 from frostline.feature_extraction.forward_pass import ForwardPass, Outputs
 from frostline.feature_extraction.image_batches import ahead, padded
 from frostline.feature_extraction.numeric_key import ForwardConfig
@@ -23,6 +23,6 @@ __all__ = [
     "Outputs",
     "ahead",
     "features",
+    "features_and_statistics",
     "padded",
-    "stage_features",
 ]

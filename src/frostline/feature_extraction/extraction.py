@@ -47,7 +47,7 @@ def features(
     return np.concatenate(batches)
 
 
-def stage_features(
+def features_and_statistics(
     frozen: Frozen, images: Images, *, workers: Workers = 0, progress: Progress = QUIET
 ) -> NDArray[np.float32]:
     """Return the features before the head and the statistics of the stages before it, of every image.

@@ -15,7 +15,7 @@ from frostline import metrics, probe
 from frostline import models as bb
 from frostline.config import FOLDS, MOST_FOR_CHOICE
 from frostline.distributed import process_group
-from frostline.feature_extraction import ForwardConfig, Frozen, features, stage_features
+from frostline.feature_extraction import ForwardConfig, Frozen, features, features_and_statistics
 from frostline.feature_extraction.image_batches import Images, evaluation_batch
 from frostline.inference import selective_prediction
 from frostline.models import Backbone, Cut
@@ -144,7 +144,9 @@ def refit(
     frozen = Frozen(
         backbone, plan.numbers.place(model.eval()), backbone.cuts[-1], forward_config, layers=len(taps)
     )
-    values = stage_features(frozen, images, workers=request.config.workers, progress=request.progress)
+    values = features_and_statistics(
+        frozen, images, workers=request.config.workers, progress=request.progress
+    )
     widths = [backbone.feature_width, *(width for tap in taps for width in tap.widths)]
     scales = probe.block_scales(values, widths)
 
@@ -172,7 +174,7 @@ def _candidates(
         return [_Columns(None, features(features_of, images, workers=workers, progress=progress), 1.0)]
     taps = bb.stage_taps(request.backbone)
     most = len(taps) if isinstance(layers, str) else min(layers, len(taps))
-    values = stage_features(features_of.reading(most), images, workers=workers, progress=progress)
+    values = features_and_statistics(features_of.reading(most), images, workers=workers, progress=progress)
     blocks = [(request.backbone.feature_width,), *(tap.widths for tap in taps)]
     counts = sorted({*(k for k in CHOICE if k < most), most}) if layers == "auto" else [most]
     if SEVERAL in counts:  # taken where nothing can choose
