@@ -21,9 +21,10 @@ from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, Images
+from frostline.feature_extraction.jpeg_decoding import decoder_name
 from frostline.models import Preprocessing
 from frostline.models.preprocessing import CROP_MODES
-from frostline.models.resizing import FAST_MODES, fast_name, resized
+from frostline.models.resizing import FAST_MODES, fast_name, pixels_of, resized, resized_fast
 from frostline.progress import QUIET
 from frostline.selection import backbone_screening
 from frostline.strategies import parse
@@ -33,7 +34,7 @@ from tiny import PREPROCESSING, picture, tiny_backbone
 # The tiny network sees 16 px, so 32 are left: of 140 a quarter, of fewer than 64 all.
 LARGE, SMALL = 140, 63
 ALL = "test train val"  # of which pictures of mistakes are taken
-RESIZED = fast_name()  # in a key
+RESIZED = f"{fast_name()} {decoder_name()}"  # in a key
 
 
 def _folder(path: Path, side: int, suffix: str = ".jpg") -> Manifest:
@@ -143,20 +144,19 @@ def test_sharp_edges_move_by_no_more_than_two_levels_whatever_the_shape(
 
     blocks = np.random.default_rng(2).integers(0, 2, (source[1] // 5 + 1, source[0] // 5 + 1, 3), np.uint8)
     image = Image.fromarray(255 * blocks).resize(source, Image.Resampling.NEAREST)
-    fast, reference = (
-        np.asarray(resized(image, target, InterpolationMode(mode), fast=fast), dtype=int)
-        for fast in (True, False)
-    )
-    moved = np.abs(fast - reference)
-    assert moved.max() <= 2
-    assert (moved > 0).mean() < 0.05
+    reference = pixels_of(resized(image, target, InterpolationMode(mode))).int()
+    pixels = pixels_of(image)
+    for laid_out in (pixels, pixels.contiguous()):  # as Pillow's copies lie, and as torchcodec's tensors
+        moved = (resized_fast(laid_out, target, InterpolationMode(mode)).int() - reference).abs()
+        assert moved.max() <= 2
+        assert (moved > 0).float().mean() < 0.05
 
 
 def test_torch_resizes_in_the_decoding_thread_alone(large: Manifest) -> None:
     """Else each of the threads that decode would start as many more as torch computes with."""
     from torchvision.transforms import InterpolationMode
 
-    image = Image.effect_noise((900, 700), 40).convert("RGB")
+    pixels = pixels_of(Image.effect_noise((900, 700), 40).convert("RGB"))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
@@ -164,7 +164,7 @@ def test_torch_resizes_in_the_decoding_thread_alone(large: Manifest) -> None:
             pool.submit(len, "").result()
             count = psutil.Process().num_threads()
             for _ in range(3):
-                pool.submit(resized, image, (256, 330), InterpolationMode("bicubic"), fast=True).result()
+                pool.submit(resized_fast, pixels, (256, 330), InterpolationMode("bicubic")).result()
             assert psutil.Process().num_threads() == count
         with ThreadPoolExecutor(2) as pool:
             crops = list(pool.map(lambda _: _images(large)[0, 0], range(4)))
@@ -201,13 +201,16 @@ def test_a_run_says_which_pixels_it_learned_from_and_is_judged_on_whole_ones(
     large: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fractions: dict[str, set[bool]] = {}
-    read = Manifest.read
+    for name in ("read", "read_pixels"):
+        read = getattr(Manifest, name)
 
-    def reading(data: Manifest, sample: frostline.data.Sample, side_pixels: int = 0) -> Image.Image:
-        fractions.setdefault(sample.split, set()).add(side_pixels > 0)
-        return read(data, sample, side_pixels)
+        def reading(
+            data: Manifest, sample: Sample, side_pixels: int = 0, *decoder: Any, read: Any = read
+        ) -> Any:
+            fractions.setdefault(sample.split, set()).add(side_pixels > 0)
+            return read(data, sample, side_pixels, *decoder)
 
-    monkeypatch.setattr(Manifest, "read", reading)
+        monkeypatch.setattr(Manifest, name, reading)
     runs, judged = [], list[set[bool]]()
     for pixels, in_training in (("auto", {True}), ("reference", {False})):
         fractions.clear()

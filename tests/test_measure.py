@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import frostline
 from frostline import feature_extraction, probe
 from frostline import models as bb
 from frostline.data import Manifest, Sample
+from frostline.data.pixels.decoding import Picture
+from frostline.data.sample_reader import SampleReader
 from frostline.diagnostics import measure, measurement, similarity, stage_probes, transferability
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
 from frostline.diagnostics.pretraining_similarity import similarity_from
@@ -431,14 +433,14 @@ def test_measuring_decodes_each_image_once(
     """The network, its random twin and the learning curve share the pixels; threads change no signal."""
     monkeypatch.setattr(measurement, "MOST_PROBED", 20)
     monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
-    read, decoded, lock = Manifest.read, list[str](), threading.Lock()
+    picture, decoded, lock = SampleReader.picture, list[str](), threading.Lock()
 
-    def spy(self: Manifest, sample: Sample, *sides: int) -> Image.Image:
+    def spy(self: SampleReader, sample: Sample, *options: Any) -> Picture:
         with lock:
             decoded.append(sample.path)
-        return read(self, sample, *sides)
+        return picture(self, sample, *options)
 
-    monkeypatch.setattr(Manifest, "read", spy)
+    monkeypatch.setattr(SampleReader, "picture", spy)
     signals = []
     for workers in (0, 2):
         decoded.clear()

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.data import manifest_file
@@ -21,7 +22,7 @@ from frostline.data.findings import KINDS, Finding, first_examples
 from frostline.data.manifest_entries import SUBSETS, Conflict, Sample, SkippedImage, demand_training_images
 from frostline.data.pixels import pixel_digest
 from frostline.data.pixels.cropping import CutAway, Size, cut_away
-from frostline.data.pixels.decoding import Picture
+from frostline.data.pixels.decoding import JpegDecoder, Picture
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.sample_reader import Items, SampleReader
 from frostline.data.splits import folding, grouping, pinned_split, saved_splits, split_notes
@@ -333,6 +334,33 @@ class Manifest:
             The file changed or was removed since it was indexed.
         """
         return self._reader.picture(sample, side_pixels).rgb(self.rendering)
+
+    def read_pixels(
+        self, sample: Sample, side_pixels: int = 0, decoder: JpegDecoder | None = None
+    ) -> NDArray[np.uint8]:
+        """Return what `read` returns as an array.
+
+        Parameters
+        ----------
+        sample : Sample
+        side_pixels : int
+            As in `read`.
+        decoder : callable or None
+            Decodes the bytes of a plain JPEG that is wanted whole, in Pillow's place: 8 bits, grey or three
+            colours, not turned by EXIF. Where it raises `RuntimeError`, Pillow decodes.
+
+        Returns
+        -------
+        ndarray of uint8, shape (height, width, 3)
+
+        Raises
+        ------
+        DamagedImage, DataError
+            As `read`.
+        """
+        decoder = None if sample.digest in self.kinds else decoder
+        picture = self._reader.picture(sample, side_pixels, decoder)
+        return np.array(picture.rgb(self.rendering)) if picture.pixels is None else picture.pixels
 
     def jpeg_fraction(self, sample: Sample, side_pixels: int) -> int:
         """Return n if `read` decodes a sample's JPEG at 1/n of its size.

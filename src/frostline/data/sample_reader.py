@@ -17,7 +17,7 @@ from frostline.data.digest_cache import CachedContent, DigestCache
 from frostline.data.manifest_entries import Sample
 from frostline.data.pixels import decoding, pixel_digest
 from frostline.data.pixels.cropping import Size
-from frostline.data.pixels.decoding import Picture
+from frostline.data.pixels.decoding import JpegDecoder, Picture
 from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.image_traits import Traits, with_decoded_traits
 from frostline.errors import DamagedImage, DataError
@@ -49,13 +49,14 @@ class SampleReader:
 
     # --- pixels ---------------------------------------------------------------------------------------------
 
-    def picture(self, sample: Sample, side_pixels: int = 0) -> Picture:
+    def picture(self, sample: Sample, side_pixels: int = 0, decoder: JpegDecoder | None = None) -> Picture:
         """Return a sample decoded, before it is rendered; a JPEG perhaps smaller, as `side_pixels` allows.
 
-        Raises `DamagedImage`, which is remembered, and `DataError` where the file changed or was removed.
+        A plain JPEG that is wanted whole is decoded by `decoder`, where there is one. Raises `DamagedImage`,
+        which is remembered, and `DataError` where the file changed or was removed.
         """
         try:
-            picture = self._decoded(sample, side_pixels)
+            picture = self._decoded(sample, side_pixels, decoder)
         except DamagedImage as error:
             DigestCache().remember(contents=[CachedContent(sample.digest, decoded=True, fault=str(error))])
             raise DamagedImage(f"{sample.path} {error}") from error
@@ -103,13 +104,17 @@ class SampleReader:
         header = contents[sample.digest].traits if sample.digest in contents else Traits()
         return CachedContent(sample.digest, decoded=True, traits=with_decoded_traits(picture, header))
 
-    def _decoded(self, sample: Sample, side_pixels: int = 0) -> Picture:
+    def _decoded(self, sample: Sample, side_pixels: int = 0, decoder: JpegDecoder | None = None) -> Picture:
         """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
         content = self._content(sample)
         if isinstance(content, bytes):
             _demand_unchanged(sample, content)
         if side_pixels and isinstance(content, bytes):
             return decoding.picture_small(content, side_pixels)
+        if decoder is not None and isinstance(content, bytes):
+            by_decoder = decoding.picture_by(decoder, content)
+            if by_decoder is not None:
+                return by_decoder
         return decoding.picture(content)
 
     def _content(self, sample: Sample) -> Image.Image | Deep | bytes:

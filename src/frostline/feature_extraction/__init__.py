@@ -3,8 +3,8 @@
 A row holds the features of one view of one image, in the dtype they were computed in: nothing is
 rounded, so a later cut's row may be computed from an earlier one.
 
-random_transforms → augmentation · ordered_threads → image_batches · numeric_key · tensor_bytes →
-statistics_cache → cached_features → extraction · forward_pass
+random_transforms → augmentation · ordered_threads · numeric_key → jpeg_decoding → image_batches ·
+tensor_bytes → statistics_cache → cached_features → extraction · forward_pass
 """
 
 from frostline.feature_extraction.cached_features import Counts, Frozen

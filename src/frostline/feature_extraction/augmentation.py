@@ -22,9 +22,9 @@ from frostline.config import AUGMENTS
 from frostline.data.pixels import random_rotation
 from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction import random_transforms
-from frostline.feature_extraction.random_transforms import RandomTransform
+from frostline.feature_extraction.random_transforms import Pixels, RandomTransform
 from frostline.models import Preprocessing
-from frostline.models.resizing import resized_crop
+from frostline.models.resizing import picture_of
 from frostline.system.seeds import derive
 
 FLIPS = ("auto", "none", "horizontal", "both")
@@ -113,10 +113,10 @@ def check_options(name: str, min_crop: float | None, rotate: str) -> None:
 
 
 class Transform:
-    """From an RGB image to uint8 of shape (3, size, size), drawing on a generator.
+    """From an RGB image, or its pixels (3, h, w), to uint8 of shape (3, size, size), drawing on a generator.
 
     `custom` maps an RGB image to an RGB image, which then gets flips and the checkpoint's resize and crop.
-    `fast` as in `resizing.resized`.
+    With `fast` torch resizes, and pixels stay a tensor.
     """
 
     def __init__(
@@ -138,18 +138,20 @@ class Transform:
             *_flips(policy),
         ]
         if policy.name == "strong":
-            self._steps.append(random_transforms.trivial_augment)
+            self._steps.append(random_transforms.on_picture(random_transforms.trivial_augment))
         elif policy.name == "randaugment":
-            self._steps.append(random_transforms.rand_augment)
+            self._steps.append(random_transforms.on_picture(random_transforms.rand_augment))
         if self._crops:
             self._steps.append(random_transforms.to_tensor)
         if policy.name == "strong":
             self._steps.append(random_transforms.RandomErasing(ERASED_SHARE))
 
-    def __call__(self, image: Image.Image, seed: int) -> torch.Tensor:
+    def __call__(self, image: Pixels, seed: int) -> torch.Tensor:
         """Return the augmented view of that seed."""
         generator = torch.Generator().manual_seed(seed)
-        value: Any = image if self._custom is None else _image(_seeded_globally(self._custom, image, seed))
+        value: Any = image
+        if self._custom is not None:
+            value = _image(_seeded_globally(self._custom, picture_of(image), seed))
         for step in self._steps:
             value = step(value, generator)
         pixels: torch.Tensor = value if self._crops else self._preprocessing.crop(value, fast=self._fast)
@@ -178,25 +180,27 @@ class _FramedCrop:
         self._preprocessing, self._fast = preprocessing, fast
         self._mode = InterpolationMode(preprocessing.interpolation)
 
-    def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
-        preprocessing, own = self._preprocessing, image.width / image.height
-        least, most = random_transforms.ASPECT_RATIO
-        box = random_transforms.crop_box(*image.size, self._scale, generator, (least * own, most * own))
-        across, down = preprocessing.frame(*image.size)
-        part = resized_crop(image, box, (down, across), self._mode, fast=self._fast)
+    def __call__(self, image: Pixels, generator: torch.Generator) -> Pixels:
+        preprocessing, (width, height) = self._preprocessing, random_transforms.size_of(image)
+        own, (least, most) = width / height, random_transforms.ASPECT_RATIO
+        box = random_transforms.crop_box(width, height, self._scale, generator, (least * own, most * own))
+        across, down = preprocessing.frame(width, height)
+        part = random_transforms.resized_crop(image, box, (down, across), self._mode, self._fast)
         if (across, down) == (preprocessing.size, preprocessing.size):
             return part
         canvas = Image.new("RGB", (preprocessing.size, preprocessing.size), preprocessing.fill)
-        canvas.paste(part, ((preprocessing.size - across) // 2, (preprocessing.size - down) // 2))
+        place = ((preprocessing.size - across) // 2, (preprocessing.size - down) // 2)
+        canvas.paste(picture_of(part), place)
         return canvas
 
 
 def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[RandomTransform]:
     """Turn the picture before anything is cut out of it."""
     if policy.rotate == "90":
-        return [random_rotation.quarter_turns]
+        return [random_transforms.on_picture(random_rotation.quarter_turns)]
     if policy.rotate == "any":
-        return [random_rotation.AnyAngle(preprocessing.size / math.sqrt(policy.crop_scale or 1.0))]
+        any_angle = random_rotation.AnyAngle(preprocessing.size / math.sqrt(policy.crop_scale or 1.0))
+        return [random_transforms.on_picture(any_angle)]
     return []
 
 
@@ -238,7 +242,7 @@ class SeededView:
         self._transform = transform
         self._seed = seed
 
-    def __call__(self, image: Image.Image, digest: str, view: int) -> torch.Tensor:
+    def __call__(self, image: Pixels, digest: str, view: int) -> torch.Tensor:
         """Return uint8 of shape (3, size, size)."""
         return self._transform(image, derive(self._seed, "view", digest, view))
 

@@ -34,7 +34,9 @@ from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import FrostlineError, RunWarning, option
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
+from frostline.feature_extraction.jpeg_decoding import decoder_name, jpeg_decoder
 from frostline.feature_extraction.ordered_threads import AHEAD, between_pauses, mapped
+from frostline.feature_extraction.random_transforms import Pixels, size_of
 from frostline.models import Preprocessing
 from frostline.models.resizing import fast_name
 from frostline.sentences import counted
@@ -182,7 +184,10 @@ class Images(Dataset[Tensor]):
         self._augmentation = f"{self.policy.describe(preprocessing)} {custom_name} seed {seed}"
         # pixels a side that decoding leaves: of the evaluation view, and of augmented ones; 0: whole pictures
         self._sides = _fast_sides(preprocessing, self.policy, custom is None) if fast else (0, 0)
-        self._decoded: dict[int, Image.Image] = {}
+        # Pictures are decoded to tensors, where nothing but our own steps is done to them.
+        self._as_tensors = self._fast and custom is None and self.policy.rotate == "none"
+        self._fast_name = f" {fast_name()}" + (f" {decoder_name()}" if self._as_tensors else "")
+        self._decoded: dict[int, Pixels] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._looked_at_again = False
         self.rates = PassRates()  # shared by subsets
@@ -255,7 +260,7 @@ class Images(Dataset[Tensor]):
             self.view_name(view)
             + self.manifest.rendered(self.samples[position])
             + (f" jpeg 1/{fraction}" if fraction > 1 else "")
-            + (f" {fast_name()}" if self._resizes_fast(position, augmented) else "")
+            + (self._fast_name if self._resizes_fast(position, augmented) else "")
         )
 
     @property
@@ -295,32 +300,35 @@ class Images(Dataset[Tensor]):
                 self._hold(self._still, position, pixels, pixels.numel())
         return pixels
 
-    def _image(self, position: int) -> Image.Image:
+    def _image(self, position: int) -> Pixels:
         """Return the picture that the evaluation view is made from."""
         fractions = [self._fraction(position, side) for side in self._sides]
         if self.policy.still or fractions[0] != fractions[1]:
             return self._read(position, self._sides[0])
         return self._augmentable(position)
 
-    def crop(self, picture: Image.Image) -> Tensor:
+    def crop(self, picture: Pixels) -> Tensor:
         """Return the evaluation view of a decoded picture."""
         return self.preprocessing.crop(picture, fast=self._fast)
 
-    def decode(self, position: int) -> Image.Image:
+    def decode(self, position: int) -> Pixels:
         """Return the picture that augmented views are made from, decoded anew."""
         return self._read(position, self._sides[1])
 
-    def _augmentable(self, position: int) -> Image.Image:
+    def _augmentable(self, position: int) -> Pixels:
         """Return the picture that augmented views are made from, held in memory for the next."""
         image = self._decoded.get(position)
         if image is None:
             image = self.decode(position)
-            self._hold(self._decoded, position, image, 3 * image.width * image.height)
+            self._hold(self._decoded, position, image, 3 * math.prod(size_of(image)))
         return image
 
-    def _read(self, position: int, side: int) -> Image.Image:
-        sample = self.samples[position]
-        return self.manifest.read(sample, *([side] if self._fraction(position, side) > 1 else []))
+    def _read(self, position: int, side: int) -> Pixels:
+        sample, fraction = self.samples[position], self._fraction(position, side)
+        if not self._as_tensors:
+            return self.manifest.read(sample, *([side] if fraction > 1 else []))
+        array = self.manifest.read_pixels(sample, side if fraction > 1 else 0, jpeg_decoder())
+        return torch.from_numpy(array).permute(2, 0, 1)
 
     def _hold(self, held: dict[int, T], position: int, value: T, size_bytes: int) -> None:
         """Keep a value in memory, where there is room and no other thread has done so."""

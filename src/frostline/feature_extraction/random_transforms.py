@@ -7,6 +7,7 @@ pixels that torchvision's transform gives (`tests/test_augment.py` compares them
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +17,11 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from frostline.models.resizing import resized_crop
+from frostline.models.resizing import picture_of, pixels_of, resized, resized_fast
 
-RandomTransform = Callable[[Any, torch.Generator], Any]  # (image, generator) → image
+# (image, or its pixels (3, h, w), and a generator) → image or pixels
+RandomTransform = Callable[[Any, torch.Generator], Any]
+Pixels = Image.Image | torch.Tensor
 
 TRIES = 10  # draws of a rectangle that must fit into the picture, before the fallback: torchvision's
 ASPECT_RATIO = (3 / 4, 4 / 3)  # of width to height in a random crop: torchvision's default
@@ -82,36 +85,67 @@ def _sides(
     area: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int]:
     part = area * uniform(*scale, generator)
-    logarithms = torch.log(torch.tensor(ratio)).tolist()
-    drawn = torch.empty(1).uniform_(logarithms[0], logarithms[1], generator=generator)
+    drawn = torch.empty(1).uniform_(*_logarithms(ratio), generator=generator)
     aspect = torch.exp(drawn).item()  # in float32, as torchvision's
     return round(math.sqrt(part * aspect)), round(math.sqrt(part / aspect))
 
 
+@functools.lru_cache(maxsize=32)
+def _logarithms(ratio: tuple[float, float]) -> tuple[float, float]:
+    low, high = torch.log(torch.tensor(ratio)).tolist()
+    return low, high
+
+
+def size_of(image: Pixels) -> tuple[int, int]:
+    """Return width and height in pixels."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
+
+
+def resized_crop(
+    image: Pixels, box: tuple[int, int, int, int], size: tuple[int, int], mode: InterpolationMode, fast: bool
+) -> Pixels:
+    """Return a part (top, left, height, width in pixels), resized: with `fast` pixels, by torch."""
+    top, left, height, width = box
+    if fast:
+        part = pixels_of(image)[:, top : top + height, left : left + width]
+        return resized_fast(part, size, mode)
+    assert isinstance(image, Image.Image)
+    return resized(image.crop((left, top, left + width, top + height)), size, mode)
+
+
+def on_picture(step: RandomTransform) -> RandomTransform:
+    """Return a transform of images that takes their pixels as well."""
+    return lambda image, generator: step(picture_of(image), generator)
+
+
 class RandomCrop:
-    """torchvision's `RandomResizedCrop` to a square of `size` pixels; `fast` as in `resizing.resized`."""
+    """torchvision's `RandomResizedCrop` to a square of `size` pixels; with `fast` by torch, to pixels."""
 
     def __init__(self, size: int, scale: float, mode: InterpolationMode, *, fast: bool = False) -> None:
         self._size, self._scale, self._mode, self._fast = (size, size), (scale, 1.0), mode, fast
 
-    def __call__(self, image: Image.Image, generator: torch.Generator) -> Image.Image:
+    def __call__(self, image: Pixels, generator: torch.Generator) -> Pixels:
         """Return a part of the picture, resized."""
-        box = crop_box(*image.size, self._scale, generator)
-        return resized_crop(image, box, self._size, self._mode, fast=self._fast)
+        box = crop_box(*size_of(image), self._scale, generator)
+        return resized_crop(image, box, self._size, self._mode, self._fast)
 
 
-def horizontal_flip(image: Image.Image, generator: torch.Generator) -> Image.Image:
+def horizontal_flip(image: Pixels, generator: torch.Generator) -> Pixels:
     """Return the image, or its mirror image."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if chance(0.5, generator) else image
+    flipped: Pixels = tv.horizontal_flip(image) if chance(0.5, generator) else image
+    return flipped
 
 
-def vertical_flip(image: Image.Image, generator: torch.Generator) -> Image.Image:
+def vertical_flip(image: Pixels, generator: torch.Generator) -> Pixels:
     """Return the image, or the same upside down."""
-    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if chance(0.5, generator) else image
+    flipped: Pixels = tv.vertical_flip(image) if chance(0.5, generator) else image
+    return flipped
 
 
-def to_tensor(image: Image.Image, _: torch.Generator) -> torch.Tensor:
+def to_tensor(image: Pixels, _: torch.Generator) -> torch.Tensor:
     """Return uint8 of shape (3, height, width)."""
+    if isinstance(image, torch.Tensor):
+        return image
     pixels: torch.Tensor = tv.pil_to_tensor(image)
     return pixels
 

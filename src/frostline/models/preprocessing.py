@@ -198,22 +198,23 @@ class Preprocessing:
         """Return a sha256 that changes with any field."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
-    def crop(self, image: Image.Image, *, fast: bool = False) -> Tensor:
+    def crop(self, image: Image.Image | Tensor, *, fast: bool = False) -> Tensor:
         """Return the resized, cropped RGB image.
 
         Parameters
         ----------
-        image : PIL.Image.Image
-            Of any size and mode.
+        image : PIL.Image.Image, or Tensor of uint8, shape (3, h, w)
+            Of any size and mode; pixels only with `fast`.
         fast : bool
-            Resize as `resizing.resized` does with `fast`, where `resizes_fast` says so.
+            Resize by torch, which needs an interpolation of which `resizes_fast` says so.
 
         Returns
         -------
         Tensor of uint8, shape (3, size, size)
         """
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-        pixels: Tensor = _cropping(self, fast)(rgb)
+        if isinstance(image, Image.Image) and image.mode != "RGB":
+            image = image.convert("RGB")
+        pixels: Tensor = _cropping(self, fast)(resizing.pixels_of(image) if fast else image)
         return pixels
 
     @property
@@ -263,9 +264,12 @@ class Preprocessing:
 
 
 @lru_cache(maxsize=32)
-def _cropping(preprocessing: Preprocessing, fast: bool = False) -> Callable[[Image.Image], Tensor]:
-    """Return timm's evaluation transform up to, and without, scaling and normalisation."""
-    from timm.data.transforms import ResizeKeepRatio
+def _cropping(preprocessing: Preprocessing, fast: bool = False) -> Callable[[Any], Tensor]:
+    """Return timm's evaluation transform up to, and without, scaling and normalisation.
+
+    It takes RGB images, with `fast` pixels (3, h, w).
+    """
+    from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
     from timm.data.transforms_factory import create_transform
     from torchvision.transforms import CenterCrop, Resize
 
@@ -280,20 +284,22 @@ def _cropping(preprocessing: Preprocessing, fast: bool = False) -> Callable[[Ima
         crop_pct=preprocessing.crop_pct,
         crop_mode="center" if floor else preprocessing.crop_mode,
     )
-    if floor:
-        transform.transforms = [
-            _floor_crop(preprocessing.size) if isinstance(step, CenterCrop) else step
-            for step in transform.transforms
-        ]
-    resize = _resizing(preprocessing, fast)
-    transform.transforms = [
-        resize if isinstance(step, (ResizeKeepRatio, Resize)) else step for step in transform.transforms
-    ]
-    cropping: Callable[[Image.Image], Tensor] = transform
+    steps: list[Callable[[Any], Any]] = []
+    for step in transform.transforms:
+        if isinstance(step, ResizeKeepRatio | Resize):
+            steps.append(_resizing(preprocessing, fast))
+        elif floor and isinstance(step, CenterCrop):
+            steps += [*([resizing.picture_of] if fast else []), _floor_crop(preprocessing.size)]
+        elif fast and isinstance(step, CenterCropOrPad):  # pads with a colour, which only images bear
+            steps += [resizing.picture_of, step]
+        else:
+            steps.append(step)
+    transform.transforms = steps
+    cropping: Callable[[Any], Tensor] = transform
     return cropping
 
 
-def _resizing(preprocessing: Preprocessing, fast: bool) -> Callable[[Image.Image], Image.Image]:
+def _resizing(preprocessing: Preprocessing, fast: bool) -> Callable[[Any], Any]:
     """Return timm's resize; with "border" it leaves pictures that are very long a pixel of width."""
     from torchvision.transforms import InterpolationMode
 
@@ -301,9 +307,13 @@ def _resizing(preprocessing: Preprocessing, fast: bool) -> Callable[[Image.Image
 
     def resize(image: Image.Image) -> Image.Image:
         width, height = preprocessing.resized_size(*image.size)
-        return resizing.resized(image, (height, width), mode, fast=fast)
+        return resizing.resized(image, (height, width), mode)
 
-    return resize
+    def resize_fast(pixels: Tensor) -> Tensor:
+        width, height = preprocessing.resized_size(pixels.shape[2], pixels.shape[1])
+        return resizing.resized_fast(pixels, (height, width), mode)
+
+    return resize_fast if fast else resize
 
 
 def _floor_crop(size: int) -> Callable[[Image.Image], Image.Image]:

@@ -5,6 +5,9 @@ processor has vector instructions, and one level off in about one value of a hun
 Both round to 8 bits between a pass along rows and one along columns. torch begins with rows. Pillow 13 begins
 with columns where the height shrinks by more than twice what the width does; so does `resized` (up to 25
 levels lie between the two orders).
+
+Fast pixels are tensors from the decoder to the batch. Threads that decode hold the interpreter's lock a third
+as long as with Pillow's images, whose pixels are copied under it (docs/LOG.md 2026-11-30).
 """
 
 from __future__ import annotations
@@ -14,18 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 if TYPE_CHECKING:  # who builds no network needs no torchvision
     from torchvision.transforms import InterpolationMode
 
 FAST_MODES = ("bicubic", "bilinear")  # that torch has for 8-bit pixels
-VERSION = 1  # of what `fast=True` returns; raised when the pixels change
+VERSION = 1  # of what `resized_fast` returns; raised when the pixels change
 
 
-def resized(
-    image: Image.Image, size: tuple[int, int], mode: InterpolationMode, *, fast: bool = False
-) -> Image.Image:
-    """Return an RGB image resized as torchvision's `resize` does, with antialiasing.
+def resized(image: Image.Image, size: tuple[int, int], mode: InterpolationMode) -> Image.Image:
+    """Return an RGB image resized as torchvision's `resize` does, with antialiasing: by Pillow.
 
     Parameters
     ----------
@@ -34,8 +36,6 @@ def resized(
     size : (int, int)
         Height and width in pixels.
     mode : InterpolationMode
-    fast : bool
-        By torch, where it has that mode; else by Pillow.
 
     Returns
     -------
@@ -43,30 +43,48 @@ def resized(
     """
     from torchvision.transforms.v2 import functional
 
-    if not fast or mode.value not in FAST_MODES:
-        by_pillow: Image.Image = functional.resize(image, list(size), mode, antialias=True)
-        return by_pillow
-    (height, width), pixels = size, torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    if image.height > height and image.height - height > 2 * (image.width - width):
-        pixels = functional.resize(pixels, [height, image.width], mode, antialias=True)
-    pixels = functional.resize(pixels, [height, width], mode, antialias=True)
+    by_pillow: Image.Image = functional.resize(image, list(size), mode, antialias=True)
+    return by_pillow
+
+
+def resized_fast(pixels: Tensor, size: tuple[int, int], mode: InterpolationMode) -> Tensor:
+    """Return pixels resized by torch, with antialiasing.
+
+    Parameters
+    ----------
+    pixels : Tensor of uint8, shape (3, h, w)
+    size : (int, int)
+        Height and width in pixels.
+    mode : InterpolationMode
+        One of `FAST_MODES`.
+
+    Returns
+    -------
+    Tensor of uint8, shape (3, height, width)
+    """
+    from torchvision.transforms.v2 import functional
+
+    (height, width), (high, wide) = size, pixels.shape[1:]
+    if high > height and high - height > 2 * (wide - width):
+        pixels = functional.resize_image(pixels, [height, wide], mode, antialias=True)
+    resized_pixels: Tensor = functional.resize_image(pixels, [height, width], mode, antialias=True)
+    return resized_pixels
+
+
+def pixels_of(image: Image.Image | Tensor) -> Tensor:
+    """Return an RGB image's pixels, uint8 of shape (3, h, w); a tensor is returned as it is."""
+    if isinstance(image, Tensor):
+        return image
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def picture_of(pixels: Image.Image | Tensor) -> Image.Image:
+    """Return uint8 pixels (3, h, w) as an RGB image; an image is returned as it is."""
+    if isinstance(pixels, Image.Image):
+        return pixels
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
-def resized_crop(
-    image: Image.Image,
-    box: tuple[int, int, int, int],
-    size: tuple[int, int],
-    mode: InterpolationMode,
-    *,
-    fast: bool = False,
-) -> Image.Image:
-    """Return a part of an RGB image (top, left, height, width in pixels), resized as `resized` does."""
-    top, left, height, width = box
-    part = image.crop((left, top, left + width, top + height))
-    return resized(part, size, mode, fast=fast)
-
-
 def fast_name() -> str:
-    """Return what stands in the key of a row that was resized with `fast`: kernels differ by processor."""
+    """Return what stands in the key of a row of `resized_fast`'s pixels: kernels differ by processor."""
     return f"resized by torch {VERSION} {torch.backends.cpu.get_cpu_capability()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import tempfile
 import time
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from frostline.data.decoding_threads import AUTO, Workers
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.image_batches import Images, contact_sheet, evaluation_batch
+from frostline.feature_extraction.random_transforms import size_of
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
 from frostline.system import cpu_threads, deadline, devices, directories, numerics
@@ -308,7 +310,7 @@ def _image_seconds(images: Images) -> dict[str, Any]:
         "file_s": (read_at - start) / len(positions),
         "crop_s": (cropped_at - read_at) / len(positions),
         "augment_s": (augmented_at - started) / len(positions),
-        "picture_bytes": sum(3 * picture.width * picture.height for picture in pictures) // len(positions),
+        "picture_bytes": sum(3 * math.prod(size_of(picture)) for picture in pictures) // len(positions),
     }
 
 

@@ -78,6 +78,7 @@ CUSTOM = "custom "  # begins the name of a callable in a run's configuration
 PACKAGES = (
     "frostline",
     "torch",
+    "torchcodec",
     "torchvision",
     "timm",
     "numpy",

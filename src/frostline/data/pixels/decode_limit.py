@@ -34,12 +34,14 @@ class InFlight:
             self.largest = max(self.largest, self._bytes)
         try:
             yield
-        finally:
-            rooms = getattr(_pipeline, "rooms", None)
-            if rooms is None:
-                self._give_back(size_bytes)
-            else:
-                rooms.append((self, size_bytes))
+        except BaseException:  # nothing is held, and who decodes in another way wants room again
+            self._give_back(size_bytes)
+            raise
+        rooms = getattr(_pipeline, "rooms", None)
+        if rooms is None:
+            self._give_back(size_bytes)
+        else:
+            rooms.append((self, size_bytes))
 
     def _give_back(self, size_bytes: int) -> None:
         with self._changed:

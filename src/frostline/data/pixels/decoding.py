@@ -15,13 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from frostline.data.pixels import deep_pixels, dicom, formats, rendering
 from frostline.data.pixels.decode_limit import FILES_IN_FLIGHT, IN_FLIGHT, PILLOWS_LIMIT
 from frostline.data.pixels.deep_pixels import Deep
+from frostline.data.pixels.jpeg_segments import plain_size
 from frostline.data.pixels.rendering import ALPHA, PLAIN, Rendering
 from frostline.errors import DamagedImage, MissingImage
+
+# From a plain JPEG's bytes to uint8 of shape (height, width, 3). Raises `RuntimeError` where it can't.
+JpegDecoder = Callable[[bytes], NDArray[np.uint8]]
 
 # The largest sensors in use have 200 million pixels (phones) and 150 (medium format).
 MAX_PIXELS = 200_000_000
@@ -49,18 +55,31 @@ MIN_SIDE_PIXELS = 2
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded image, upright, before a study's rendering: `image` of 8 bits a channel, or `deep` pixels."""
+    """A decoded image, upright, before a study's rendering: `image` of 8 bits a channel, or `deep` pixels.
+
+    What another decoder than Pillow made of a JPEG are `pixels`, uint8 of shape (height, width, 3).
+    """
 
     kind: str  # "" = opaque RGB; `ALPHA` = RGBA; else what `deep` holds
     image: Image.Image | None = None
     deep: Deep | None = None
+    pixels: NDArray[np.uint8] | None = None
     shrunk: bool = False  # while decoding, as requested
     several: bool = False  # the file holds more pages or frames, which are not looked at
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        if self.pixels is not None:
+            return self.pixels.shape[1], self.pixels.shape[0]
+        return self.rgb().size
 
     def rgb(self, how: Rendering = PLAIN) -> Image.Image:
         """Return it as RGB."""
         if self.deep is not None:
             return how.picture(self.deep)
+        if self.pixels is not None:
+            return Image.fromarray(np.ascontiguousarray(self.pixels))
         assert self.image is not None
         return rendering.on_ground(self.image, how.ground) if self.kind == ALPHA else self.image
 
@@ -229,6 +248,18 @@ def picture_small(data: bytes, side_pixels: int) -> Picture:
     with _words_for_faults(lambda: data), _open(io.BytesIO(data)) as image:
         shrunk = image.draft(None, (side_pixels, side_pixels)) is not None
         return replace(_picture(image, lambda: _open(io.BytesIO(data))), shrunk=shrunk)
+
+
+def picture_by(decoder: JpegDecoder, data: bytes) -> Picture | None:
+    """Decode by another decoder than Pillow; `None` for what is no plain JPEG, and for damaged ones."""
+    size = plain_size(data)
+    if size is None or size_fault(*size) or size[0] * size[1] > MAX_HELD_PIXELS:
+        return None
+    try:
+        with IN_FLIGHT.room_for(size[0] * size[1] * BYTES_A_PIXEL):
+            return Picture("", pixels=decoder(data))
+    except RuntimeError:  # torch's, for all that it can't decode
+        return None
 
 
 def jpeg_fraction(size: tuple[int, int], side_pixels: int) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 from frostline.data.pixels import decoding
 from frostline.data.pixels.decoding import Picture
 from frostline.data.pixels.image_traits import is_flat
+from frostline.data.pixels.jpeg_segments import FRAMES, HEIGHT, SEQUENTIAL, segments
 
 TOP_ROWS = 128  # of 12 megapixels: 2 ms of a core, beside 52 for all rows
 # Decoded and dropped: colour at a half is interpolated with the row below. One row of blocks is 16 at most.
@@ -22,12 +23,6 @@ BELOW_ROWS = 16
 # A JPEG of a smaller side is decoded whole: so the first rows are a seventh of it at most. A choice.
 LEAST_SIDE = 1024
 GRID = 256  # places a side at most that a digest is of, evenly spread; as `pixel_digest`
-
-# Markers of a JPEG (ITU T.81, table B.1). A frame's header holds its height after two bytes of length and one
-# of precision (B.2.2).
-SEQUENTIAL, SCAN, ALONE = (0xC0, 0xC1), 0xDA, (0x01, *range(0xD0, 0xD9))
-OTHER_FRAMES = tuple(code for code in range(0xC2, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
-HEIGHT = slice(5, 7)
 
 
 def digest_of(content: bytes) -> bytes:
@@ -55,12 +50,10 @@ def digest_of(content: bytes) -> bytes:
 
 def candidates(picture: Picture) -> tuple[bytes, ...]:
     """Return the digests that `digest_of` would give for a picture's file: one for each way it is turned."""
-    if picture.deep is not None:
+    if picture.deep is not None or min(picture.size) < LEAST_SIDE:
         return ()
     image = picture.rgb()
     width, height = image.size
-    if min(width, height) < LEAST_SIDE:
-        return ()
     sides = (
         (0, 0, width, TOP_ROWS),
         (0, height - TOP_ROWS, width, height),
@@ -78,19 +71,7 @@ def _digest(size: tuple[int, int], rows: Image.Image) -> bytes:
 
 def _height_at(content: bytes) -> slice | None:
     """Return where a sequential JPEG holds its height; `None` for other files."""
-    if content[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 < len(content) and content[at] == 0xFF:
-        code = content[at + 1]
-        if code in SEQUENTIAL:
-            return slice(at + HEIGHT.start, at + HEIGHT.stop)
-        if code == SCAN or code in OTHER_FRAMES:
-            return None
-        if code == 0xFF:  # a byte of padding
-            at += 1
-        elif code in ALONE:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    for code, at in segments(content):
+        if code in FRAMES:
+            return slice(at + HEIGHT.start, at + HEIGHT.stop) if code in SEQUENTIAL else None
     return None

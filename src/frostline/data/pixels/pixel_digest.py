@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -39,10 +41,25 @@ def digest_of(picture: Picture) -> bytes:
         parts = [picture.deep.values, *([] if picture.deep.alpha is None else [picture.deep.alpha])]
         encoded = [f"{part.shape} {part.dtype.name}".encode() + _thin(part) for part in parts]
         return hashlib.sha256(b"".join(encoded)).digest()[:8]
-    image = picture.rgb()
-    grid = (min(image.width, GRID), min(image.height, GRID))
-    pixels = image if image.size == grid else image.resize(grid, Image.Resampling.NEAREST)
-    return hashlib.sha256(repr(image.size).encode("ascii") + pixels.tobytes()).digest()[:8]
+    width, height = picture.size
+    grid = (min(width, GRID), min(height, GRID))
+    if picture.pixels is not None:
+        columns, rows = (_nearest(side, places) for side, places in zip(picture.size, grid, strict=True))
+        thin = np.empty((*grid[::-1], 3), dtype=np.uint8)
+        for colour in range(3):  # each lies by itself in memory, which makes this three times as fast
+            thin[..., colour] = picture.pixels[..., colour].take(rows, axis=0).take(columns, axis=1)
+        pixels = thin.tobytes()
+    else:
+        image = picture.rgb()
+        pixels = (image if image.size == grid else image.resize(grid, Image.Resampling.NEAREST)).tobytes()
+    return hashlib.sha256(repr(picture.size).encode("ascii") + pixels).digest()[:8]
+
+
+@lru_cache(maxsize=256)
+def _nearest(side: int, places: int) -> NDArray[np.int64]:
+    """Return the pixels that Pillow's NEAREST takes of a side: it adds up steps, and so does this."""
+    step = side / places
+    return np.cumsum([step / 2, *[step] * (places - 1)]).astype(np.int64)
 
 
 def _thin(part: NDArray[Any]) -> bytes:
