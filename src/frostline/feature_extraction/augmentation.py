@@ -115,6 +115,7 @@ def check_options(name: str, min_crop: float | None, rotate: str) -> None:
 class Transform:
     """From an RGB image, or its pixels (3, h, w), to uint8 of shape (3, size, size), drawing on a generator.
 
+    Where images are rotated, or `custom` is given, it takes no pixels.
     `custom` maps an RGB image to an RGB image, which then gets flips and the checkpoint's resize and crop.
     With `fast` torch resizes, and pixels stay a tensor.
     """
@@ -138,9 +139,9 @@ class Transform:
             *_flips(policy),
         ]
         if policy.name == "strong":
-            self._steps.append(random_transforms.on_picture(random_transforms.trivial_augment))
+            self._steps.append(random_transforms.trivial_augment)
         elif policy.name == "randaugment":
-            self._steps.append(random_transforms.on_picture(random_transforms.rand_augment))
+            self._steps.append(random_transforms.rand_augment)
         if self._crops:
             self._steps.append(random_transforms.to_tensor)
         if policy.name == "strong":
@@ -151,7 +152,8 @@ class Transform:
         generator = torch.Generator().manual_seed(seed)
         value: Any = image
         if self._custom is not None:
-            value = _image(_seeded_globally(self._custom, picture_of(image), seed))
+            assert isinstance(image, Image.Image)
+            value = _image(_seeded_globally(self._custom, image, seed))
         for step in self._steps:
             value = step(value, generator)
         pixels: torch.Tensor = value if self._crops else self._preprocessing.crop(value, fast=self._fast)
@@ -197,10 +199,9 @@ class _FramedCrop:
 def _rotation(policy: Policy, preprocessing: Preprocessing) -> list[RandomTransform]:
     """Turn the picture before anything is cut out of it."""
     if policy.rotate == "90":
-        return [random_transforms.on_picture(random_rotation.quarter_turns)]
+        return [random_rotation.quarter_turns]
     if policy.rotate == "any":
-        any_angle = random_rotation.AnyAngle(preprocessing.size / math.sqrt(policy.crop_scale or 1.0))
-        return [random_transforms.on_picture(any_angle)]
+        return [random_rotation.AnyAngle(preprocessing.size / math.sqrt(policy.crop_scale or 1.0))]
     return []
 
 

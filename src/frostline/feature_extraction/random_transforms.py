@@ -113,11 +113,6 @@ def resized_crop(
     return resized(image.crop((left, top, left + width, top + height)), size, mode)
 
 
-def on_picture(step: RandomTransform) -> RandomTransform:
-    """Return a transform of images that takes their pixels as well."""
-    return lambda image, generator: step(picture_of(image), generator)
-
-
 class RandomCrop:
     """torchvision's `RandomResizedCrop` to a square of `size` pixels; with `fast` by torch, to pixels."""
 
@@ -213,8 +208,9 @@ SHIFTS = {3: 0, 4: 1}  # operations that shift, and the axis (of width and heigh
 RAND_OPERATIONS, RAND_MAGNITUDE = 2, 9  # how many, and of the `BINS` magnitudes: torchvision's defaults
 
 
-def rand_augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
+def rand_augment(pixels: Pixels, generator: torch.Generator) -> Image.Image:
     """Return the image after two of `OPERATIONS`: torchvision's `RandAugment`."""
+    image = picture_of(pixels)
     for _ in range(RAND_OPERATIONS):
         number = integer(len(OPERATIONS), generator)
         (_, signed, operation), magnitudes = OPERATIONS[number], RAND_MAGNITUDES[number]
@@ -229,8 +225,9 @@ def rand_augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
     return image
 
 
-def trivial_augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
+def trivial_augment(pixels: Pixels, generator: torch.Generator) -> Image.Image:
     """Return the image after one of `OPERATIONS`: torchvision's `TrivialAugmentWide`."""
+    image = picture_of(pixels)
     magnitudes, signed, operation = OPERATIONS[integer(len(OPERATIONS), generator)]
     magnitude = 0.0
     if magnitudes is not None:
