@@ -23,7 +23,6 @@ import torch
 import frostline
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
-from frostline.feature_extraction.jpeg_decoding import decoder_name
 from frostline.studies.study_folder import environment
 from workers import generated_table
 
@@ -78,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.setswitchinterval(SWITCH_S)
     torch.set_num_threads(1)
-    print(environment(), decoder_name())
+    print(environment())
     print("| pixels | view | holds the lock, ms (range) | alone, ms (range) |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         data = frostline.load_data(generated_table(Path(folder), arguments.images))

@@ -67,10 +67,10 @@ since its advice is about pretrained features.
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),
   `seconds` (the command's), `run_seconds` (the run's own),
   `augment`, `flip`, `flip_test` (with `--rotate` also `rotate`, and `rotate_test` if images were tested),
-  `numeric_plan`, `decoding: {{workers, pixels, jpeg_decoder,
-  images_per_s, network_images_per_s, waited_s}}` (threads that decoded ahead; `fast` or `reference` pixels;
-  the library that decoded ordinary JPEGs; images a second that the threads decode and that the network
-  takes; seconds it waited for pixels),
+  `numeric_plan`, `decoding: {{workers, pixels,
+  images_per_s, network_images_per_s, waited_s, by_torchcodec}}` (threads that decoded ahead; `fast` or
+  `reference` pixels; images a second that the threads decode and that the network takes; seconds it waited
+  for pixels; pictures that torchcodec decoded, Pillow the others),
   `features: {{computed, from_cache}}`, `skipped`, `run`,
   `study`, `test_evaluations`, `reused` (finished before, and read back);
   for a probe also `l2`, `cv_score`; with `--min-recall`, `--min-precision` or `--costs` (also in `compare`,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 
 import frostline
 from frostline.config import Config
@@ -21,7 +23,7 @@ from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import MIRRORED, Images
-from frostline.feature_extraction.jpeg_decoding import decoder_name
+from frostline.feature_extraction.random_transforms import resized_crop
 from frostline.models import Preprocessing
 from frostline.models.preprocessing import CROP_MODES
 from frostline.models.resizing import FAST_MODES, fast_name, pixels_of, resized, resized_fast
@@ -34,7 +36,7 @@ from tiny import PREPROCESSING, picture, tiny_backbone
 # The tiny network sees 16 px, so 32 are left: of 140 a quarter, of fewer than 64 all.
 LARGE, SMALL = 140, 63
 ALL = "test train val"  # of which pictures of mistakes are taken
-RESIZED = f"{fast_name()} {decoder_name()}"  # in a key
+RESIZED = fast_name()  # in a key
 
 
 def _folder(path: Path, side: int, suffix: str = ".jpg") -> Manifest:
@@ -140,8 +142,6 @@ def test_sharp_edges_move_by_no_more_than_two_levels_whatever_the_shape(
     mode: str, source: tuple[int, int], target: tuple[int, int]
 ) -> None:
     """Pillow and torch round to bytes between two passes: where Pillow begins with columns, so do we."""
-    from torchvision.transforms import InterpolationMode
-
     blocks = np.random.default_rng(2).integers(0, 2, (source[1] // 5 + 1, source[0] // 5 + 1, 3), np.uint8)
     image = Image.fromarray(255 * blocks).resize(source, Image.Resampling.NEAREST)
     reference = pixels_of(resized(image, target, InterpolationMode(mode))).int()
@@ -152,20 +152,42 @@ def test_sharp_edges_move_by_no_more_than_two_levels_whatever_the_shape(
         assert (moved > 0).float().mean() < 0.05
 
 
-def test_torch_resizes_in_the_decoding_thread_alone(large: Manifest) -> None:
-    """Else each of the threads that decode would start as many more as torch computes with."""
-    from torchvision.transforms import InterpolationMode
+@pytest.mark.parametrize("mode", FAST_MODES)
+def test_pieces_of_any_shape_are_resized_as_pillow_does(mode: str) -> None:
+    """torch takes the layout of what is one pixel wide for another, and answered nonsense, or not at all."""
+    interpolation, rng = InterpolationMode(mode), np.random.default_rng(3)
+    for _ in range(500):
+        height, width = rng.integers(2, 40, 2).tolist()
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        box = (top, left, int(rng.integers(1, height - top + 1)), int(rng.integers(1, width - left + 1)))
+        size = (int(rng.integers(1, 30)), int(rng.integers(1, 30)))
+        reference = pixels_of(resized_crop(image, box, size, interpolation, fast=False)).int()
+        for pixels in (pixels_of(image), pixels_of(image).contiguous()):
+            fast = pixels_of(resized_crop(pixels, box, size, interpolation, fast=True)).int()
+            assert (fast - reference).abs().max() <= 3, (height, width, box, size)
 
-    pixels = pixels_of(Image.effect_noise((900, 700), 40).convert("RGB"))
+
+@pytest.mark.parametrize("policy", [Policy(name, "both") for name in ("none", "light", "strong")])
+def test_torch_computes_in_the_decoding_threads_alone(
+    policy: Policy, large: Manifest, tmp_path: Path
+) -> None:
+    """Else each of the threads that decode would start as many more as torch computes with."""
+    for label, place in itertools.product("ab", range(4)):
+        (tmp_path / label).mkdir(exist_ok=True)
+        noise = Image.effect_noise((900, 700), 30 + place + 10 * (label == "b")).convert("RGB")
+        noise.save(tmp_path / label / f"{place}.jpg")
+    data = frostline.load_data(tmp_path, near_copies=False)
+    images = Images(data, data.samples, PREPROCESSING.with_size(600), policy=policy, fast=True)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(len, "").result()
-            count = psutil.Process().num_threads()
-            for _ in range(3):
-                pool.submit(resized_fast, pixels, (256, 330), InterpolationMode("bicubic")).result()
-            assert psutil.Process().num_threads() == count
+        counts = []
+        for _ in images.batches([[(place, view) for place in range(8)] for view in (1, 2, 3)], 2):
+            counts.append(psutil.Process().num_threads())
+            assert torch.get_num_threads() == 4  # of who takes the batches
+        assert len(set(counts)) == 1
+        assert images.rates.by_torchcodec > 0
         with ThreadPoolExecutor(2) as pool:
             crops = list(pool.map(lambda _: _images(large)[0, 0], range(4)))
         assert all(torch.equal(crop, crops[0]) for crop in crops)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -455,3 +456,43 @@ def test_measuring_decodes_each_image_once(
 def test_a_wrong_number_of_threads_is_said(data: Manifest) -> None:
     with pytest.raises(UsageError, match="workers must be"):
         measure(tiny_backbone(), data, workers=-1)
+
+
+@pytest.mark.parametrize("learned", [20, 40])
+def test_what_no_model_learned_from_is_measured_first(
+    learned: int, data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurement, "MOST_PROBED", 15)
+    monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
+    digests = [sample.digest for sample in data.subset("train")]
+    of_three = learned // 20  # of three images of a class one or two
+    before = replace(data, learned=frozenset(d for at, d in enumerate(digests) if at % 3 < of_three))
+    signals = measure(tiny_backbone(), before, random=False, rates=False)
+    assert any(f"learned from {learned} of 60 images" in note for note in signals.notes)
+    assert signals.linear_probe is not None
+    assert signals.linear_probe.images == 60 - learned
+    assert signals.probe_by_stage
+    assert signals.curve
+    some = measurement.class_balanced_subset(before, before.subset("train"), 15, 0)
+    assert not {sample.digest for sample in some} & before.learned
+
+
+def test_stages_that_cannot_be_probed_leave_the_other_probes(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurement, "MOST_PROBED", 3)
+    monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
+    signals = measure(tiny_backbone(), data, random=False, rates=False)
+    assert not signals.probe_by_stage
+    assert any("Of the 3 images that are probed stage by stage, no class" in note for note in signals.notes)
+    assert signals.linear_probe is not None
+    assert signals.linear_probe.images == 60
+
+
+def test_the_time_that_measuring_takes_is_foretold_from_the_images_it_takes(
+    data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert measurement.images_measured(data) == (60, 0)
+    monkeypatch.setattr(measurement, "MOST_PROBED", 20)
+    monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
+    assert measurement.images_measured(data) == (20, 60)

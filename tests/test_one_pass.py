@@ -153,7 +153,12 @@ def test_rates_are_of_threads_and_of_passes(monkeypatch: pytest.MonkeyPatch) -> 
     rates = PassRates(decoded=10, decoding_s=2.0)
     monkeypatch.setattr(image_batches, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert len(list(rates.of_pass(iter([torch.zeros(6, 3), torch.zeros(4, 3)])))) == 2
-    assert rates.as_dict(4) == {"images_per_s": 20.0, "network_images_per_s": 5.0, "waited_s": 5.0}
+    assert rates.as_dict(4) == {
+        "images_per_s": 20.0,
+        "network_images_per_s": 5.0,
+        "waited_s": 5.0,
+        "by_torchcodec": 0,
+    }
     doubled = rates + rates
     assert (doubled.decoded, doubled.passed, doubled.waited_s) == (20, 20, 10.0)
 

@@ -46,6 +46,7 @@ class SampleReader:
     def __init__(self, root: Path | None, items: Items | None, sizes: Mapping[str, Size]) -> None:
         self._root, self._items = root, items
         self._sizes, self._jpegs = dict(sizes), dict[str, bool]()
+        self._upright = set[str]()  # digests of JPEGs whose EXIF was looked at, and turns nothing
 
     # --- pixels ---------------------------------------------------------------------------------------------
 
@@ -112,8 +113,10 @@ class SampleReader:
         if side_pixels and isinstance(content, bytes):
             return decoding.picture_small(content, side_pixels)
         if decoder is not None and isinstance(content, bytes):
-            by_decoder = decoding.picture_by(decoder, content)
+            upright = sample.digest in self._upright
+            by_decoder = decoding.picture_by(decoder, content, upright=upright)
             if by_decoder is not None:
+                self._upright.add(sample.digest)
                 return by_decoder
         return decoding.picture(content)
 

@@ -5,7 +5,13 @@ transferability) → measurement · feature_drift
 """
 
 from frostline.diagnostics.dataset_size import DatasetSize
-from frostline.diagnostics.measurement import Confidence, Signals, class_balanced_subset, measure
+from frostline.diagnostics.measurement import (
+    Confidence,
+    Signals,
+    class_balanced_subset,
+    images_measured,
+    measure,
+)
 from frostline.diagnostics.pretraining_similarity import Similarity, similarity
 from frostline.diagnostics.stage_probes import CurvePoint, SeveralStageProbe, StageProbe
 
@@ -18,6 +24,7 @@ __all__ = [
     "Similarity",
     "StageProbe",
     "class_balanced_subset",
+    "images_measured",
     "measure",
     "similarity",
 ]

@@ -225,7 +225,7 @@ def measure(
         )
     data = training_overlap.mark_learned(backbone, data.checked(progress))
     samples = class_balanced_subset(data, data.subset("train"), MOST_IMAGES, seed)
-    probed = class_balanced_subset(data, samples, max(MOST_PROBED, PROBED_A_CLASS * len(data.classes)), seed)
+    probed = class_balanced_subset(data, samples, _most_probed(data), seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))
     config = rates_of.forward_config(backbone, threads=threads) if len(samples) > len(probed) else None
     key = {
@@ -290,6 +290,17 @@ def measure(
     )
 
 
+def images_measured(data: Manifest) -> tuple[int, int]:
+    """Return how many training images `measure` passes stage by stage, and how many as training does."""
+    samples = min(len(data.subset("train")), MOST_IMAGES)
+    stage_by_stage = min(samples, _most_probed(data))
+    return stage_by_stage, samples if samples > stage_by_stage else 0
+
+
+def _most_probed(data: Manifest) -> int:
+    return max(MOST_PROBED, PROBED_A_CLASS * len(data.classes))
+
+
 def _rates(
     backbone: Backbone,
     data: Manifest,
@@ -327,7 +338,10 @@ def _measure_signals(
     workers: Workers,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Return the signals as plain data: `images` stage by stage, all samples for the curve."""
+    """Return the signals as plain data: `images` pass stage by stage, all samples as training computes them.
+
+    Without `config` the images are all samples.
+    """
     probed, notes = images.samples, []
     units = data.units(probed)
     recorder, blocks = None, blocks_of(len(images), units.tolist())
@@ -361,52 +375,59 @@ def _measure_signals(
         notes.append(f"{backbone.name} has a new classifier, so its confidence says nothing.")
     elif len(images) >= FEWEST and backbone.stages[-1].shape[-1] > 1:
         signals["confidence"] = asdict(_confidence(backbone, measured.confidence, units))
-    folds = _folds(data, probed, seed)
-    learned = sum(sample.digest in data.learned for sample in probed)
+    learned = sum(sample.digest in data.learned for sample in samples)
     if learned:
         notes.append(
-            f"The model learned from {learned} of {len(probed)} images before: no probe is evaluated on them."
+            f"The model learned from {learned:,} of {len(samples):,} images before: "
+            "no probe is evaluated on them."
         )
-    if not folds:
+    folds = _folds(data, probed, seed)
+    if folds:
+        with deadline.work(MEASURING):
+            probes = stage_probes.probe_stages(
+                measured.features, images.targets, units, len(data.classes), folds
+            )
+        signals["probe_by_stage"] = [asdict(row) for row in probes]
+    else:
         new = "new images" if learned else "images"
-        notes.append(f"No class has two {new} that may be separated, so no stage can be probed.")
-        return {**signals, "notes": notes}
-    with deadline.work(MEASURING):
-        probes = stage_probes.probe_stages(measured.features, images.targets, units, len(data.classes), folds)
-    signals["probe_by_stage"] = [asdict(row) for row in probes]
-    last, statistics = measured.features[next(reversed(measured.features))], measured.statistics
+        among = f"Of the {len(probed):,} images that are probed stage by stage, no" if config else "No"
+        notes.append(f"{among} class has two {new} that may be separated, so no stage can be probed.")
+    features, statistics = measured.features[next(reversed(measured.features))], measured.statistics
     if config is not None:
-        notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
+        if folds:
+            notes.append(f"Stages were probed with {len(probed):,} of {len(samples):,} images.")
         # As training computes them by default, which then finds the rows.
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
-        images = Images(data, samples, backbone.preprocessing, fast=True).with_pixels_of(images)
-        both = features_and_statistics(head, images, workers=workers, progress=progress)
-        last, statistics = np.split(both, [backbone.feature_width], axis=1)
-        units, folds = data.units(samples), _folds(data, samples, seed)
-    with deadline.work(MEASURING):
-        several = stage_probes.probe_several(
-            last,
-            statistics,
-            stage_taps(backbone)[:SEVERAL],
-            images.targets,
-            units,
-            len(data.classes),
-            folds,
-        )
-        signals["linear_probe"] = asdict(several)
-        signals["curve"] = _curve(data, samples, last, seed)
-        signals["groups"] = _by_groups(data, samples, last, seed)
+        everything = Images(data, samples, backbone.preprocessing, fast=True).with_pixels_of(images)
+        both = features_and_statistics(head, everything, workers=workers, progress=progress)
+        features, statistics = np.split(both, [backbone.feature_width], axis=1)
+        folds = _folds(data, samples, seed)
+    if folds:
+        with deadline.work(MEASURING):
+            signals |= _probe_head(backbone, data, samples, features, statistics, folds, seed)
     return {**signals, "notes": notes}
 
 
-def _curve(
-    data: Manifest, samples: tuple[Sample, ...], stage_features: NDArray[np.float32], seed: int
-) -> list[dict[str, Any]]:
-    """Return the learning curve of a probe of these features, as plain data."""
+def _probe_head(
+    backbone: Backbone,
+    data: Manifest,
+    samples: tuple[Sample, ...],
+    features: NDArray[np.float32],
+    statistics: NDArray[np.float32],
+    folds: Folds,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what is probed of the features before the head, as plain data."""
     targets, units, classes = data.targets(samples), data.units(samples), len(data.classes)
-    folds = _folds(data, samples, seed)
-    curve = stage_probes.learning_curve(stage_features, targets, units, classes, folds, derive(seed, "curve"))
-    return [asdict(point) for point in curve]
+    several = stage_probes.probe_several(
+        features, statistics, stage_taps(backbone)[:SEVERAL], targets, units, classes, folds
+    )
+    curve = stage_probes.learning_curve(features, targets, units, classes, folds, derive(seed, "curve"))
+    return {
+        "linear_probe": asdict(several),
+        "curve": [asdict(point) for point in curve],
+        "groups": _by_groups(data, samples, features, seed),
+    }
 
 
 def _proposed(data: Manifest, samples: tuple[Sample, ...]) -> list[str]:
@@ -469,7 +490,7 @@ def _folds(data: Manifest, samples: tuple[Sample, ...], seed: int) -> Folds:
 def class_balanced_subset(
     data: Manifest, samples: tuple[Sample, ...], most: int, seed: int
 ) -> tuple[Sample, ...]:
-    """Return at most `most` samples, an equal share of each class.
+    """Return at most `most` samples, an equal share of each class: first those that no model learned from.
 
     Parameters
     ----------
@@ -487,10 +508,11 @@ def class_balanced_subset(
     if len(samples) <= most:
         return samples
     targets = data.targets(samples)
+    learned = {i for i, sample in enumerate(samples) if sample.digest in data.learned}
     rank = np.zeros(len(samples))
     for label in np.unique(targets):
         positions = np.flatnonzero(targets == label)
-        order = sorted(positions, key=lambda i: derive(seed, "measure", samples[i].digest))
+        order = sorted(positions, key=lambda i: (i in learned, derive(seed, "measure", samples[i].digest)))
         rank[order] = np.arange(len(positions)) / len(positions)
     chosen = np.sort(np.argsort(rank, kind="stable")[:most])
     return tuple(samples[i] for i in chosen)

@@ -34,7 +34,7 @@ from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import FrostlineError, RunWarning, option
 from frostline.feature_extraction.augmentation import Policy, SeededView, Transform
-from frostline.feature_extraction.jpeg_decoding import decoder_name, jpeg_decoder
+from frostline.feature_extraction.jpeg_decoding import decoded, torchcodecs_decoder
 from frostline.feature_extraction.ordered_threads import AHEAD, between_pauses, mapped
 from frostline.feature_extraction.random_transforms import Pixels, size_of
 from frostline.models import Preprocessing
@@ -91,6 +91,8 @@ class PassRates:
         Seconds the passes took with them.
     waited_s : float
         Seconds the passes waited for pixels.
+    by_torchcodec : int
+        Pictures that torchcodec decoded; Pillow decoded the others.
     """
 
     decoded: int = 0
@@ -98,6 +100,12 @@ class PassRates:
     passed: int = 0
     passing_s: float = 0.0
     waited_s: float = 0.0
+    by_torchcodec: int = 0
+
+    def add_by_torchcodec(self) -> None:
+        """Count one picture; called by several threads."""
+        with _holding:
+            self.by_torchcodec += 1
 
     def add_decoded(self, seconds: float) -> None:
         """Count one view; called by several threads."""
@@ -122,6 +130,7 @@ class PassRates:
             self.passed + other.passed,
             self.passing_s + other.passing_s,
             self.waited_s + other.waited_s,
+            self.by_torchcodec + other.by_torchcodec,
         )
 
     def as_dict(self, workers: int) -> dict[str, Any]:
@@ -131,6 +140,7 @@ class PassRates:
             "images_per_s": None if decoding is None else round(decoding, 1),
             "network_images_per_s": round(self.passed / self.passing_s, 1) if self.passing_s else None,
             "waited_s": round(self.waited_s, 3),
+            "by_torchcodec": self.by_torchcodec,
         }
 
     def starved(self, workers: int, device: str) -> str:
@@ -186,7 +196,6 @@ class Images(Dataset[Tensor]):
         self._sides = _fast_sides(preprocessing, self.policy, custom is None) if fast else (0, 0)
         # Pictures are decoded to tensors, where nothing but our own steps is done to them.
         self._as_tensors = self._fast and custom is None and self.policy.rotate == "none"
-        self._fast_name = f" {fast_name()}" + (f" {decoder_name()}" if self._as_tensors else "")
         self._decoded: dict[int, Pixels] = {}
         self._still: dict[int, Tensor] = {}  # view 0, which every epoch would compute anew
         self._looked_at_again = False
@@ -260,7 +269,7 @@ class Images(Dataset[Tensor]):
             self.view_name(view)
             + self.manifest.rendered(self.samples[position])
             + (f" jpeg 1/{fraction}" if fraction > 1 else "")
-            + (self._fast_name if self._resizes_fast(position, augmented) else "")
+            + (f" {fast_name()}" if self._resizes_fast(position, augmented) else "")
         )
 
     @property
@@ -327,8 +336,14 @@ class Images(Dataset[Tensor]):
         sample, fraction = self.samples[position], self._fraction(position, side)
         if not self._as_tensors:
             return self.manifest.read(sample, *([side] if fraction > 1 else []))
-        array = self.manifest.read_pixels(sample, side if fraction > 1 else 0, jpeg_decoder())
+        decoder = None if torchcodecs_decoder() is None else self._by_torchcodec
+        array = self.manifest.read_pixels(sample, side if fraction > 1 else 0, decoder)
         return torch.from_numpy(array).permute(2, 0, 1)
+
+    def _by_torchcodec(self, data: bytearray) -> NDArray[np.uint8]:
+        pixels = decoded(data)
+        self.rates.add_by_torchcodec()
+        return pixels
 
     def _hold(self, held: dict[int, T], position: int, value: T, size_bytes: int) -> None:
         """Keep a value in memory, where there is room and no other thread has done so."""

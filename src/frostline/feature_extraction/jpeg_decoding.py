@@ -11,39 +11,28 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frostline.data.pixels.decoding import JpegDecoder
-from frostline.feature_extraction.numeric_key import version
-
-
-def jpeg_decoder() -> JpegDecoder | None:
-    """Return torchcodec's decoder; `None` where it can't be loaded, and Pillow decodes.
-
-    It takes a JPEG of three colours or grey and returns uint8 of shape (height, width, 3). It raises
-    `RuntimeError` for a damaged one.
-    """
-    return None if _torchcodec() is None else _decoded
-
-
-def decoder_name(fast: bool = True) -> str:
-    """Return which library decodes plain JPEGs, with its version; without `fast` pixels it is Pillow."""
-    package = "torchcodec" if fast and _torchcodec() is not None else "pillow"
-    return f"{package} {version(package)}"
-
 
 @cache
-def _torchcodec() -> Callable[[bytes], Tensor] | None:
+def torchcodecs_decoder() -> Callable[[Tensor], Tensor] | None:
+    """Return torchcodec's decoder of JPEGs; `None` where it can't be loaded, and Pillow decodes."""
     try:
-        decoders = importlib.import_module("torchcodec.decoders")
-    except (ImportError, OSError, RuntimeError):  # not there, or built for another torch
+        decoder: Callable[[Tensor], Tensor] = importlib.import_module("torchcodec.decoders").decode_jpeg
+    except (ImportError, AttributeError, OSError, RuntimeError):  # not there, too old, or for another torch
         return None
-    decode_jpeg: Callable[[bytes], Tensor] = decoders.decode_jpeg
-    return decode_jpeg
+    return decoder
 
 
-def _decoded(data: bytes) -> NDArray[np.uint8]:
-    decode_jpeg = _torchcodec()
+def decoded(data: bytearray) -> NDArray[np.uint8]:
+    """Return the pixels of a plain JPEG, shape (height, width, 3), by torchcodec.
+
+    `data` holds no EXIF, by which torchcodec would turn the picture. It goes there as a tensor: with bytes,
+    torchcodec changes the process's filters of warnings for a moment, which other threads would meet.
+    Raises `RuntimeError` for a damaged file.
+    """
+    decode_jpeg = torchcodecs_decoder()
     assert decode_jpeg is not None
-    return decode_jpeg(data).permute(1, 2, 0).numpy()
+    return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8)).permute(1, 2, 0).numpy()

@@ -14,7 +14,7 @@ from frostline.system import compiling, devices
 from frostline.system.numerics import NumericPlan
 
 # These decide what the bits of a row are: how pixels are decoded, resized and turned into activations.
-LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
+LIBRARIES = ("torch", "torchvision", "timm", "pillow", "torchcodec", "numpy")
 VERSION = 1  # of how rows are computed here; raised when the same inputs give other bits
 
 
@@ -55,8 +55,11 @@ class ForwardConfig:
 
 @functools.cache
 def version(package: str) -> str:
-    """Return the installed version: read from disk once, since a run asks hundreds of times."""
-    return metadata.version(package)
+    """Return the installed version, or "": read from disk once, since a run asks hundreds of times."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _device(name: str) -> str:

@@ -107,8 +107,7 @@ def resized_crop(
     """Return a part (top, left, height, width in pixels), resized: with `fast` pixels, by torch."""
     top, left, height, width = box
     if fast:
-        part = pixels_of(image)[:, top : top + height, left : left + width]
-        return resized_fast(part, size, mode)
+        return resized_fast(pixels_of(image)[:, top : top + height, left : left + width], size, mode)
     assert isinstance(image, Image.Image)
     return resized(image.crop((left, top, left + width, top + height)), size, mode)
 

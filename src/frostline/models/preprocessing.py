@@ -206,12 +206,13 @@ class Preprocessing:
         image : PIL.Image.Image, or Tensor of uint8, shape (3, h, w)
             Of any size and mode; pixels only with `fast`.
         fast : bool
-            Resize by torch, which needs an interpolation of which `resizes_fast` says so.
+            Resize by torch, where `resizes_fast` says so.
 
         Returns
         -------
         Tensor of uint8, shape (3, size, size)
         """
+        fast = fast and self.resizes_fast
         if isinstance(image, Image.Image) and image.mode != "RGB":
             image = image.convert("RGB")
         pixels: Tensor = _cropping(self, fast)(resizing.pixels_of(image) if fast else image)

@@ -65,6 +65,8 @@ def resized_fast(pixels: Tensor, size: tuple[int, int], mode: InterpolationMode)
     from torchvision.transforms.v2 import functional
 
     (height, width), (high, wide) = size, pixels.shape[1:]
+    if 1 in (height, width, high, wide):  # torch mistakes one layout for another, but not an image's
+        pixels = pixels_of(picture_of(pixels))
     if high > height and high - height > 2 * (wide - width):
         pixels = functional.resize_image(pixels, [height, wide], mode, antialias=True)
     resized_pixels: Tensor = functional.resize_image(pixels, [height, width], mode, antialias=True)

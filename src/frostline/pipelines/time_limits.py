@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from frostline import profiling
 from frostline.advice import Advice
 from frostline.data import Manifest
+from frostline.diagnostics import images_measured
 from frostline.errors import UsageError
 from frostline.models import Backbone
 from frostline.selection import ENDING_S, MEASURING, CandidateCost, Terms, expected_s
@@ -21,9 +22,9 @@ from frostline.training import pass_s
 # Without --minutes: the predicted time of the comparison, within these bounds. Choices: long enough to finish
 # a comparison on a few hundred images, short enough to wait for.
 LEAST_MINUTES, MOST_MINUTES = 2.0, 30.0
-# Measuring uses at most so many images in so many passes (all stages, the pretrained classifier, features for
-# the learning curve): see frostline.diagnostics.
-LISTENED, PASSES = 500, 3
+# Passes of a frozen network that measuring an image stage by stage costs, float32 and statistics included:
+# 2.3 of lite0 at 224 px (docs/LOG.md 2026-11-30), and a little for the probes.
+STAGE_BY_STAGE = 3
 
 # Seconds from the result to the end of the process: the page and what it imports. On two quiet cores 6.7 to
 # 8.0 (n = 4, lite0; docs/LOG.md 2026-11-28). Beside other work half a minute was overrun by it.
@@ -100,7 +101,8 @@ def demand_measuring(
 
 def measuring_s(backbone: Backbone, data: Manifest, threads: int | None) -> float:
     """Return roughly the seconds that measuring the images and timing the network take."""
-    images = min(len(data.subset("train")), LISTENED)
+    stage_by_stage, as_trained = images_measured(data)
     ready = profiling.ready(backbone, threads=threads, classes=len(data.classes))
     timing_s = 0.0 if ready else MEASURING * profiling.timing_s(backbone, threads)
-    return timing_s + PASSES * images * pass_s(backbone, data, data.samples, threads)
+    passes = STAGE_BY_STAGE * stage_by_stage + as_trained
+    return timing_s + passes * pass_s(backbone, data, data.samples, threads)

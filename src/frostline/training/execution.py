@@ -16,7 +16,6 @@ from frostline.config import FILE, write_yaml
 from frostline.distributed import process_group
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
-from frostline.feature_extraction.jpeg_decoding import decoder_name
 from frostline.loggers import Loggers, OnEpochs
 from frostline.models import training_overlap, weights_digest
 from frostline.studies.operating_point import OperatingTarget
@@ -203,12 +202,7 @@ def _work(
             )
         workers = subsets.train.workers(request.config.workers)
         rates = subsets.train.rates + subsets.val.rates + subsets.test.rates
-        decoding = {
-            "workers": workers,
-            "pixels": request.pixels,
-            "jpeg_decoder": decoder_name(request.pixels == "fast"),
-            **rates.as_dict(workers),
-        }
+        decoding = {"workers": workers, "pixels": request.pixels, **rates.as_dict(workers)}
         if pace := adapted.figures.get("pace"):  # steps timed on the GPU, which the rates only see launched
             decoding["network_images_per_s"] = round(pace["step_images_per_s"], 1)
         elif starved := rates.starved(workers, plan.numbers.device):

@@ -30,7 +30,8 @@ measuring = stack(
 def measure(data: str, **options: Any) -> None:
     """Measure the training images of DATA against a backbone: similarity, and probes at each depth.
 
-    Nothing is trained: similarity uses at most 500 training images, probes at most 2,000.
+    Nothing is trained. Similarity and the probes of stages use at most 200 training images (10 a class,
+    if that is more), linear_probe and the learning curve at most 2,000.
     """
     with Verb(options) as verb:
         import frostline

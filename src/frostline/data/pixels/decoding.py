@@ -8,6 +8,7 @@ decides of deep pixels and transparency is its `Rendering`. `formats` lists the 
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,12 +23,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from frostline.data.pixels import deep_pixels, dicom, formats, rendering
 from frostline.data.pixels.decode_limit import FILES_IN_FLIGHT, IN_FLIGHT, PILLOWS_LIMIT
 from frostline.data.pixels.deep_pixels import Deep
-from frostline.data.pixels.jpeg_segments import plain_size
+from frostline.data.pixels.jpeg_segments import plain_jpeg
 from frostline.data.pixels.rendering import ALPHA, PLAIN, Rendering
 from frostline.errors import DamagedImage, MissingImage
 
-# From a plain JPEG's bytes to uint8 of shape (height, width, 3). Raises `RuntimeError` where it can't.
-JpegDecoder = Callable[[bytes], NDArray[np.uint8]]
+# From a plain JPEG's data to uint8 of shape (height, width, 3). Raises `RuntimeError` where it can't.
+JpegDecoder = Callable[[bytearray], NDArray[np.uint8]]
 
 # The largest sensors in use have 200 million pixels (phones) and 150 (medium format).
 MAX_PIXELS = 200_000_000
@@ -250,14 +251,18 @@ def picture_small(data: bytes, side_pixels: int) -> Picture:
         return replace(_picture(image, lambda: _open(io.BytesIO(data))), shrunk=shrunk)
 
 
-def picture_by(decoder: JpegDecoder, data: bytes) -> Picture | None:
-    """Decode by another decoder than Pillow; `None` for what is no plain JPEG, and for damaged ones."""
-    size = plain_size(data)
-    if size is None or size_fault(*size) or size[0] * size[1] > MAX_HELD_PIXELS:
+def picture_by(decoder: JpegDecoder, content: bytes, *, upright: bool = False) -> Picture | None:
+    """Decode by another decoder than Pillow; `None` for what is no plain JPEG, and for damaged ones.
+
+    `upright` says that no EXIF is to be looked at.
+    """
+    jpeg = None if formats.is_dicom(content) else plain_jpeg(content, upright=upright)
+    if jpeg is None or size_fault(*jpeg.size) or math.prod(jpeg.size) > MAX_HELD_PIXELS:
         return None
     try:
-        with IN_FLIGHT.room_for(size[0] * size[1] * BYTES_A_PIXEL):
-            return Picture("", pixels=decoder(data))
+        with IN_FLIGHT.room_for(math.prod(jpeg.size) * BYTES_A_PIXEL):
+            picture = Picture("", pixels=decoder(jpeg.data))
+            return picture if picture.size == jpeg.size else None
     except RuntimeError:  # torch's, for all that it can't decode
         return None
 

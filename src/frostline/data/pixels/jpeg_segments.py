@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
@@ -34,13 +35,34 @@ def segments(content: bytes) -> Iterator[tuple[int, int]]:
             at += 2 + int.from_bytes(content[at + 2 : at + 4])
 
 
-def plain_size(content: bytes) -> tuple[int, int] | None:
-    """Return width and height of a plain JPEG in pixels; `None` for every other file.
+@dataclass(frozen=True, slots=True)
+class PlainJpeg:
+    """A JPEG that libjpeg decodes to the picture that is seen.
 
-    Plain is what libjpeg decodes to the picture that is seen: 8 bits, grey or three colours, Huffman-coded,
-    and neither EXIF nor XMP turns it.
+    `data` is the file without its EXIF and XMP, which other decoders read by rules of their own; `size` is
+    width and height in pixels.
     """
-    size = None
+
+    data: bytearray
+    size: tuple[int, int]
+
+
+def plain_jpeg(content: bytes, *, upright: bool = False) -> PlainJpeg | None:
+    """Return a plain JPEG: 8 bits, grey or three colours, Huffman-coded, and nothing turns it.
+
+    Parameters
+    ----------
+    content : bytes
+        A file's.
+    upright : bool
+        It is known that neither EXIF nor XMP turns it.
+
+    Returns
+    -------
+    PlainJpeg or None
+        None for every other file.
+    """
+    size, data, copied = None, bytearray(), 0
     for code, at in segments(content):
         if code in (*SEQUENTIAL, PROGRESSIVE):
             if size is not None or content[at + PRECISION] != 8 or content[at + COLOURS] not in (1, 3):
@@ -49,16 +71,21 @@ def plain_size(content: bytes) -> tuple[int, int] | None:
                 int.from_bytes(content[at + part.start : at + part.stop]) for part in (HEIGHT, WIDTH)
             )
             size = width, height
-        elif code in FRAMES or (code == APP1 and _turns(content, at)):
+        elif code in FRAMES:
             return None
+        elif code == APP1:
+            end = at + 2 + int.from_bytes(content[at + 2 : at + 4])
+            if not upright and _turns(content[at + 4 : end]):
+                return None
+            data += content[copied:at]
+            copied = end
         elif code == SCAN:
-            return size
+            return None if size is None else PlainJpeg(data + content[copied:], size)
     return None
 
 
-def _turns(content: bytes, at: int) -> bool:
-    """Return whether a segment may say that the picture is to be turned."""
-    segment = content[at + 4 : at + 2 + int.from_bytes(content[at + 2 : at + 4])]
+def _turns(segment: bytes) -> bool:
+    """Return whether EXIF or XMP may say that the picture is to be turned."""
     if not segment.startswith(EXIF):
         return b"Orientation" in segment  # XMP: Pillow looks there, too
     try:
