@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from frostline.system.cpu_threads import one_thread_for_torch
 from frostline.system.thread_pools import thread_pool
 
 AHEAD = 2  # batches computed before they are needed: one in work, one waiting
@@ -45,7 +44,7 @@ def mapped(work: Callable[[T], R], batches: Iterable[Sequence[T]], threads: int)
         One result an item.
     """
     waiting: deque[list[Future[R]]] = deque()
-    pool = thread_pool(threads, "decoding", one_thread_for_torch)
+    pool = thread_pool(threads, "decoding")
     try:
         for batch in batches:
             waiting.append([pool.submit(work, item) for item in batch])

@@ -222,19 +222,9 @@ def linear_algebra(count: int | None) -> Iterator[None]:
         yield
 
 
-def one_thread_for_torch() -> None:
-    """Let torch compute with one thread in the thread that calls this, from now on, and only there.
-
-    A thread that decodes would else start as many more as torch computes with.
-    """
-    if torch := sys.modules.get("torch"):
-        torch.get_num_threads()  # in a new thread torch sets OpenMP's number once: now
-    _libraries(len(sys.modules)).limit(limits=1, user_api="openmp")
-
-
 @functools.lru_cache(maxsize=1)
 def _libraries(modules: int) -> ThreadpoolController:
-    """Return the libraries in this process that compute in threads; it has loaded so many modules."""
+    """Return the libraries of linear algebra in this process, which has loaded so many modules."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

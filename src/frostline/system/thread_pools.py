@@ -8,17 +8,14 @@ somebody first needs them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 # What joblib 1.6 and scikit-learn 1.9 write where it is not there, with the same values.
 WRITTEN_BY_IMPORTS = {"KMP_INIT_AT_FORK": "FALSE", "KMP_DUPLICATE_LIB_OK": "True"}
 
 
-def thread_pool(
-    threads: int, name: str = "", initializer: Callable[[], object] | None = None
-) -> ThreadPoolExecutor:
-    """Return a pool of so many threads, `name` being what their names begin with; each begins as told."""
+def thread_pool(threads: int, name: str = "") -> ThreadPoolExecutor:
+    """Return a pool of so many threads, `name` being what their names begin with."""
     for variable, value in WRITTEN_BY_IMPORTS.items():
         os.environ.setdefault(variable, value)
-    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=initializer)
+    return ThreadPoolExecutor(threads, thread_name_prefix=name)
