@@ -13,7 +13,15 @@ import pytest
 
 from frostline.advice import Budget, Case, advice_wording, advise, recommendation
 from frostline.advice.advice_wording import TIME_MARGIN
-from frostline.advice.forecast import OWN_CHANCE, UNKNOWN, average_leads, bases_of, choose_strategy, fit
+from frostline.advice.forecast import (
+    EQUAL,
+    OWN_CHANCE,
+    UNKNOWN,
+    average_leads,
+    bases_of,
+    choose_strategy,
+    fit,
+)
 from frostline.advice.knowledge import Facts, Trial, read_experience, read_tasks
 from frostline.cost import Cost
 from frostline.errors import UsageError
@@ -110,6 +118,23 @@ def test_of_two_that_cannot_be_separated_the_cheaper() -> None:
     assert choose_strategy(model, facts(0.3), SECONDS).strategy == "top_k(1)"
     as_quick = {**SECONDS, "top_k(1)": 0.95 * SECONDS["lp_ft"]}
     assert choose_strategy(model, facts(0.3), as_quick).strategy == "lp_ft"
+
+
+@pytest.mark.parametrize(("spread", "picked"), [(0.001, "top_k(1)"), (0.005, "lp_ft")])
+def test_a_cheaper_one_must_be_known_to_do_the_same(spread: float, picked: str) -> None:
+    """Two standard errors over sets are added to how far it is behind."""
+    lead = {name: 0.001 + (-1) ** place * spread for place, name in enumerate(SETS)}
+    trials = [
+        replace(trial, accuracy={"lp_ft": 0.6 + lead[trial.set], "top_k(1)": 0.6, "linear_probe": 0.5})
+        for trial in trials_of(constantly, noise=0.0)
+    ]
+    model, own = fit(trials), trials[0].facts
+    seconds = {"lp_ft": 10.0, "top_k(1)": 5.0, "linear_probe": 1.0}
+    assert model.default == "lp_ft"
+    error = model.difference_error("lp_ft", "top_k(1)")
+    behind = model.mean_lead("lp_ft", "top_k(1)", own)
+    assert behind + error < EQUAL  # with one they would be
+    assert choose_strategy(model, own, seconds).strategy == picked
 
 
 def test_strategies_that_were_never_tried_beside_each_other_are_compared_by_way_of_their_base() -> None:
