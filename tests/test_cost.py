@@ -519,6 +519,9 @@ def test_on_a_processor_decoding_and_computing_share_the_cores() -> None:
         6.0
     )  # one thread is slower still
     assert (two.decides(3.0, 10.0), two.decides(30.0, 10.0)) == ("network", "decoding")
+    in_turn = Pipeline(workers=2, cores=2, in_turn=True)
+    assert in_turn.waiting_s(3.0, 10.0) == in_turn.waiting_s(3.0, 0.0) == pytest.approx(3.0 / 1.62)
+    assert (in_turn.decides(3.0, 1.9), in_turn.decides(3.0, 1.8)) == ("network", "decoding")
 
 
 def test_predicted_seconds_know_the_pipeline() -> None:
@@ -542,7 +545,10 @@ def test_predicted_seconds_know_the_pipeline() -> None:
     assert Rates.from_dict(dataclasses.replace(known, pipeline=four).as_dict()).pipeline == four
 
 
-def test_rates_hold_the_threads_that_will_decode(images: Images) -> None:
-    assert rate_measurement.pipeline_of(images, 3, 2) == Pipeline(3, 2)
-    assert rate_measurement.pipeline_of(images, 0, 2).workers == 0
+def test_rates_hold_the_threads_that_will_decode(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frostline.system.cpu_threads.cores", lambda: 2)
+    assert rate_measurement.pipeline_of(images, 3, 2) == Pipeline(3, 2, in_turn=True)
+    assert rate_measurement.pipeline_of(images, 3, 1) == Pipeline(3, 1)
+    assert rate_measurement.pipeline_of(images, 1, 2) == Pipeline(1, 2)
+    assert rate_measurement.pipeline_of(images, 0, 2) == Pipeline(0, 2)
     assert 1 <= rate_measurement.pipeline_of(images, "auto", 2).workers <= 2

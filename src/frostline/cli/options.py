@@ -95,7 +95,7 @@ workers_option = click.option(
     type=WorkersType(),
     default="auto",
     show_default=True,
-    help="Threads that decode images ahead [auto: as many as compute; with a GPU, one a core]; 0 decodes in "
+    help="Threads that decode images [auto: as many as compute; with a GPU, one a core]; 0 decodes in "
     "between.",
 )
 pixels_option = click.option(

@@ -24,16 +24,19 @@ class Pipeline:
     Parameters
     ----------
     workers
-        Threads that decode ahead; 0: decoding goes in between.
+        Threads that decode; 0: the one that computes decodes in between.
     cores
         Cores in use: of the processor's threads where it computes, else those that are free to decode.
     on_gpu
         Whether something else than the processor computes.
+    in_turn
+        Whether threads decode only while nothing else computes.
     """
 
     workers: int = 0
     cores: int = 1
     on_gpu: bool = False
+    in_turn: bool = False
 
     @property
     def threads(self) -> float:
@@ -45,7 +48,8 @@ class Pipeline:
         """Return how much longer computing takes because pictures are decoded for it.
 
         On a GPU decoding costs nothing that fits beside computing. On a processor both share the cores in
-        use: what decoding takes of them is missing, whichever thread has it.
+        use: what decoding takes of them is missing, whichever thread has it. In turn, computing waits for
+        all of it.
 
         Parameters
         ----------
@@ -56,13 +60,16 @@ class Pipeline:
         """
         if self.workers == 0:
             return decode_s
+        if self.in_turn:
+            return decode_s / self.threads
         if self.on_gpu:
             return max(0.0, decode_s / self.threads - computing_s)
         return max(decode_s / self.threads - computing_s, decode_s / self.cores)
 
     def decides(self, decode_s: float, computing_s: float) -> Bottleneck:
         """Return which of both takes longer where both have the machine."""
-        share = self.threads if self.on_gpu or self.workers == 0 else float(min(self.workers, self.cores))
+        alone = self.on_gpu or self.in_turn or self.workers == 0
+        share = self.threads if alone else float(min(self.workers, self.cores))
         return Bottleneck.DECODING if decode_s / max(1.0, share) > computing_s else Bottleneck.NETWORK
 
 

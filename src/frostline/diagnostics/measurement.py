@@ -197,7 +197,7 @@ def measure(
     threads : int or None
         Threads to compute with; None chooses.
     workers : int or "auto"
-        Threads that decode images ahead; 0 decodes in between. The signals don't depend on it.
+        Threads that decode images; 0 decodes in between. The signals don't depend on it.
     feature_cache : FeatureCache or None
         Where features of frozen layers are kept; None is the one of this machine.
     progress : callable or None

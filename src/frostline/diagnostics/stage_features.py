@@ -61,7 +61,7 @@ def stage_features(
     """Return the features of view 0 of every image by the pretrained network, or by `model`, random weights.
 
     A `recorder` needs every image, so nothing is read from the cache then; `blocks` (n,) goes with it.
-    `workers` threads decode ahead, which changes no bit.
+    `workers` threads decode, which changes no bit.
     """
     network = plan.place((model or backbone.model).eval())
     cached = None

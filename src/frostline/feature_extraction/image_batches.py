@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.data import Manifest, Sample
-from frostline.data.decoding_threads import AUTO, Workers, decoding_threads
+from frostline.data.decoding_threads import AUTO, Workers, decode_in_turn, decoding_threads
 from frostline.data.pixels import decode_limit
 from frostline.distributed.torchrun_env import launched
 from frostline.errors import FrostlineError, RunWarning, option
@@ -358,9 +358,10 @@ class Images(Dataset[Tensor]):
         """Yield one uint8 tensor (n, 3, size, size) per list of items, in order.
 
         With `once`, the evaluation view's pixels are not held in memory for another time.
-        `workers` threads decode ahead; the pixels don't depend on how many there are. A person's own code
-        (an augmentation, a dataset's items) runs in worker processes instead. `items` may be a generator: it
-        is read as far ahead as the workers are, but past an empty list only once all before it is yielded.
+        `workers` threads decode, ahead or in turn with who computes (`decode_in_turn`); the pixels don't
+        depend on it. A person's own code (an augmentation, a dataset's items) runs in worker processes
+        instead. `items` may be a generator: it is read as far ahead as the workers are, but past an empty
+        list only once all before it is yielded.
         """
         workers = self.workers(workers)
         keep = self._looked_at_again or not once
@@ -376,13 +377,17 @@ class Images(Dataset[Tensor]):
             elif self._runs_own_code:
                 yield from self._from_processes(part, workers)
             else:
-                for views in mapped(pixels, part, workers):
+                for views in mapped(pixels, part, workers, in_turn=self.decodes_in_turn(workers)):
                     # By numpy: torch's threads would wait for more work on the cores that decode.
                     yield torch.from_numpy(np.stack([view.numpy() for view in views]))
 
     def workers(self, requested: Workers) -> int:
         """Return how many workers decode; "auto" runs no person's own code in other processes."""
         return 0 if requested == AUTO and self._runs_own_code else decoding_threads(requested)
+
+    def decodes_in_turn(self, workers: int) -> bool:
+        """Return whether so many workers decode only while nothing else computes."""
+        return workers > 0 and not self._runs_own_code and decode_in_turn(workers)
 
     def _from_processes(self, items: Iterator[Sequence[Item]], workers: int) -> Iterator[Tensor]:
         first = next(items)

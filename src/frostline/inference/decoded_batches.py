@@ -15,7 +15,7 @@ from frostline.data import (
     notes_on,
     rendered_from_picture,
 )
-from frostline.data.decoding_threads import AUTO, decoding_threads
+from frostline.data.decoding_threads import AUTO, decode_in_turn, decoding_threads
 from frostline.data.pixels import decode_limit
 from frostline.errors import DamagedImage
 from frostline.feature_extraction.image_batches import evaluation_batch
@@ -61,7 +61,9 @@ def decoded_batches(
             return _decode(predictors, item, tta)
 
     done = 0
-    for batch, decoded_batch in zip(batches, mapped(decode, batches, threads), strict=True):
+    for batch, decoded_batch in zip(
+        batches, mapped(decode, batches, threads, in_turn=decode_in_turn(threads)), strict=True
+    ):
         names, pixels = [], []
         for item, decoded_item in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded_item, DamagedImage):

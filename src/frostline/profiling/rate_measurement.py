@@ -149,7 +149,8 @@ def pipeline_of(images: Images, workers: Workers, threads: int) -> Pipeline:
     on_gpu = devices.current().type != "cpu"
     with numerics.threads(threads):
         count = images.workers(workers)
-    return Pipeline(count, cpu_threads.free().cores if on_gpu else threads, on_gpu)
+        in_turn = images.decodes_in_turn(count)
+    return Pipeline(count, cpu_threads.free().cores if on_gpu else threads, on_gpu, in_turn)
 
 
 def ready(backbone: Backbone, *, batch: int = 32, threads: int | None = None, classes: int) -> bool:

@@ -53,7 +53,7 @@ def recalibrate(
 ) -> None:
     """Re-estimate every unfrozen BatchNorm layer of `model` in place, where it is; leaves it in eval mode.
 
-    The processes of a job share the batches. `workers` threads decode ahead.
+    The processes of a job share the batches. `workers` threads decode.
     """
     bb.set_training(backbone, model, cut, "train")
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]

@@ -88,7 +88,7 @@ def try_flips(
     """Ask both questions of at most `FLIP_IMAGES` training images; `head` answers the features.
 
     `view` is `MIRRORED`, or `TURNED` for quarter turns: who can't tell one of them can't tell any. `fast`:
-    pixels may be, as in training. `workers` threads decode ahead.
+    pixels may be, as in training. `workers` threads decode.
     """
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:FLIP_IMAGES]
     images = Images(manifest, chosen, head.preprocessing, fast=fast)
