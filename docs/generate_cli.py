@@ -68,7 +68,7 @@ since its advice is about pretrained features.
   `seconds` (the command's), `run_seconds` (the run's own),
   `augment`, `flip`, `flip_test` (with `--rotate` also `rotate`, and `rotate_test` if images were tested),
   `numeric_plan`, `decoding: {{workers, pixels,
-  images_per_s, network_images_per_s, waited_s, by_torchcodec}}` (threads that decoded ahead; `fast` or
+  images_per_s, network_images_per_s, waited_s, by_torchcodec}}` (threads that decoded; `fast` or
   `reference` pixels; images a second that the threads decode and that the network takes; seconds it waited
   for pixels; pictures that torchcodec decoded, Pillow the others),
   `features: {{computed, from_cache}}`, `skipped`, `run`,

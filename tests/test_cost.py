@@ -545,9 +545,11 @@ def test_predicted_seconds_know_the_pipeline() -> None:
     assert Rates.from_dict(dataclasses.replace(known, pipeline=four).as_dict()).pipeline == four
 
 
+@pytest.mark.usefixtures("on_processor")
 def test_rates_hold_the_threads_that_will_decode(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("frostline.system.cpu_threads.cores", lambda: 2)
-    assert rate_measurement.pipeline_of(images, 3, 2) == Pipeline(3, 2, in_turn=True)
+    assert rate_measurement.pipeline_of(images, 2, 2) == Pipeline(2, 2, in_turn=True)
+    assert rate_measurement.pipeline_of(images, 3, 2) == Pipeline(3, 2)
     assert rate_measurement.pipeline_of(images, 3, 1) == Pipeline(3, 1)
     assert rate_measurement.pipeline_of(images, 1, 2) == Pipeline(1, 2)
     assert rate_measurement.pipeline_of(images, 0, 2) == Pipeline(0, 2)

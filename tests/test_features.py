@@ -274,6 +274,22 @@ def test_another_augmentation_is_a_miss_but_view_0_is_shared(other: Policy, data
         assert frozen_at(2).missing(images, [(position, 0) for position in range(36)]) == 0
 
 
+def test_digests_of_several_cuts_hash_each_weight_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    cuts = backbone.cuts[1:]
+    expected = [bb.prefix_digest(backbone, backbone.model, cut) for cut in cuts]
+    assert len(set(expected)) == len(cuts)
+    read: list[torch.Tensor] = []
+    original = digests.tensor_bytes
+    monkeypatch.setattr(digests, "tensor_bytes", lambda value: read.append(value) or original(value))
+    together = bb.PrefixDigests(backbone, backbone.model)
+    assert [together.at(cut) for cut in (*cuts, *reversed(cuts))] == [*expected, *reversed(expected)]
+    assert len(read) == len({id(value) for value in read}) > 0
+    with torch.no_grad():
+        next(backbone.model.parameters()).add_(1)
+    assert bb.prefix_digest(backbone, backbone.model, cuts[0]) != expected[0]
+
+
 def test_a_module_typed_at_a_prompt_is_like_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, type[nn.Module]] = {}
     code = "class Typed(Base):\n    def forward(self, x):\n        return super().forward(x)\n"

@@ -156,9 +156,9 @@ class Config:
         Torch threads. None: as many as cores are free.
     workers
         Threads that decode images: "auto" (as many as compute, with a GPU one a core), or a number; 0
-        decodes in between. They work ahead of training, but take turns with it where it computes with all of
-        the processor's cores. A person's own code (an augmentation, a dataset) runs in so many processes
-        instead, and with "auto" in none. Changes no bit of the result.
+        decodes in between. They work ahead of training, but take turns with it where both have as many
+        threads as there are cores. A person's own code (an augmentation, a dataset) runs in so many
+        processes instead, and with "auto" in none. Changes no bit of the result.
     pixels
         auto: training, and folds of it, resize by torch and decode JPEGs of several times the network's size
         at a fraction of theirs, unless `deterministic`. reference: Pillow and whole pictures, as val, test

@@ -167,7 +167,7 @@ class Walk:
     # --- frozen layers -----------------------------------------------------------------------------------
 
     def _decode(self, decode_s: float, beside_s: float, item: str = "decode") -> None:
-        """Add what decoding of so many seconds lets computing wait, which goes on beside it."""
+        """Add what decoding of so many seconds lets computing of so many wait."""
         self.decode_s, self.beside_s = self.decode_s + decode_s, self.beside_s + beside_s
         self._add(item, self.rates.pipeline.waiting_s(decode_s, beside_s))
 

@@ -46,12 +46,14 @@ def decoding_threads(workers: Workers) -> int:
 def decode_in_turn(threads: int) -> bool:
     """Return whether so many threads decode while nothing else computes, not ahead.
 
-    Where the processor computes with all its cores, and decodes with them, too, the threads of a step wait
-    for each other at each layer: one that shares its core with decoding holds all of them up. On two cores a
-    first pass over 1,000 JPEGs of 500 x 375 px took 0.92 of the time in turn (docs/LOG.md, 30 November 2026).
+    They do where the processor computes with all its cores, and as many decode: the threads of a step wait
+    for each other at each layer, and one that shares its core with decoding holds all of them up. On two
+    cores a first pass over 1,000 JPEGs of 500 x 375 px took 0.92 of the time in turn (docs/LOG.md, 30
+    November 2026). Who gives more threads than cores has slow files: they are read ahead.
     """
+    cores = cpu_threads.cores()
     computing = _computing_threads()
-    return computing is not None and min(computing, threads) >= min(cpu_threads.cores(), MOST_AUTO)
+    return computing is not None and computing >= cores == threads
 
 
 def _cores(processes: int) -> int:

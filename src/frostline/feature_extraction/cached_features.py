@@ -94,12 +94,13 @@ class Frozen:
         self._backbone = backbone
         self._original_model = model
         self.cache = cache
+        self._digests = bb.PrefixDigests(backbone, model)
         self._cached_by_cut: dict[int, CachedPrefix | None] = {}  # of earlier cuts, by index
         self._bridges: dict[int, bool] = {}  # cut index → whether rows of that cut lead to the same bits
 
     def reading(self, layers: int) -> Frozen:
         """Return the same, reading the statistics of so many stages."""
-        return Frozen(
+        frozen = Frozen(
             self._backbone,
             self._original_model,
             self.cut,
@@ -108,6 +109,8 @@ class Frozen:
             self.counts,
             layers=layers,
         )
+        frozen._digests = self._digests
+        return frozen
 
     @property
     def preprocessing(self) -> bb.Preprocessing:
@@ -162,7 +165,7 @@ class Frozen:
         if self.cache is None:
             return None
         about = {
-            "prefix": bb.prefix_digest(self._backbone, self._original_model, cut),
+            "prefix": self._digests.at(cut),
             "preprocessing": self._backbone.preprocessing.as_dict(),
             "computed": self._computed_how,
         }
@@ -177,9 +180,7 @@ class Frozen:
         """
         if self.cache is None:
             return None
-        return StatisticsCache(
-            self._backbone, self._original_model, self.taps, self._computed_how, self.cache
-        )
+        return StatisticsCache(self._backbone, self._digests, self.taps, self._computed_how, self.cache)
 
     @cached_property
     def taps(self) -> tuple[Tap, ...]:

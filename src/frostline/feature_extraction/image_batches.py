@@ -364,6 +364,7 @@ class Images(Dataset[Tensor]):
         list only once all before it is yielded.
         """
         workers = self.workers(workers)
+        in_turn = self.decodes_in_turn(workers)
         keep = self._looked_at_again or not once
 
         def pixels(item: Item) -> Tensor:
@@ -377,7 +378,7 @@ class Images(Dataset[Tensor]):
             elif self._runs_own_code:
                 yield from self._from_processes(part, workers)
             else:
-                for views in mapped(pixels, part, workers, in_turn=self.decodes_in_turn(workers)):
+                for views in mapped(pixels, part, workers, in_turn=in_turn):
                     # By numpy: torch's threads would wait for more work on the cores that decode.
                     yield torch.from_numpy(np.stack([view.numpy() for view in views]))
 
@@ -434,7 +435,7 @@ def _fast_sides(preprocessing: Preprocessing, policy: Policy, ours: bool) -> tup
 
 
 def each_decoded(decode: Callable[[T], R], items: Iterable[T], workers: Workers = AUTO) -> Iterator[R]:
-    """Yield what `decode` makes of each item, in order, decoded ahead by threads as in `Images.batches`.
+    """Yield what `decode` makes of each item, in order, decoded ahead by threads.
 
     For who needs pictures outside a training run: exports, checks. What an item raises is raised in its
     place; items that nobody waits for any more are not begun.

@@ -13,8 +13,9 @@ from frostline.system.thread_pools import thread_pool
 
 AHEAD = 2  # batches computed before they are needed: one in work, one waiting
 EACH_AHEAD = 2  # likewise items a thread, where batches are small
-# Threads that computed for less of their time than this wait for a disk or for a network, and leave their
-# cores to others. From a warm page cache they compute for 0.9 of it. A choice between both.
+# Threads that computed for less of their time than this waited for a disk, or for others who are at work on
+# the cores. With files in the page cache and a machine of their own they compute for 0.9 of it. A choice
+# between both.
 COMPUTING = 0.5
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def between_pauses(batches: Iterable[Sequence[T]]) -> Iterator[Iterator[Sequence
 def mapped(
     work: Callable[[T], R], batches: Iterable[Sequence[T]], threads: int, *, in_turn: bool = False
 ) -> Iterator[list[R]]:
-    """Yield the results of each batch's items, in order, computed by threads ahead of their need.
+    """Yield the results of each batch's items, in order, computed by threads: ahead, or when they are wanted.
 
     What an item raises is raised in its batch's place. Once the iterator is closed, nothing new begins.
 
@@ -44,8 +45,9 @@ def mapped(
         Read in the caller's thread, as far ahead as the threads work.
     threads : int
     in_turn : bool
-        Begin a batch only when it is wanted: for a caller who computes with the same cores, whose own
-        threads wait for each other. Threads that leave the cores idle work ahead all the same.
+        Begin when a batch is wanted, with as many as it takes to occupy all threads, and have nothing at
+        work when it is yielded: for a caller who computes with the same cores, whose own threads wait for
+        each other. Where threads mostly wait they work ahead all the same.
 
     Yields
     ------
@@ -54,18 +56,20 @@ def mapped(
     """
     waiting: deque[list[Future[R]]] = deque()
     pool = thread_pool(threads, "decoding")
-    turns = _Turns(work) if in_turn else None
+    turns = _Turns(work, kept=in_turn)
     try:
         for batch in batches:
-            waiting.append([pool.submit(work if turns is None else turns.timed, item) for item in batch])
-            while waiting and (
-                (turns is not None and turns.kept)
-                or (len(waiting) > AHEAD and _items(waiting) - len(waiting[0]) >= EACH_AHEAD * threads)
-            ):
-                results = [future.result() for future in waiting.popleft()]
-                if turns is not None and turns.kept:
-                    turns.count_batch()
-                yield results
+            begin = turns.timed if turns.kept else work
+            waiting.append([pool.submit(begin, item) for item in batch])
+            if turns.kept:
+                if _items(waiting) >= threads:
+                    done = [[future.result() for future in futures] for futures in waiting]
+                    waiting.clear()
+                    turns.look()
+                    yield from done
+            else:
+                while len(waiting) > AHEAD and _items(waiting) - len(waiting[0]) >= EACH_AHEAD * threads:
+                    yield [future.result() for future in waiting.popleft()]
         while waiting:
             yield [future.result() for future in waiting.popleft()]
     finally:
@@ -77,13 +81,13 @@ def _items(batches: Iterable[Sequence[object]]) -> int:
 
 
 class _Turns(Generic[T, R]):
-    """Whether threads and their caller take turns: until a batch shows that the threads mostly wait."""
+    """Whether threads and their caller take turns: until a turn shows that the threads mostly wait."""
 
-    def __init__(self, work: Callable[[T], R]) -> None:
-        self.kept = True
+    def __init__(self, work: Callable[[T], R], *, kept: bool) -> None:
+        self.kept = kept
         self._work = work
-        self._batches = 0
-        self._seconds: list[tuple[float, float]] = []  # of a batch's items: by the clock, of the processor
+        self._turns = 0
+        self._seconds: list[tuple[float, float]] = []  # of each item: by the clock, of the processor
 
     def timed(self, item: T) -> R:
         """Do an item's work; called by several threads."""
@@ -93,9 +97,10 @@ class _Turns(Generic[T, R]):
         finally:
             self._seconds.append((time.perf_counter() - began, time.thread_time() - processor_began))
 
-    def count_batch(self) -> None:
-        """Look at a batch that is done. The first one tells of imports and caches, and decides nothing."""
-        clock_s, processor_s = map(sum, zip(*self._seconds, strict=True))
+    def look(self) -> None:
+        """Look at a turn that is over. The first one tells of imports, and decides nothing."""
+        clock_s = sum(seconds for seconds, _ in self._seconds)
+        processor_s = sum(seconds for _, seconds in self._seconds)
         self._seconds.clear()
-        self._batches += 1
-        self.kept = self._batches == 1 or processor_s >= COMPUTING * clock_s
+        self._turns += 1
+        self.kept = self._turns == 1 or processor_s >= COMPUTING * clock_s

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from frostline import models as bb
 from frostline.feature_cache import CachedPrefix, FeatureCache
@@ -24,8 +24,8 @@ class StatisticsCache:
     Parameters
     ----------
     backbone : Backbone
-    model : nn.Module
-        The backbone's model, or an adapted copy.
+    digests : PrefixDigests
+        Of the backbone's model, or of an adapted copy.
     taps : sequence of Tap
     computed : mapping
         The numeric configuration of the pass.
@@ -35,7 +35,7 @@ class StatisticsCache:
     def __init__(
         self,
         backbone: Backbone,
-        model: nn.Module,
+        digests: bb.PrefixDigests,
         taps: Sequence[Tap],
         computed: Mapping[str, Any],
         cache: FeatureCache,
@@ -46,7 +46,7 @@ class StatisticsCache:
             if not tap.width:  # the head is given all of it anyway
                 continue
             about = {
-                "prefix": bb.prefix_digest(backbone, model, backbone.cut(tap.stage + 1)),
+                "prefix": digests.at(backbone.cut(tap.stage + 1)),
                 "preprocessing": backbone.preprocessing.as_dict(),
                 "computed": computed,
                 "statistics": VERSION,

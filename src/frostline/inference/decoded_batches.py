@@ -52,7 +52,8 @@ def decoded_batches(
     """Yield names and, for each model, pixels (n, views, 3, size, size) of images that can be decoded."""
     items, size = inputs.inputs, evaluation_batch()
     batches = [items[start : start + size] for start in range(0, len(items), size)]
-    threads = max(decoding_threads(AUTO), FETCHERS * any(item.is_remote for item in items))
+    remote = any(item.is_remote for item in items)
+    threads = max(decoding_threads(AUTO), FETCHERS * remote)
     if any(item.runs_own_code for item in items):  # it may not bear several threads
         threads = 1
 
@@ -61,9 +62,8 @@ def decoded_batches(
             return _decode(predictors, item, tta)
 
     done = 0
-    for batch, decoded_batch in zip(
-        batches, mapped(decode, batches, threads, in_turn=decode_in_turn(threads)), strict=True
-    ):
+    in_turn = not remote and decode_in_turn(threads)
+    for batch, decoded_batch in zip(batches, mapped(decode, batches, threads, in_turn=in_turn), strict=True):
         names, pixels = [], []
         for item, decoded_item in zip(batch, decoded_batch, strict=True):
             if isinstance(decoded_item, DamagedImage):

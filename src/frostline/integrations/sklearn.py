@@ -96,7 +96,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
     threads : int or None
         Torch threads; None is the number of free cores.
     workers : int or str
-        Threads that decode images in advance, or "auto".
+        Threads that decode images, or "auto".
     views : int or None
         Augmented views of each image to cycle through while layers are frozen; 0 is new ones in each epoch,
         None is chosen by the number of epochs.

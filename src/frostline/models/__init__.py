@@ -10,7 +10,7 @@ from __future__ import annotations
 from frostline.models.backbone import Backbone, Cut, Stage, tensor_bytes, weights_digest
 from frostline.models.batchnorm_folding import Folded, foldable
 from frostline.models.building import assemble
-from frostline.models.cutting.prefix_digest import prefix_digest
+from frostline.models.cutting.prefix_digest import PrefixDigests, prefix_digest
 from frostline.models.cutting.prefix_suffix import between, over_space, prefix, row_elements, suffix
 from frostline.models.cutting.regions import CompiledRegions, frozen_regions, learning_regions
 from frostline.models.cutting.tracing import fed
@@ -36,6 +36,7 @@ __all__ = [
     "Cut",
     "Folded",
     "MultiStageHead",
+    "PrefixDigests",
     "Preprocessing",
     "Stage",
     "Tap",

@@ -359,7 +359,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def tensor_bytes(value: Tensor) -> bytes:
-    """Return a tensor's values as bytes, in row-major order."""
+def tensor_bytes(value: Tensor) -> memoryview:
+    """Return a tensor's values as bytes, in row-major order; of a tensor that lies so they are no copy."""
     flat = value.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -91,7 +91,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     rotate = Figure[str | None]("Rotation, where it was asked for.")
     rotate_test = Figure[dict[str, Any] | None]("What the images said about rotation.")
     decoding = Figure[dict[str, Any]](
-        "Threads that decoded ahead, the pixels of training images and folds (reference or fast), images a "
+        "Threads that decoded, the pixels of training images and folds (reference or fast), images a "
         "second that the threads decode and that the network takes, and seconds it waited for pixels."
     )
     pace = Figure[dict[str, Any] | None](
