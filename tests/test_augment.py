@@ -361,6 +361,30 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     assert flip_test.distinguished < 0.7  # balanced sides: the pixels alone can't object
 
 
+def test_what_a_flip_test_answered_is_remembered_by_all_that_decides_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = frostline.load_data(write_table(tmp_path / "images", train=12), near_copies=False)
+    asked = []
+    original = flip_safety._asked
+    monkeypatch.setattr(flip_safety, "_asked", lambda *args: asked.append(1) or original(*args))
+
+    def answer(backbone: frostline.Backbone, seed: int = 0, view: int = MIRRORED) -> flip_safety.FlipTest:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], ForwardConfig(numerics.exact_plan(1), 64))
+        return flip_safety.try_flips(head, data, data.subset("train"), seed, view=view)
+
+    first = answer(tiny_backbone())
+    assert answer(tiny_backbone()) == first
+    assert len(asked) == 1
+    other = tiny_backbone()
+    with torch.no_grad():
+        next(other.model.parameters()).add_(0.1)
+    answer(other)
+    answer(tiny_backbone(), seed=1)
+    answer(tiny_backbone(), view=TURNED)
+    assert len(asked) == 4
+
+
 def test_too_few_images_to_ask_means_no_flips() -> None:
     assert not flip_safety.FlipTest(0.5, 1.0, 1.0, False, 0).safe
     assert flip_safety.FlipTest(0.5, 0.9, 0.88, False, 80).safe

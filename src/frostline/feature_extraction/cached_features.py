@@ -161,15 +161,20 @@ class Frozen:
     def _computed_how(self) -> dict[str, Any]:
         return self.config.describe()
 
-    def _cached_at(self, cut: Cut) -> CachedPrefix | None:
-        if self.cache is None:
-            return None
-        about = {
+    def about(self, cut: Cut) -> dict[str, Any]:
+        """Return what decides the features at a cut of given pixels, plain data: where equal, so are they."""
+        return {
             "prefix": self._digests.at(cut),
             "preprocessing": self._backbone.preprocessing.as_dict(),
             "computed": self._computed_how,
         }
-        return self.cache.prefix(about, {"model": self._backbone.name, "cut": cut.name, "index": cut.index})
+
+    def _cached_at(self, cut: Cut) -> CachedPrefix | None:
+        if self.cache is None:
+            return None
+        return self.cache.prefix(
+            self.about(cut), {"model": self._backbone.name, "cut": cut.name, "index": cut.index}
+        )
 
     @cached_property
     def statistics(self) -> StatisticsCache | None:

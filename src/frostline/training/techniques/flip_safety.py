@@ -16,6 +16,8 @@ thumbnails tell less surely which way is up, and most image sets have an up.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +36,9 @@ from frostline.data.decoding_threads import Workers
 from frostline.distributed import process_group
 from frostline.feature_extraction import Frozen, features
 from frostline.feature_extraction.image_batches import MIRRORED, TURNED, Images
+from frostline.feature_extraction.numeric_key import version
 from frostline.progress import QUIET, Progress
+from frostline.system import directories
 from frostline.system.seeds import derive
 
 Ints = NDArray[np.int64]
@@ -50,6 +54,7 @@ MOST_DISTINGUISHED = 0.75
 # nothing.
 MOST_TURNED = 0.6
 L2 = 1e-3  # of the probe in question 2: the middle of its grid
+REMEMBERED = "flips"  # folder of answers in the cache
 CLEAR_LOSS_SE = 2.0  # a veto needs a loss of two standard errors of the images on which the probes differ
 
 
@@ -88,23 +93,44 @@ def try_flips(
     """Ask both questions of at most `FLIP_IMAGES` training images; `head` answers the features.
 
     `view` is `MIRRORED`, or `TURNED` for quarter turns: who can't tell one of them can't tell any. `fast`:
-    pixels may be, as in training. `workers` threads decode.
+    pixels may be, as in training. `workers` threads decode. Answers are remembered by all that decides them.
     """
     chosen = sorted(samples, key=lambda s: derive(seed, "flip", s.digest))[:FLIP_IMAGES]
     images = Images(manifest, chosen, head.preprocessing, fast=fast)
     folds = manifest.folds(chosen, FOLDS, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
-    if process_group.size() == 1:
-        return _asked(head, images, folds, len(manifest.classes), view, workers, progress)
-    for one in (0, view):  # by all processes of the job; the first one judges
-        items = [(position, one) for position in range(len(images))]
-        head.fill(images, items, workers=workers, progress=progress)
-    return FlipTest(
-        **process_group.decided(
-            lambda: asdict(_asked(head, images, folds, len(manifest.classes), view, workers, progress))
-        )
-    )
+    key = _remembered_by(head, images, folds, view)
+    before = process_group.decided(lambda: directories.recalled(REMEMBERED, key) or {})
+    if before:
+        return FlipTest(**before)
+    if process_group.size() > 1:
+        for one in (0, view):  # by all processes of the job; the first one judges
+            items = [(position, one) for position in range(len(images))]
+            head.fill(images, items, workers=workers, progress=progress)
+
+    def ask() -> dict[str, Any]:
+        test = _asked(head, images, folds, len(manifest.classes), view, workers, progress)
+        return directories.remember(REMEMBERED, key, asdict(test))
+
+    return FlipTest(**process_group.decided(ask))
+
+
+def _remembered_by(head: Frozen, images: Images, folds: probe.Folds, view: int) -> str:
+    """Return the digest of all that decides a test's answers."""
+    decisive = {
+        "view": view,
+        "features": head.about(head.cut),
+        "images": [
+            [sample.digest, images.pixels_name((place, 0)), images.pixels_name((place, view))]
+            for place, sample in enumerate(images.samples)
+        ],
+        "classes": images.targets.tolist(),
+        "folds": [held.tolist() for _, held in folds],
+        "settings": [THUMBNAIL_PX, MOST_DISTINGUISHED, MOST_TURNED, L2, CLEAR_LOSS_SE],
+        "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _asked(
