@@ -270,17 +270,18 @@ def work(arguments: argparse.Namespace) -> None:
     share, of = (int(word) for word in arguments.share.split("/"))
     path = arguments.out / "tasks.jsonl"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    done = {row["task"] for row in read(path) if row["recipe"] == RECIPE}
     images = {}
     for name in SETS:
         with open(arguments.data / f"{name}.csv", newline="", encoding="utf-8") as file:
             images[name] = dict(sorted(Counter(row["label"] for row in csv.DictReader(file)).items()))
     for number in itertools.takewhile(lambda n: n < arguments.until, itertools.count(share - 1, of)):
-        if number in done:
+        if number in _done(path):
             continue
         began = time.process_time()
         task = recipe(number, images)
         row = run_task(task, arguments.data, CONFIGURATIONS)
+        if number in _done(path):  # by another process, which was given the same share
+            continue
         append(path, row)
         accuracies = {name: values[0] for name, values in row["runs"].items()}
         print(
@@ -292,6 +293,10 @@ def work(arguments: argparse.Namespace) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _done(path: Path) -> set[int]:
+    return {row["task"] for row in read(path) if row["recipe"] == RECIPE}
 
 
 def summarise(path: Path) -> str:

@@ -264,10 +264,10 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
         "log_me": [0.1, 0.3, 0.2],
         "h_score": [1.0, 2.0, 3.0],
     }
-    row = {"task": 7, "set": "a", "model": "net", "size": 48, "n_train": 30, "n_test": 90}
+    row = {"recipe": 2, "task": 7, "set": "a", "model": "net", "size": 48, "n_train": 30, "n_test": 90}
     lines = [
         {**row, "signals": known, "runs": {"lp_ft": [0.9, None, 2.5]}},
-        {**row, "signals": {**known, "curve": []}, "runs": {}},
+        {**row, "task": 8, "signals": {**known, "curve": []}, "runs": {}},
     ]
     file = tmp_path / "tasks.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -280,6 +280,9 @@ def test_small_tasks_are_trials_of_their_set(tmp_path: Path) -> None:
     assert replace(trial.facts, linear_probe=None).frozen == pytest.approx(0.6)  # the mean of the best three
     assert trial.facts.depth_gain == pytest.approx(0.0)
     assert (trial.accuracy, trial.seconds) == ({"lp_ft": 0.9}, {"lp_ft": 2.5})
+    file.write_text(2 * (json.dumps(lines[0]) + "\n"), encoding="utf-8")
+    with pytest.raises(ValueError, match="1 tasks twice, such as task 7"):
+        read_tasks(file)
 
 
 def test_forecasts_start_from_a_linear_probe() -> None:

@@ -8,6 +8,7 @@ line, runs and signals together; benchmarks/tasks.py writes it. Imports no torch
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,8 +168,17 @@ def read_experience(folder: Path = HOME, tasks: Path | None = None) -> list[Tria
 
 
 def read_tasks(path: Path) -> list[Trial]:
-    """Return the trials in a file of small tasks, those of which too little could be measured left out."""
-    return [trial for row in _rows(path) if (trial := _of_task(row))]
+    """Return the trials in a file of small tasks, those of which too little could be measured left out.
+
+    Raises `ValueError` where a task stands there twice: it would count twice.
+    """
+    rows = _rows(path)
+    numbers = Counter((row["recipe"], row["task"]) for row in rows)
+    if twice := [task for task, count in numbers.items() if count > 1]:
+        raise ValueError(
+            f"{path} has {len(twice)} tasks twice, such as task {twice[0][1]}. Remove the copies."
+        )
+    return [trial for row in rows if (trial := _of_task(row))]
 
 
 def _of_task(row: Mapping[str, Any]) -> Trial | None:

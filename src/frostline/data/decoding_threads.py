@@ -46,9 +46,9 @@ def decoding_threads(workers: Workers) -> int:
 def decode_in_turn(threads: int) -> bool:
     """Return whether so many threads decode while nothing else computes, not ahead.
 
-    They do where the processor computes with all its cores, and as many decode: the threads of a step wait
-    for each other at each layer, and one that shares its core with decoding holds all of them up. On two
-    cores a first pass over 1,000 JPEGs of 500 x 375 px took 0.92 of the time in turn (docs/LOG.md, 30
+    They do where the processor computes with all its cores, and as many decode: threads wait for each other
+    at each operation, and one that shares its core with decoding holds all of them up. On two cores a first
+    pass over 1,000 JPEGs of 500 x 375 px took 0.92 of the time in turn (docs/LOG.md, 30
     November 2026). Who gives more threads than cores has slow files: they are read ahead.
     """
     cores = cpu_threads.cores()
