@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import frostline
-from frostline.errors import DataError, ModelError
+from frostline.errors import DataError, ModelError, UsageError
 from tiny import tiny_backbone, tiny_model, write_folder
 
 
@@ -126,3 +126,17 @@ def test_a_run_that_does_not_know_its_module_says_so(run: frostline.Run, photos:
     stranger = frostline.Run(run.result, run.folder, run.study)
     with pytest.raises(ModelError, match="module of your own"):
         stranger.predict(photos)
+
+
+def test_a_study_at_hand_stands_for_its_folder(photos: Path, tmp_path: Path) -> None:
+    run = frostline.train(
+        tiny_backbone(), frostline.load_data(photos), "linear_probe", study=tmp_path / "s", threads=1
+    )
+    by_path = frostline.predict(run.study.path, photos, module=tiny_model())
+    assert frostline.predict(run.study, photos, module=tiny_model()).rows == by_path.rows
+    evaluation = frostline.evaluate(run.study, photos, module=tiny_model())
+    assert evaluation.accuracy == frostline.evaluate(run.study.path, photos, module=tiny_model()).accuracy
+    exported = frostline.export(run.study, output=tmp_path / "e", module=tiny_model())
+    assert exported.path == tmp_path / "e"
+    with pytest.raises(UsageError, match="A model is a int; expected a study or an export, their folder"):
+        frostline.evaluate(3, photos)  # type: ignore[arg-type]

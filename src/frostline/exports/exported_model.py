@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ class ExportedModel:
         return replace(of_study, samples=tuple(samples))
 
 
-def load_exported_model(study: str | Path, run: str | None, module: nn.Module | None) -> ExportedModel:
+def load_exported_model(
+    study: str | PathLike[str], run: str | None, module: nn.Module | None
+) -> ExportedModel:
     """Load the model of a study's best run, or of `run`. Raises `StudyError` or `ModelError`."""
     study_folder = Study.existing(study)
     best = best_of(study_folder, run)

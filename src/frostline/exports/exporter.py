@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Export:
 
 @devices.computes(float32=True)
 def export(
-    study: str | Path,
+    study: str | PathLike[str],
     to: str = "safetensors",
     *,
     run: str | None = None,

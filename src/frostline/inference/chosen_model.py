@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from torch import nn
@@ -36,7 +37,7 @@ class ChosenModel:
 
 
 def chosen_model(
-    study: str | Path,
+    study: str | PathLike[str],
     run: str | None,
     module: nn.Module | None,
     base: str | nn.Module | Backbone | None,
@@ -53,7 +54,7 @@ def chosen_model(
     )
 
 
-def of_delta(folder: str | Path, base: str | nn.Module | Backbone | None) -> ChosenModel:
+def of_delta(folder: str | PathLike[str], base: str | nn.Module | Backbone | None) -> ChosenModel:
     """Return the model of a delta. Raises `StudyError`, or `ModelError`: the base weights are others."""
     loaded = delta.load(folder, base)
     predictor = Predictor(
@@ -67,7 +68,7 @@ def of_delta(folder: str | Path, base: str | nn.Module | Backbone | None) -> Cho
     return ChosenModel(predictor, loaded.run, why, loaded.strategy, Path(folder))
 
 
-def exported_decision(folder: str | Path, classes: Sequence[str]) -> Decision | None:
+def exported_decision(folder: str | PathLike[str], classes: Sequence[str]) -> Decision | None:
     """Return how an export decides, by its `config.json`. Raises `StudyError` where that is damaged."""
     path = Path(folder) / directories.CONFIG
     try:

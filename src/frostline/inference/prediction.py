@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @devices.computes(float32=True)
 def predict(
-    study: str | Path,
+    study: str | PathLike[str],
     images: Any,
     *,
     run: str | None = None,
@@ -153,7 +153,7 @@ def predictions_of(
     )
 
 
-def _doubts(study: str | Path, run: str | None, precision: float) -> selective_prediction.Doubts:
+def _doubts(study: str | PathLike[str], run: str | None, precision: float) -> selective_prediction.Doubts:
     if delta.is_delta(study):
         raise UsageError(
             f"{option('target_accuracy')} needs features that a delta does not hold: use the study it was "

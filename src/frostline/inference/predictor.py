@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ class Predictor:
 
 @devices.computes()
 def load_model(
-    study: str | Path | RunFolder,
+    study: str | PathLike[str] | RunFolder,
     *,
     run: str | None = None,
     module: nn.Module | None = None,

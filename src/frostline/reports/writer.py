@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from frostline.errors import StudyError
@@ -20,7 +21,6 @@ from frostline.reports.conclusions import DAMAGED_FILE_ERRORS, ReportContext
 from frostline.reports.page import render
 from frostline.reports.section import Section
 from frostline.reports.study_reader import add_problem, read
-from frostline.studies.study_folder import Study
 from frostline.system import directories
 
 NAME = "report.html"
@@ -67,7 +67,7 @@ class Report:
         return lines_html("Report", self.lines, str(self.path))
 
 
-def report(study: str | Path | Study, output: str | Path | None = None) -> Report:
+def report(study: str | PathLike[str], output: str | Path | None = None) -> Report:
     """Write a study as one self-contained HTML page.
 
     The page is rendered from the study folder alone; the same folder gives the same bytes. Sections without
@@ -90,7 +90,7 @@ def report(study: str | Path | Study, output: str | Path | None = None) -> Repor
     StudyError
         Where the folder is not a study, or the page can't be written.
     """
-    study_path = study.path if isinstance(study, Study) else Path(study)
+    study_path = Path(study)
     context = read_context(study_path)
     page = render(context, sections(context))
     target = Path(output) if output is not None else study_path / NAME

@@ -55,6 +55,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -261,13 +262,16 @@ class RunFolder:
 
 
 class Study:
-    """A study folder. `open` makes it or checks that it belongs to the same images and split."""
+    """A study folder; it may stand for its path. `open` makes it, or checks that it is of the same data."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @classmethod
-    def open(cls, path: str | Path, *, data: str, split: str, test: str) -> Study:
+    def open(cls, path: str | PathLike[str], *, data: str, split: str, test: str) -> Study:
         """Open or begin the study of one data set and split, given by their digests.
 
         Raises `StudyError` where the folder holds another study, something else, or can't be written.
@@ -288,7 +292,7 @@ class Study:
         return study
 
     @classmethod
-    def existing(cls, path: str | Path) -> Study:
+    def existing(cls, path: str | PathLike[str]) -> Study:
         """Return a study that must exist already. Raises `StudyError`."""
         study = cls(path)
         if not (study.path / "study.json").is_file():

@@ -27,7 +27,7 @@ STALE_S = 24 * 3600.0  # a choice: no export and no copy of one image takes a da
 CLOCK_S = 2.0  # file times are as coarse as that on FAT
 
 
-def exported_as(folder: str | Path) -> str | None:
+def exported_as(folder: str | os.PathLike[str]) -> str | None:
     """Return the format of an export of frostline's; `None` for any other folder."""
     try:
         card = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["frostline"]

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Delta:
     source: dict[str, Any]  # the base network's, as `Backbone.source`
 
 
-def is_delta(folder: str | Path) -> bool:
+def is_delta(folder: str | PathLike[str]) -> bool:
     """Return whether a folder is a delta."""
     return directories.exported_as(folder) == KIND
 
@@ -81,7 +82,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b)
 
 
-def load(folder: str | Path, base: str | nn.Module | Backbone | None = None) -> Delta:
+def load(folder: str | PathLike[str], base: str | nn.Module | Backbone | None = None) -> Delta:
     """Put a delta on its base weights, and check that every bit is what was exported.
 
     `base` hands the base weights over where they can't be found by their name. Raises `ModelError` for other

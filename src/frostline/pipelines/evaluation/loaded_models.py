@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,9 +76,9 @@ def _load(
             model.folder,
             model.flip,
         )
-    if not isinstance(model, str | Path):
+    if not isinstance(model, str | os.PathLike):
         raise UsageError(
-            f"A model is a {type(model).__name__}; expected the folder of a study or an export, or a Run."
+            f"A model is a {type(model).__name__}; expected a study or an export, their folder, or a Run."
         )
     path = Path(model).expanduser()
     if path.is_file() and directories.exported_as(path.parent):
