@@ -222,6 +222,8 @@ def main(library: str, processes: int, folder: Path) -> None:
         trainer.train()
         model, rank = trainer.model.model, trainer.args.process_index
     torch.save(model.state_dict(), folder / f"{processes}-{rank}.pt")
+    if torch.distributed.is_initialized():  # else threads of gloo's may end the process with an error
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
