@@ -290,6 +290,19 @@ def test_digests_of_several_cuts_hash_each_weight_once(monkeypatch: pytest.Monke
     assert bb.prefix_digest(backbone, backbone.model, cuts[0]) != expected[0]
 
 
+def test_tensors_without_values_to_read_are_like_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone()
+    cut = backbone.cut(2)
+    plain = bb.prefix_digest(backbone, backbone.model, cut)
+    for value in (torch.eye(3).to_sparse(), torch.empty(2, device="meta")):
+        backbone.model.stem.mask = value
+        here = bb.prefix_digest(backbone, backbone.model, cut)
+        assert here == bb.prefix_digest(backbone, backbone.model, cut) != plain
+        with monkeypatch.context() as patched:
+            patched.setattr(digests.os, "getpid", lambda: 1)
+            assert here != bb.prefix_digest(backbone, backbone.model, cut)
+
+
 def test_a_module_typed_at_a_prompt_is_like_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
     scope: dict[str, type[nn.Module]] = {}
     code = "class Typed(Base):\n    def forward(self, x):\n        return super().forward(x)\n"

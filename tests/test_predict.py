@@ -138,5 +138,6 @@ def test_a_study_at_hand_stands_for_its_folder(photos: Path, tmp_path: Path) -> 
     assert evaluation.accuracy == frostline.evaluate(run.study.path, photos, module=tiny_model()).accuracy
     exported = frostline.export(run.study, output=tmp_path / "e", module=tiny_model())
     assert exported.path == tmp_path / "e"
+    assert (str(run.study), repr(run.study)) == (f"{tmp_path / 's'}", f"Study('{tmp_path / 's'}')")
     with pytest.raises(UsageError, match="A model is a int; expected a study or an export, their folder"):
         frostline.evaluate(3, photos)  # type: ignore[arg-type]

@@ -225,19 +225,21 @@ class Walk:
         self._add("start", rates.write.at(rates.model_bytes))
 
     def _flips(self) -> None:
-        """Add the costs of a flip (or rotation) test, which is remembered: thumbnails, two probes a fold."""
+        """Add the costs of a flip (or rotation) test: thumbnails, and two probes a fold.
+
+        Its answer is remembered for these images, but a warm run may be of another fold or seed.
+        """
         rates, last = self.rates, self.rates.last.cut
         images = min(self.job.train, FLIP_IMAGES)
-        self._count_cached(images, rates.last.row_bytes)
-        if self.job.warm:
-            return
         self._decode(images * (rates.file_s + rates.crop_s), 0.0, "flip test")
         self._add("flip test", FOLDS * SVM_S * (2 * images * (FOLDS - 1) / FOLDS) ** 2)
         for copies in (1, 2):
             learned = copies * images * (FOLDS - 1) / FOLDS
             self._add("flip test", FOLDS * rates.solve.at(self._numbers(learned)))
         self._head_rows("flip test", images, pixels=False)
-        self._add("flip test", self._forward(last, images))  # mirrored ones
+        if not self.job.warm:  # mirrored ones
+            self._add("flip test", self._forward(last, images))
+        self._count_cached(images, rates.last.row_bytes)
 
     def _head_rows(self, item: str, images: int, *, pixels: bool = True) -> None:
         """The features of the plain view: read, or computed and kept."""

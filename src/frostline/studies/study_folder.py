@@ -270,6 +270,12 @@ class Study:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r})"
+
     @classmethod
     def open(cls, path: str | PathLike[str], *, data: str, split: str, test: str) -> Study:
         """Open or begin the study of one data set and split, given by their digests.

@@ -72,7 +72,7 @@ def recalled(kind: str, key: str) -> dict[str, Any] | None:
         record = json.loads((home() / kind / _file(key)).read_text())
         if record["key"] == key and isinstance(record["value"], dict):
             return dict(record["value"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 

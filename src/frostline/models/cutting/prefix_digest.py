@@ -112,6 +112,9 @@ def _lines(name: str, module: nn.Module) -> Iterator[str]:
 
 
 def _tensor(value: Tensor) -> str:
+    """Describe a tensor with its values; one that has none to read is like nothing in another process."""
+    if value.is_meta or value.layout is not torch.strided:
+        return f"{tuple(value.shape)} {value.dtype} {value.layout} only in process {os.getpid()} {id(value)}"
     return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(tensor_bytes(value)).hexdigest()}"
 
 

@@ -19,6 +19,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -79,7 +80,8 @@ def changed(model: nn.Module, base: Backbone) -> dict[str, Tensor]:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and tensor_bytes(a) == tensor_bytes(b)
+    same_kind = a.shape == b.shape and a.dtype == b.dtype
+    return same_kind and np.array_equal(tensor_bytes(a), tensor_bytes(b))  # of bits: NaN is like itself
 
 
 def load(folder: str | PathLike[str], base: str | nn.Module | Backbone | None = None) -> Delta:

@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ MOST_DISTINGUISHED = 0.75
 MOST_TURNED = 0.6
 L2 = 1e-3  # of the probe in question 2: the middle of its grid
 REMEMBERED = "flips"  # folder of answers in the cache
+VERSION = 1  # raised when the same images would be answered otherwise
 CLEAR_LOSS_SE = 2.0  # a veto needs a loss of two standard errors of the images on which the probes differ
 
 
@@ -100,7 +101,7 @@ def try_flips(
     folds = manifest.folds(chosen, FOLDS, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
         return FlipTest(0.0, 0.0, 0.0, False, 0)
-    key = _remembered_by(head, images, folds, view)
+    key = _remembered_by(head, images, folds, len(manifest.classes), view)
     before = process_group.decided(lambda: directories.recalled(REMEMBERED, key) or {})
     if before:
         return FlipTest(**before)
@@ -116,16 +117,18 @@ def try_flips(
     return FlipTest(**process_group.decided(ask))
 
 
-def _remembered_by(head: Frozen, images: Images, folds: probe.Folds, view: int) -> str:
+def _remembered_by(head: Frozen, images: Images, folds: probe.Folds, classes: int, view: int) -> str:
     """Return the digest of all that decides a test's answers."""
     decisive = {
+        "version": VERSION,
+        "answers": [field.name for field in fields(FlipTest)],
         "view": view,
         "features": head.about(head.cut),
         "images": [
             [sample.digest, images.pixels_name((place, 0)), images.pixels_name((place, view))]
             for place, sample in enumerate(images.samples)
         ],
-        "classes": images.targets.tolist(),
+        "classes": [classes, images.targets.tolist()],
         "folds": [held.tolist() for _, held in folds],
         "settings": [THUMBNAIL_PX, MOST_DISTINGUISHED, MOST_TURNED, L2, CLEAR_LOSS_SE],
         "libraries": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
