@@ -383,6 +383,14 @@ def test_what_a_flip_test_answered_is_remembered_by_all_that_decides_it(
     answer(tiny_backbone(), seed=1)
     answer(tiny_backbone(), view=TURNED)
     assert len(asked) == 4
+    head = Frozen(other, other.model, other.cuts[-1], ForwardConfig(numerics.exact_plan(1), 64))
+    images = Images(data, data.subset("train"), PREPROCESSING)
+    folds = data.folds(data.subset("train"), 3, 0)
+    keys = {
+        flip_safety._remembered_by(head, images, folds[:n], classes, MIRRORED)
+        for n, classes in ((3, 2), (3, 3), (2, 2))
+    }
+    assert len(keys) == 3
 
 
 def test_too_few_images_to_ask_means_no_flips() -> None:

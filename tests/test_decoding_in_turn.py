@@ -17,6 +17,7 @@ from frostline.feature_extraction import image_batches, ordered_threads
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
 from frostline.feature_extraction.ordered_threads import mapped
+from frostline.inference import decoded_batches
 from frostline.system import devices, numerics
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
@@ -124,7 +125,14 @@ def test_a_run_takes_turns_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = frostline.load_data(write_table(tmp_path / "images", train=12, test=4), near_copies=False)
-    runs = []
+    runs, in_turn = [], []
+    original = ordered_threads.mapped
+    for module in (image_batches, decoded_batches):
+        monkeypatch.setattr(
+            module,
+            "mapped",
+            lambda *args, **kwargs: in_turn.append(kwargs.get("in_turn")) or original(*args, **kwargs),
+        )
     for cores in (1, 4):
         monkeypatch.setattr("frostline.system.cpu_threads.cores", lambda cores=cores: cores)
         run = frostline.train(
@@ -132,5 +140,7 @@ def test_a_run_takes_turns_and_ends_with_the_same_weights(
         )
         rows = frostline.predict(run.study.path, tmp_path / "images", module=tiny_model()).rows
         runs.append((weights(run), rows))
+        assert {taken for taken in in_turn if taken is not None} == {cores == 1}
+        in_turn.clear()
     assert runs[0][0] == runs[1][0]
     assert runs[0][1] == runs[1][1]
