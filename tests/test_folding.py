@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 import frostline
@@ -14,7 +15,7 @@ from frostline import models as bb
 from frostline.data import Manifest
 from frostline.feature_extraction import ForwardConfig, Frozen, features
 from frostline.feature_extraction.image_batches import Images
-from frostline.models import Backbone
+from frostline.models import Backbone, same_padding
 from frostline.models.batchnorm_folding import pairs
 from frostline.system import numerics
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
@@ -89,6 +90,55 @@ def loaded(model: nn.Module) -> Backbone:
 @pytest.mark.parametrize("network", [_Reused, _Twice])
 def test_what_cannot_be_folded_is_not(network: type[nn.Module]) -> None:
     assert bb.foldable(loaded(network())) == []
+
+
+class _Padded(nn.Module):
+    """Two convolutions that pad as TensorFlow does, the larger one first, and one that needs no padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = Conv2dSame(3, 8, 5, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.small = Conv2dSame(8, 8, 3, stride=2, groups=8)
+        self.whole = Conv2dSame(8, 4, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.whole(self.small(self.norm(self.large(x)).relu()))
+        return output
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_in_memory_used_again_gives_the_same_bytes(
+    layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    model = _Padded().eval().to(memory_format=layout)
+    folded = bb.Folded(model, []).model  # nothing to fold, so that only the padding differs
+    batches = torch.randn(3, 4, 3, 18, 22, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        for images in (*batches, batches[0, :, :, :10, :14], batches[0]):
+            x = images.contiguous(memory_format=layout)
+            expected, outputs = model(x), folded(x)
+            assert torch.equal(outputs, expected)
+            assert outputs.stride() == expected.stride()
+    assert len(folded.large.memory._free) == 1  # one piece of memory for all of them
+    assert folded.large.memory is folded.small.memory
+
+
+def test_who_comes_while_padding_memory_is_lent_gets_other_memory() -> None:
+    memory = same_padding._Memory()
+    with memory.lent(16) as first, memory.lent(16) as second:
+        assert first.data_ptr() != second.data_ptr()
+    with memory.lent(8) as again:
+        assert again.data_ptr() in (first.data_ptr(), second.data_ptr())
+
+
+def test_a_network_that_may_learn_pads_as_ever() -> None:
+    model = bb.Folded(_Padded(), []).model
+    x = torch.randn(2, 3, 18, 22, requires_grad=True)
+    model(x).sum().backward()
+    assert x.grad is not None
+    assert not model.large.memory._free
 
 
 def test_only_what_feeds_a_norm_directly_is_a_pair() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -90,6 +91,10 @@ class Folded:
             if neutral:
                 _neutralise(norm)
             self._layers.append(norm)
+        if not neutral and "timm.layers" in sys.modules:  # whose layers these are
+            from frostline.models.same_padding import pad_in_reused_memory
+
+            pad_in_reused_memory(self.model)
 
     @contextlib.contextmanager
     def skipping(self) -> Iterator[None]:

@@ -40,12 +40,13 @@ def digest_of(content: bytes) -> bytes:
         with Image.open(io.BytesIO(cut), formats=("JPEG", "MPO")) as image:
             if min(image.width, height) < LEAST_SIDE or image.mode not in ("RGB", "L"):
                 return b""
-            rows = decoding.upright(image.crop((0, 0, image.width, TOP_ROWS))).convert("RGB")
-            width = image.width
+            rows = decoding.upright(image.crop((0, 0, image.width, TOP_ROWS)))
+            rows, width = rows if rows.mode == "RGB" else rows.convert("RGB"), image.width
     except Exception:  # as decoding does: Pillow's parsers raise whatever they stumble over
         return b""
     size = (width, height) if rows.width == width else (height, width)
-    return b"" if is_flat(rows) else _digest(size, rows)
+    thin = _thin(rows)
+    return b"" if is_flat(thin) and is_flat(rows) else _digest(size, rows.size, thin)
 
 
 def candidates(picture: Picture) -> tuple[bytes, ...]:
@@ -60,13 +61,17 @@ def candidates(picture: Picture) -> tuple[bytes, ...]:
         (0, 0, TOP_ROWS, height),
         (width - TOP_ROWS, 0, width, height),
     )
-    return tuple(_digest(image.size, image.crop(side)) for side in sides)
+    edges = (image.crop(side) for side in sides)
+    return tuple(_digest(image.size, edge.size, _thin(edge)) for edge in edges)
 
 
-def _digest(size: tuple[int, int], rows: Image.Image) -> bytes:
+def _thin(rows: Image.Image) -> Image.Image:
     grid = (min(rows.width, GRID), min(rows.height, GRID))
-    pixels = rows.resize(grid, Image.Resampling.NEAREST).tobytes()
-    return hashlib.sha256(f"first rows of {size} {rows.size}".encode() + pixels).digest()[:8]
+    return rows.resize(grid, Image.Resampling.NEAREST)
+
+
+def _digest(size: tuple[int, int], edge_size: tuple[int, int], thin: Image.Image) -> bytes:
+    return hashlib.sha256(f"first rows of {size} {edge_size}".encode() + thin.tobytes()).digest()[:8]
 
 
 def _height_at(content: bytes) -> slice | None:
