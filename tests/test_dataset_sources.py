@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from frostline.data import load_data
+from frostline.data import Pairs, load_data
 from frostline.errors import DataError, UsageError
 
 
@@ -53,6 +53,27 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     assert any("No val set" in note for note in data.notes)
     assert data.read(data.samples[0]).size == (24, 24)
     assert data.targets(data.samples).tolist() == [0] * 8 + [1] * 6
+
+
+class _Elsewhere:
+    """A path that is no `Path`, as those of other libraries and `os.scandir`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+
+def test_whatever_stands_for_a_path_is_one(tmp_path: Path) -> None:
+    folder = by_class(tmp_path / "folder", {"cats": 4, "dogs": 4})
+    data = load_data(_Elsewhere(folder))
+    assert data.samples == load_data(folder).samples
+    rows = [(str(folder / s.path), s.label) for s in data.samples]
+    of_table = load_data(_Elsewhere(table(tmp_path / "t.csv", ["path", "label"], rows)))
+    assert [s.digest for s in of_table.samples] == [s.digest for s in data.samples]
+    images = [_Elsewhere(folder / s.path) for s in data.samples]
+    assert len(load_data(Pairs(images, [s.label for s in data.samples])).samples) == 8
 
 
 def test_a_relative_path_outlives_the_working_directory(

@@ -139,5 +139,11 @@ def test_a_study_at_hand_stands_for_its_folder(photos: Path, tmp_path: Path) -> 
     exported = frostline.export(run.study, output=tmp_path / "e", module=tiny_model())
     assert exported.path == tmp_path / "e"
     assert (str(run.study), repr(run.study)) == (f"{tmp_path / 's'}", f"Study('{tmp_path / 's'}')")
-    with pytest.raises(UsageError, match="A model is a int; expected a study or an export, their folder"):
+    of_run = frostline.evaluate(run.folder, photos, module=tiny_model())
+    assert of_run.accuracy == evaluation.accuracy
+    with pytest.raises(DataError, match=r"s is a folder\. Expected a table of predictions"):
+        frostline.evaluate(run.study, photos, predictions=run.study, module=tiny_model())
+    with pytest.raises(
+        UsageError, match="Found a model of type int; expected a study or an export, their folder"
+    ):
         frostline.evaluate(3, photos)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
@@ -311,7 +312,7 @@ def _by_values(
     rule = parsed(by if by == PARENT or by.startswith((PATTERN, COLUMN)) else f"{COLUMN}{by}")
     assert rule is not None
     if rule.column is not None:
-        if not isinstance(source, str | Path) or not _has_columns(source):
+        if not isinstance(source, str | os.PathLike) or not _has_columns(source):
             raise UsageError(
                 f"--by {by} names a column of a table, and these images come from no table. Expected "
                 f"--by {PARENT} (the folder below the class folder), --by {PATTERN}REGEX (found in the "
@@ -366,11 +367,13 @@ def _source_of(
         names = (columns.path_column, columns.label_column, columns.group_column)
         options = ("--path-column", "--label-column", "--group-by")
         options_given = " and ".join(option for option, name in zip(options, names, strict=True) if name)
-        description = source if isinstance(source, str | Path) else f"a {type(source).__name__}"
+        description = (
+            os.fspath(source) if isinstance(source, str | os.PathLike) else f"a {type(source).__name__}"
+        )
         raise UsageError(f"{options_given} name(s) a column of a table, and {description} is not a table.")
     if isinstance(source, str) and is_address(source):
         return _source_at_address(source, split_names, groups_inside)
-    if isinstance(source, str | Path):
+    if isinstance(source, str | os.PathLike):
         return _source_at(Path(source).expanduser(), split_names, columns, groups_inside)
     if split_names:
         raise UsageError(
@@ -400,8 +403,8 @@ def _source_at_address(address: str, split_names: SplitNames, groups_inside: boo
 
 
 def _has_columns(source: Any) -> bool:
-    if isinstance(source, str | Path):
-        return str(source).lower().endswith(TABLE_SUFFIXES)
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source).lower().endswith(TABLE_SUFFIXES)
     return python_datasets.is_hugging_face(source)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -463,9 +464,9 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
 def _images(X: Any) -> Sequence[Any]:
     """Return X as a sequence of paths, arrays or PIL images. Raises `ValueError` saying what was found."""
     wanted = "expected images (n, h, w) or (n, h, w, 3), or n paths"
-    if isinstance(X, str | Path):
-        raise ValueError(f"Found one path, {str(X)!r}; {wanted}: put it into a list.")
-    if isinstance(X, list | tuple) and not all(isinstance(item, str | Path) for item in X):
+    if isinstance(X, str | os.PathLike):
+        raise ValueError(f"Found one path, {os.fspath(X)!r}; {wanted}: put it into a list.")
+    if isinstance(X, list | tuple) and not all(isinstance(item, str | os.PathLike) for item in X):
         images: Sequence[Any] = X
     else:
         array = np.asarray(X)
@@ -484,7 +485,7 @@ def _images(X: Any) -> Sequence[Any]:
                 "Hand over a batch of one: X[None]."
             )
         texts = array.ndim == 1 and array.dtype.kind in "OUST"
-        images = [item if isinstance(item, Path) or not texts else _text(item) for item in array]
+        images = [item if isinstance(item, os.PathLike) or not texts else _text(item) for item in array]
     if not len(images):
         raise ValueError(f"Found array with 0 sample(s) while a minimum of 1 is required; {wanted}.")
     return images
@@ -492,8 +493,8 @@ def _images(X: Any) -> Sequence[Any]:
 
 def _identity(image: Any) -> str:
     """Return what is the same for an image that is there twice: its path, or a digest of its pixels."""
-    if isinstance(image, str | Path):
-        return str(image)
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
     pixels = np.ascontiguousarray(np.asarray(image))
     return hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
 

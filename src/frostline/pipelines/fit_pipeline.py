@@ -6,6 +6,7 @@ compare strategies within the time limit, train the winner on every image, repor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -520,6 +521,6 @@ def _seconds_then(study: Study) -> float | None:
 
 def _name_of(source: Any) -> str | None:
     """Return the name of a folder or file; `None` for a data set in memory."""
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         return None
     return Path(source).resolve().name + ("/" if Path(source).is_dir() else "")

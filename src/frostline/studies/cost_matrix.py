@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def cost_matrix(
     UsageError
         The file cannot be read, or does not hold a number for each pair of classes.
     """
-    if not isinstance(costs, str | Path):
+    if not isinstance(costs, str | os.PathLike):
         return checked_matrix(costs, tuple(classes))
     try:
         with open(costs, newline="", encoding="utf-8-sig") as file:

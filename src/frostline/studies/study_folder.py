@@ -115,6 +115,9 @@ class RunFolder:
     path: Path
     writes: bool = True
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def name(self) -> str:
         """The start of the configuration's digest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Pairs:
 
 def read_pairs(pairs: Pairs) -> Source:
     """List what there is; files are read later, as those of a folder are."""
-    if all(isinstance(image, str | Path) for image in pairs.images):
+    if all(isinstance(image, str | os.PathLike) for image in pairs.images):
         paths = [Path(image).expanduser().absolute().as_posix() for image in pairs.images]
         return Source(Path(), _entries(paths, pairs))
     names = [f"{NAME}[{position}]" for position in range(len(pairs.images))]

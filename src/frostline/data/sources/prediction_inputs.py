@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _is_several(images: Any) -> bool:
     shape = getattr(images, "shape", None)
     if shape is not None and (_kind(images) not in OBJECTS or not len(shape)):  # one object is no several
         return len(shape) == 4
-    single = isinstance(images, str | Path | bytes | Image.Image | Mapping) or hasattr(images, "read")
+    single = isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read")
     return isinstance(images, Iterable) and not single
 
 
@@ -174,12 +175,12 @@ def _kind(array: Any) -> str:
 
 
 def _input_of(item: Any, name: str, path_column: str | None) -> PredictionInputs:
-    if isinstance(item, str | Path):
-        return _inputs_at(str(item), path_column)
+    if isinstance(item, str | os.PathLike):
+        return _inputs_at(os.fspath(item), path_column)
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
         return PredictionInputs((PredictionInput(name, item),))
     raise DataError(
-        f"{name} is a {type(item).__name__}; expected a path, a PIL image, an array (H, W) or (H, W, 3), or "
+        f"{name} is of type {type(item).__name__}; expected a path, a PIL image, an array (H, W) or (H, W, 3), or "
         "several of these."
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def evaluate(
     metric: metrics.Metric = "accuracy",
     positive: str | None = None,
     by: str | None = None,
-    predictions: str | Path | Sequence[str | Path] = (),
+    predictions: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     run: str | None = None,
     tta: str = "none",
     split_names: SplitNames = None,
@@ -132,7 +132,7 @@ def evaluate(
     several = models if isinstance(models, list | tuple) else [models]
     if not several:
         raise UsageError("No model was given. Expected the folder of a study or an export.")
-    tables = [predictions] if isinstance(predictions, str | Path) else list(predictions)
+    tables = [predictions] if isinstance(predictions, str | os.PathLike) else list(predictions)
     loaded = load_models(several, run, module, base)
     labelled = load_labelled(
         data,
@@ -330,7 +330,7 @@ def _learned_digests(loaded: Sequence[LoadedModel], data: Manifest) -> _Met:
 def _evaluated(
     loaded: Sequence[LoadedModel],
     images: _Images,
-    tables: Sequence[str | Path],
+    tables: Sequence[str | os.PathLike[str]],
     metric: metrics.Metric,
     positive: str | None,
     by: str | None,

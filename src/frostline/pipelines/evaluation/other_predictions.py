@@ -82,7 +82,7 @@ class OtherPredictions:
         return replace(self, notes=(*self.notes, note))
 
 
-def read_other(path: str | Path, paths: Sequence[str], root: Path | None) -> OtherPredictions:
+def read_other(path: str | os.PathLike[str], paths: Sequence[str], root: Path | None) -> OtherPredictions:
     """Read a table of predictions, and match it with images.
 
     Parameters
@@ -105,7 +105,8 @@ def read_other(path: str | Path, paths: Sequence[str], root: Path | None) -> Oth
     """
     table = Path(path).expanduser()
     if not table.is_file():
-        raise DataError(f"{table} does not exist. Expected a table of predictions with path and label.")
+        fault = "is a folder" if table.is_dir() else "does not exist"
+        raise DataError(f"{table} {fault}. Expected a table of predictions with path and label.")
     rows, notes = _read(table)
     matches, how = _matched(table, [row.path for row in rows], paths, root)
     if not matches:
