@@ -93,7 +93,7 @@ def test_a_grey_array_is_an_image(run: frostline.Run, photos: Path) -> None:
         (np.full((9, 9, 3), np.nan), "float64 values from nan to nan"),
         (np.zeros((9, 9, 3)) - 1, "float64 values from -1 to -1"),
         ([np.zeros((9, 9, 3), np.uint8), np.zeros(9)], r"image\[1\] cannot be used.*shape \(9,\)"),
-        (7, "image is a int; expected a path, a PIL image"),
+        (7, "image is of type int; expected a path, a PIL image"),
         ({"a": 1}, "image is a dict"),
         (io.BytesIO(b"x"), "image is a BytesIO"),
         ([None], r"image\[0\] is a NoneType"),
