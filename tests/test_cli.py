@@ -529,7 +529,7 @@ def test_compare_races_the_top_of_the_advice(table: Path, monkeypatch: pytest.Mo
     assert (result.exit_code, raced) == (2, ["linear_probe", "head", "lp_ft"])
     assert "Comparing linear_probe, head, lp_ft." in result.output
     assert frostline("compare", str(table), "--strategies", "advisd").exit_code == 2
-    monkeypatch.setattr("frostline.pipelines.time_limits.measuring_s", lambda *_: 100.0)
+    monkeypatch.setattr("frostline.pipelines.time_limits.measuring_s", lambda *_, **__: 100.0)
     few = frostline("compare", str(table), "--strategies", "advised", "--size", "32", "--minutes", "1")
     assert few.exit_code == 2
     assert "--minutes 1 is less than the" in few.output

@@ -142,7 +142,7 @@ def test_no_time_for_a_race_leaves_the_probe(
     lines: list[str] = []
     next(images.glob("*/")).joinpath("broken.png").write_bytes(b"no picture")
     if why == "no time to measure":
-        monkeypatch.setattr(fit_pipeline, "measuring_s", lambda *_: 1e4)
+        monkeypatch.setattr(fit_pipeline, "measuring_s", lambda *_, **__: 1e4)
     else:
         monkeypatch.setattr(TrialRunner, "next_task", lambda _: NextTrial(None, "nothing fits"))
     fitted = frostline.fit(images, model=tiny_backbone(), minutes=5, study=study, log=lines.append, **OPTIONS)

@@ -442,6 +442,9 @@ def test_measuring_decodes_each_image_once(
         return picture(self, sample, *options)
 
     monkeypatch.setattr(SampleReader, "picture", spy)
+    # Timed anew in each folder, another plan may win.
+    config = ForwardConfig(numerics.exact_plan(1), EVALUATION_BATCH)
+    monkeypatch.setattr(measurement.rates_of, "forward_config", lambda *_, **__: config)
     signals = []
     for workers in (0, 2):
         decoded.clear()
@@ -492,7 +495,25 @@ def test_stages_that_cannot_be_probed_leave_the_other_probes(
 def test_the_time_that_measuring_takes_is_foretold_from_the_images_it_takes(
     data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert measurement.images_measured(data) == (60, 0)
+    backbone = tiny_backbone()
+    assert measurement.images_measured(backbone, data) == (60, 0)
     monkeypatch.setattr(measurement, "MOST_PROBED", 20)
     monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
-    assert measurement.images_measured(data) == (20, 60)
+    assert measurement.images_measured(backbone, data) == (20, 60)
+
+
+@pytest.mark.parametrize("layers", ["auto", "last"])
+def test_what_training_left_in_the_cache_and_what_is_remembered_is_not_measured_anew(
+    layers: str, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measurement, "MOST_PROBED", 20)
+    monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
+    backbone, cache = tiny_backbone(), FeatureCache(tmp_path / "cache")
+    given = {"threads": 1, "feature_cache": cache}
+    strategy = "linear_probe" if layers == "auto" else f"linear_probe(layers={layers})"
+    frostline.train(backbone, data, strategy, study=tmp_path / "study", cache="keep", **given)
+    assert measurement.images_measured(backbone, data, **given) == (20, 0)
+    assert measurement.images_measured(backbone, data, seed=1, **given) == (20, 0)
+    measure(backbone, data, random=False, rates=False, **given)
+    assert measurement.images_measured(backbone, data, **given) == (0, 0)
+    assert measurement.images_measured(backbone, data, seed=1, **given) == (20, 0)

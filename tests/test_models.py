@@ -407,7 +407,9 @@ def test_auto_skips_what_cannot_be_loaded_and_says_so(
         return network(name)
 
     monkeypatch.setattr("frostline.pipelines.backbone_request.zoo.load_backbone", load)
-    monkeypatch.setattr("frostline.pipelines.fit_pipeline.measuring_s", lambda *_: 1e4)  # the probe alone
+    monkeypatch.setattr(
+        "frostline.pipelines.fit_pipeline.measuring_s", lambda *_, **__: 1e4
+    )  # the probe alone
     heard: list[str] = []
     result = fitted(images, tmp_path / "study", "auto", log=heard.append)
     assert [row["model"] for row in result.models] == ["lite0"]

@@ -43,6 +43,7 @@ from frostline.system import deadline, devices, directories, numerics, timing
 from frostline.system.numerics import NumericPlan
 from frostline.system.seeds import derive
 
+SIGNALS = "signals"  # kind of what is remembered
 VERSION = 7  # of what is remembered; raised when the same images give other signals
 MEASURING = "loading and measuring the network and the images"  # in messages about a time limit
 MOST_IMAGES = 2000  # whose features are those of training: a choice between time and steadiness
@@ -224,24 +225,10 @@ def measure(
             "measured stage by stage. `frostline train` with the strategy full needs no cut."
         )
     data = training_overlap.mark_learned(backbone, data.checked(progress))
-    samples = class_balanced_subset(data, data.subset("train"), MOST_IMAGES, seed)
-    probed = class_balanced_subset(data, samples, _most_probed(data), seed)
+    samples, probed = _subsets(data, seed)
     plan = numerics.exact_plan(numerics.thread_count(threads))
     config = rates_of.forward_config(backbone, threads=threads) if len(samples) > len(probed) else None
-    key = {
-        "version": [VERSION, STATISTICS_VERSION, SEVERAL],
-        "weights": backbone.digest,
-        "preprocessing": backbone.preprocessing.as_dict(),
-        "pixels": f"fast {FAST_VERSION}",
-        "computed": ForwardConfig(plan, EVALUATION_BATCH).describe(),
-        **({} if config is None else {"curve": config.describe()}),
-        "images": [(sample.digest, sample.label) for sample in samples],
-        "units": data.units(samples).tolist(),
-        "classes": len(data.classes),
-        "seed": seed,
-        **({"proposed": names} if (names := _proposed(data, samples)) else {}),
-        **({"learned": sorted(data.learned)} if data.learned else {}),
-    }
+    key = _key(backbone, data, samples, plan, config, seed)
 
     images = Images(data, probed, backbone.preprocessing, fast=True)
     if random or config is not None:  # another pass follows
@@ -257,10 +244,10 @@ def measure(
         with numerics.threads(plan.threads):
             return _measure_random_weights(backbone, data, images, plan, seed, workers, progress)
 
-    signals = directories.remembered("signals", f"signals {digest_of(key)}", compute)
+    signals = directories.remembered(SIGNALS, f"signals {digest_of(key)}", compute)
     twin: dict[str, Any] = {"accuracy": {}, "notes": []}
     if random and signals["probe_by_stage"]:
-        twin = directories.remembered("signals", f"random weights {digest_of(key)}", compute_random)
+        twin = directories.remembered(SIGNALS, f"random weights {digest_of(key)}", compute_random)
     machine_rates = _rates(backbone, data, cache, seed, threads, workers) if rates else None
     cut_away = data.cut_away(backbone.preprocessing.crop_mode, backbone.preprocessing.crop_pct)
     groups = stage_probes.GroupsProbe(**signals["groups"]) if signals.get("groups") else None
@@ -290,11 +277,68 @@ def measure(
     )
 
 
-def images_measured(data: Manifest) -> tuple[int, int]:
-    """Return how many training images `measure` passes stage by stage, and how many as training does."""
-    samples = min(len(data.subset("train")), MOST_IMAGES)
-    stage_by_stage = min(samples, _most_probed(data))
-    return stage_by_stage, samples if samples > stage_by_stage else 0
+def images_measured(
+    backbone: Backbone,
+    data: Manifest,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    feature_cache: FeatureCache | None = None,
+) -> tuple[int, int]:
+    """Return how many training images `measure` has to pass stage by stage, and how many as training does.
+
+    What is remembered, and what training has left in the cache, needs no pass. Nothing is timed for it.
+    """
+    data = training_overlap.mark_learned(backbone, data)
+    samples, probed = _subsets(data, seed)
+    several = len(samples) > len(probed)
+    try:
+        with numerics.nothing_timed():
+            config = rates_of.forward_config(backbone, threads=threads) if several else None
+    except numerics.NotTimed:
+        return len(probed), len(samples)
+    plan = numerics.exact_plan(numerics.thread_count(threads))
+    key = _key(backbone, data, samples, plan, config, seed)
+    if directories.recalled(SIGNALS, f"signals {digest_of(key)}") is not None:
+        return 0, 0
+    if config is None:
+        return len(probed), 0
+    images = Images(data, samples, backbone.preprocessing, fast=True)
+    with feature_cache or FeatureCache() as cache:
+        head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
+        missing = head.missing(images, [(position, 0) for position in range(len(images))], statistics=True)
+    return len(probed), missing
+
+
+def _subsets(data: Manifest, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Return the training images that are measured, and those of them that pass stage by stage."""
+    samples = class_balanced_subset(data, data.subset("train"), MOST_IMAGES, seed)
+    return samples, class_balanced_subset(data, samples, _most_probed(data), seed)
+
+
+def _key(
+    backbone: Backbone,
+    data: Manifest,
+    samples: tuple[Sample, ...],
+    plan: NumericPlan,
+    config: ForwardConfig | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return all that the signals depend on."""
+    return {
+        "version": [VERSION, STATISTICS_VERSION, SEVERAL],
+        "weights": backbone.digest,
+        "preprocessing": backbone.preprocessing.as_dict(),
+        "pixels": f"fast {FAST_VERSION}",
+        "computed": ForwardConfig(plan, EVALUATION_BATCH).describe(),
+        **({} if config is None else {"curve": config.describe()}),
+        "images": [(sample.digest, sample.label) for sample in samples],
+        "units": data.units(samples).tolist(),
+        "classes": len(data.classes),
+        "seed": seed,
+        **({"proposed": names} if (names := _proposed(data, samples)) else {}),
+        **({"learned": sorted(data.learned)} if data.learned else {}),
+    }
 
 
 def _most_probed(data: Manifest) -> int:

@@ -386,10 +386,15 @@ class Frozen:
         """Lay the model out as the prefix wants it, now: a copy must not be made while its suffix runs."""
         _ = self._compiled
 
-    def missing(self, images: Images, items: Iterable[Item]) -> int:
-        """Return how many features of `items` are not cached yet."""
-        keys = {_key(images, item) for item in items}
-        return len(keys) if self.cached is None else len(self.cached.missing(list(keys)))
+    def missing(self, images: Images, items: Iterable[Item], *, statistics: bool = False) -> int:
+        """Return how many features of `items` are not cached yet, or not with `statistics` of each stage."""
+        keys = list({_key(images, item) for item in items})
+        if self.cached is None:
+            return len(keys)
+        missing = set(self.cached.missing(keys))
+        if statistics and self.statistics is not None:
+            missing.update(*(rows.missing(keys) for rows in self.statistics.parts))
+        return len(missing)
 
     def fill(
         self, images: Images, items: Iterable[Item], *, workers: Workers = 0, progress: Progress = QUIET

@@ -336,7 +336,10 @@ class _Steps:
         `probe_accuracies` are out of fold, of the first model, by network.
         """
         minutes, threads = self.config.minutes, self.config.threads
-        measuring = sum(measuring_s(backbone, self.data, threads) for backbone in backbones)
+        measuring = sum(
+            measuring_s(backbone, self.data, seed=self.config.seed, threads=threads, feature_cache=self.cache)
+            for backbone in backbones
+        )
         if minutes is not None and self.watch.seconds + measuring + ENDING_S >= 60.0 * minutes:
             self.progress.log(
                 f"There is no time to measure the network (about {measuring:.0f} s): the probe is the model."

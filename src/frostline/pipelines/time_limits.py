@@ -12,6 +12,7 @@ from frostline.advice import Advice
 from frostline.data import Manifest
 from frostline.diagnostics import images_measured
 from frostline.errors import UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.models import Backbone
 from frostline.selection import ENDING_S, MEASURING, CandidateCost, Terms, expected_s
 from frostline.selection.trial_runner import LATE, LATE_S, MOST_WAITING
@@ -72,7 +73,14 @@ def demand_time(
 
 
 def demand_measuring(
-    backbone: Backbone, data: Manifest, minutes: float | None, threads: int | None, watch: Stopwatch
+    backbone: Backbone,
+    data: Manifest,
+    minutes: float | None,
+    watch: Stopwatch,
+    *,
+    seed: int,
+    threads: int | None,
+    feature_cache: FeatureCache,
 ) -> None:
     """Raise `UsageError` if the time limit is shorter than measuring takes, which advice needs.
 
@@ -84,14 +92,19 @@ def demand_measuring(
         The labelled images.
     minutes
         Time limit; `None` for no limit.
-    threads
-        Torch threads.
     watch
         Stopwatch that the time limit counts from.
+    seed
+        Seed of the images to measure.
+    threads
+        Torch threads.
+    feature_cache
+        Where features of frozen layers are kept.
     """
     if minutes is None:
         return
-    floor_s = watch.seconds + measuring_s(backbone, data, threads) + ENDING_S
+    measuring = measuring_s(backbone, data, seed=seed, threads=threads, feature_cache=feature_cache)
+    floor_s = watch.seconds + measuring + ENDING_S
     if floor_s > 60.0 * minutes:
         raise UsageError(
             f"{refusal(minutes, floor_s, 'loading, measuring the network and the images, and the end')} "
@@ -99,10 +112,14 @@ def demand_measuring(
         )
 
 
-def measuring_s(backbone: Backbone, data: Manifest, threads: int | None) -> float:
+def measuring_s(
+    backbone: Backbone, data: Manifest, *, seed: int, threads: int | None, feature_cache: FeatureCache
+) -> float:
     """Return roughly the seconds that measuring the images and timing the network take."""
-    stage_by_stage, as_trained = images_measured(data)
+    stage_by_stage, as_trained = images_measured(
+        backbone, data, seed=seed, threads=threads, feature_cache=feature_cache
+    )
     ready = profiling.ready(backbone, threads=threads, classes=len(data.classes))
     timing_s = 0.0 if ready else MEASURING * profiling.timing_s(backbone, threads)
     passes = STAGE_BY_STAGE * stage_by_stage + as_trained
-    return timing_s + passes * pass_s(backbone, data, data.samples, threads)
+    return timing_s + (passes * pass_s(backbone, data, data.samples, threads) if passes else 0.0)

@@ -185,7 +185,15 @@ def compare(data: str, **options: Any) -> None:
         arguments = {key: options[key] for key in forwarded}
         names, cache = options["names"], FeatureCache()
         if names == (ADVISED,):
-            demand_measuring(backbone, manifest, options["minutes"], options["threads"], verb.since_called)
+            demand_measuring(
+                backbone,
+                manifest,
+                options["minutes"],
+                verb.since_called,
+                seed=options["seed"],
+                threads=options["threads"],
+                feature_cache=cache,
+            )
             planned = frostline.plan(
                 backbone,
                 manifest,

@@ -180,8 +180,8 @@ def _input_of(item: Any, name: str, path_column: str | None) -> PredictionInputs
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):
         return PredictionInputs((PredictionInput(name, item),))
     raise DataError(
-        f"{name} is of type {type(item).__name__}; expected a path, a PIL image, an array (H, W) or (H, W, 3), or "
-        "several of these."
+        f"{name} is of type {type(item).__name__}; expected a path, a PIL image, an array (H, W) or "
+        "(H, W, 3), or several of these."
     )
 
 

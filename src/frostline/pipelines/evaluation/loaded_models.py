@@ -78,7 +78,8 @@ def _load(
         )
     if not isinstance(model, str | os.PathLike):
         raise UsageError(
-            f"Found a model of type {type(model).__name__}; expected a study or an export, their folder, or a Run."
+            f"Found a model of type {type(model).__name__}; expected a study or an export, their folder, or "
+            "a Run."
         )
     path = Path(model).expanduser()
     if path.is_file() and directories.exported_as(path.parent):
