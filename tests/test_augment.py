@@ -22,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as tv
 
 import frostline
+from frostline.cli.output.run_text import _notes
 from frostline.config import AUGMENTS
 from frostline.data import Manifest, Sample
 from frostline.data.pixels import decoding
@@ -40,7 +41,7 @@ from frostline.feature_extraction.image_batches import (
 from frostline.models import Preprocessing
 from frostline.system import devices, numerics
 from frostline.training.techniques import flip_safety
-from tiny import PREPROCESSING, picture, tiny_backbone, write_table
+from tiny import PREPROCESSING, picture, tiny_backbone, write_folder, write_table
 
 
 @pytest.fixture
@@ -361,6 +362,18 @@ def test_flips_stay_off_where_a_mirror_image_means_another_class(tmp_path: Path)
     assert flip_test.distinguished < 0.7  # balanced sides: the pixels alone can't object
 
 
+def test_what_too_few_images_say_of_flips_is_null(tmp_path: Path) -> None:
+    data = frostline.load_data(write_folder(tmp_path / "few", per_class=1, classes=2), test_size=0)
+    run = frostline.train(tiny_backbone(), data, "head(epochs=1)", study=tmp_path / "s", deterministic=True)
+    assert run.flip == "none"
+    test = run.result["flip_test"]
+    assert (test["distinguished"], test["plain"], test["with_flips"], test["images"]) == (None, None, None, 0)
+    (line,) = [line for line in _notes(run.result) if "Mirror images" in line]
+    assert line == (
+        "Mirror images in training are off: too few images can be held out to test them. --flip sets it."
+    )
+
+
 def test_what_a_flip_test_answered_is_remembered_by_all_that_decides_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,7 +407,7 @@ def test_what_a_flip_test_answered_is_remembered_by_all_that_decides_it(
 
 
 def test_too_few_images_to_ask_means_no_flips() -> None:
-    assert not flip_safety.FlipTest(0.5, 1.0, 1.0, False, 0).safe
+    assert not flip_safety.FlipTest(None, None, None, False, 0).safe
     assert flip_safety.FlipTest(0.5, 0.9, 0.88, False, 80).safe
     assert not flip_safety.FlipTest(0.5, 0.9, 0.5, True, 80).safe
     assert not flip_safety.FlipTest(0.9, 0.9, 0.9, False, 80).safe

@@ -108,6 +108,17 @@ def test_a_file_whose_name_is_bytes_is_found_from_a_table(folder: Path) -> None:
     assert all(question.open() for question in prediction_inputs(folder / "list.csv"))
 
 
+def test_rows_that_name_no_subset_are_counted(folder: Path) -> None:
+    subsets = ["train", "", "test", " ", "train", "test"]
+    rows = [f"{path},{path[0]},{subset}" for path, subset in zip(PATHS, subsets, strict=True)]
+    data = load_data(written(folder, "\n".join(["path,label,split", *rows])))
+    assert "2 of 6 row(s) have no value in the column 'split': they count as train." in data.notes
+    assert len(data.subset("train")) == 4
+    empty = [f"{path},{path[0]}," for path in PATHS]
+    data = load_data(written(folder, "\n".join(["path,label,split", *empty])), test_size=0.0)
+    assert not any("no value in the column" in note for note in data.notes)
+
+
 def test_fastai_s_is_valid_is_a_split(folder: Path) -> None:
     rows = [f"{path},{path[0]},{path.endswith('2.png')}" for path in PATHS]
     data = load_data(written(folder, "\n".join(["name,label,is_valid", *rows])), test_size=0.0)

@@ -19,11 +19,12 @@ from frostline import metrics
 from frostline.cli.command_context import Verb
 from frostline.cli.main import cli, main
 from frostline.cli.output.comparison_text import limit_text
+from frostline.data import spread_of_folds
 from frostline.errors import StudyError, UsageError
 from frostline.pipelines import fit_pipeline
 from frostline.pipelines.advised_strategies import candidates
 from frostline.pipelines.time_limits import default_minutes
-from frostline.selection import anytime, resampling, significance
+from frostline.selection import anytime, significance
 from frostline.selection.anytime import NextTrial
 from frostline.selection.trial_runner import TrialRunner
 from frostline.studies.study_folder import Study
@@ -319,11 +320,11 @@ def test_the_figure_is_of_a_new_model_so_its_interval_is_wider_than_over_images(
     """Half again as wide with five folds, and still narrower than a hold-out of a fifth."""
     held = answers(0.7, images=200, repeats=1)
     _, low, high = held.accuracy_interval()
-    _, lower, higher = held.accuracy_interval(resampling.spread_of_folds(5))
+    _, lower, higher = held.accuracy_interval(spread_of_folds(5))
     assert (higher - lower) / (high - low) == pytest.approx(1.5, abs=0.05)
     alone = metrics.wilson(held.score("accuracy"), 40)
     assert higher - lower < alone[1] - alone[0]
-    assert resampling.spread_of_folds(1) == pytest.approx(1.25)
+    assert spread_of_folds(1) == pytest.approx(1.25)
 
 
 def test_a_page_is_written_where_it_fits_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

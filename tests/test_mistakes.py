@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import frostline
 from frostline.cli.main import cli
 from frostline.config import NAMES, read_yaml
-from frostline.errors import UsageError, at_the_prompt, option
+from frostline.errors import StudyError, UsageError, at_the_prompt, option
 from frostline.models.zoo import load_backbone
 from frostline.selection.candidates import listed, searched
 from frostline.strategies.overrides import unused_options
@@ -103,7 +103,7 @@ MISTAKES = [
         "step, one_cycle, constant.",
     ),
     ("evaluate . . --plot confusion.txt", "confusion.txt", ".png"),
-    ("evaluate . . --confusion confusion.xlsx", "confusion.xlsx is no CSV file", "ends in .csv"),
+    ("evaluate . . --confusion confusion.xlsx", "names confusion.xlsx", "Expected FILE.csv"),
     ("strategies topk", "Unknown strategy 'topk'", "Did you mean 'top_k'?"),
 ]
 
@@ -125,6 +125,53 @@ def test_a_wrong_combination_is_one_message(
     assert "Traceback" not in result.output
     assert not result.stdout
     assert not list(tmp_path.iterdir())  # refused before anything is made
+
+
+@pytest.mark.parametrize("study", ["photos", "photos/kind 0"])
+def test_no_study_begins_in_a_folder_of_images(study: str, tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", per_class=6)
+    names = sorted(path.relative_to(photos) for path in photos.rglob("*"))
+    data = frostline.load_data(photos)
+    with pytest.raises(
+        StudyError, match=r"holds images \(.*000\.png\).* Name a folder of its own with study\."
+    ):
+        frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / study)
+    assert sorted(path.relative_to(photos) for path in photos.rglob("*")) == names
+    frostline.train(tiny_backbone(), data, "linear_probe", study=photos / "frostline-study")
+    frostline.train(tiny_backbone(), data, "linear_probe", study=photos / "frostline-study")
+    assert frostline.load_data(photos).samples == data.samples
+
+
+OVERWRITING = [
+    ("predict s k.csv --output k.csv", "k.csv, which this command reads"),
+    ("predict s photos k.csv --output ./k.csv", "k.csv, which this command reads"),
+    ("predict s photos --output s/runs/1/table.csv", "a file of the study"),
+    ("evaluate s k.csv --confusion k.csv", "k.csv, which this command reads"),
+    ("evaluate s photos --predictions k.csv --confusion k.csv", "k.csv, which this command reads"),
+    ("evaluate s photos --plot photos/hat/0.png", "a picture in photos, where it would be one of the images"),
+    ("evaluate s photos --plot photos/new.png", "a picture in photos, where it would be one of the images"),
+    ("report s --output photos/hat/0.png", "Expected FILE.html"),
+    ("report s --output s/manifest.jsonl", "Expected FILE.html"),
+    ("check photos --page k.csv", "Expected FILE.html"),
+    ("extract photos --output k.csv", "Expected FILE.parquet"),
+    ("stages --plot k.csv", "Expected FILE.png"),
+]
+
+
+@pytest.mark.parametrize(("words", "problem"), OVERWRITING, ids=[words for words, _ in OVERWRITING])
+def test_no_output_replaces_what_a_command_reads(
+    words: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("k.csv", "photos/hat/0.png", "s/study.json", "s/manifest.jsonl", "s/runs/1/table.csv"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("as it was")
+    result = CliRunner().invoke(cli, words.split())
+    assert result.exit_code == 2, result.output
+    assert problem in " ".join(result.stderr.split())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 5
+    assert {path.read_text() for path in files} == {"as it was"}
 
 
 @pytest.mark.parametrize(

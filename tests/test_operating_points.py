@@ -197,6 +197,7 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     assert point is not None
     assert point["basis"] == "out of fold"
     assert point["promised"] is False  # 16 images of it
+    assert point["needed"] == 78  # models of folds share images: 1 + 5 · 0.2 / 0.8 times the variance
     threshold = point["threshold"]["probability"]
     predictions = frostline.predict(
         place / "study", place / "photos", module=tiny_model(), all_probabilities=True, top=3

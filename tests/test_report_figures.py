@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import studies
-from frostline import sentences
+from frostline import metrics, sentences
 from frostline.reports import prediction_table, tried_strategies
-from frostline.reports.conclusions import DISTANCES, EXPECTATIONS
+from frostline.reports.conclusions import DISTANCES, EXPECTATIONS, FAIR_CALIBRATION
 from frostline.reports.network_chart import flow
 from frostline.reports.study_reader import read
 from frostline.sentences import Closeness
@@ -72,6 +72,24 @@ def test_trials_of_an_unfinished_comparison_are_found_by_the_paths_that_were_wri
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize(("images", "told"), [(9, False), (600, True)])
+def test_calibration_is_only_told_from_images_enough(images: int, told: bool) -> None:
+    rng = np.random.default_rng(1)
+    confidences = rng.uniform(0.8, 0.99, images)
+    probabilities = np.stack([confidences, 1 - confidences], axis=1)
+    by_chance = metrics.chance_calibration_error(confidences, np.ones(images), np.arange(images))
+    errors = [
+        metrics.calibration_error((rng.random(images) >= confidences).astype(np.int64), probabilities)
+        for _ in range(400)
+    ]
+    assert np.mean(np.array(errors) > by_chance) == pytest.approx(0.05, abs=0.03)
+    assert (by_chance <= FAIR_CALIBRATION) is told
+    twice = metrics.chance_calibration_error(
+        np.repeat(confidences, 2), np.full(2 * images, 0.5), np.repeat(np.arange(images), 2)
+    )
+    assert twice == pytest.approx(by_chance, rel=0.2)  # a second row of an image tells nothing
 
 
 def test_figures_are_what_they_say(tmp_path: Path) -> None:

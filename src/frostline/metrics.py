@@ -31,6 +31,7 @@ LEAST_PROBABILITY = (
     1e-15  # below it a probability counts as this much in a log; long scikit-learn's own bound
 )
 BINS = 10  # of stated probability; equal widths, as reliability diagrams are usually drawn
+CHANCE_DRAWS = 200  # of answers, for a quantile of 95 %: its own error is a tenth of the spread
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
@@ -547,6 +548,27 @@ def calibration_error(targets: Ints, probabilities: Floats, share: Floats | None
     correct = probabilities.argmax(axis=1) == targets
     place = np.minimum((top * BINS).astype(np.int64), BINS - 1)
     return float(np.abs(np.bincount(place, weights=weight * (top - correct))).sum() / weight.sum())
+
+
+def chance_calibration_error(confidences: Floats, share: Floats, images: Ints) -> float:
+    """Return the calibration error that a perfectly calibrated model exceeds by chance one time in twenty.
+
+    Parameters
+    ----------
+    confidences : ndarray, shape (n,)
+        Top probabilities: how often such answers are right.
+    share : ndarray, shape (n,)
+        Weight of each row.
+    images : ndarray of int64, shape (n,)
+        Which rows are of one image, and right or wrong together.
+    """
+    rng, errors = np.random.default_rng(0), []
+    _, image = np.unique(images, return_inverse=True)
+    in_bin = np.eye(BINS)[np.minimum((confidences * BINS).astype(np.int64), BINS - 1)]
+    for _ in range(CHANCE_DRAWS):
+        correct = rng.random(int(image.max()) + 1)[image] < confidences
+        errors.append(np.abs((share * (confidences - correct)) @ in_bin).sum() / share.sum())
+    return float(np.quantile(errors, 0.95))
 
 
 BELIEVED = (

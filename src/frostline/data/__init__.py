@@ -40,7 +40,7 @@ from frostline.data.sources.prediction_inputs import (
 )
 from frostline.data.sources.python_datasets import CHANNELS
 from frostline.data.sources.tables import read_paths
-from frostline.data.splits.folding import numbered
+from frostline.data.splits.folding import numbered, spread_of_folds
 
 __all__ = [
     "CHANNELS",
@@ -81,6 +81,7 @@ __all__ = [
     "recognised",
     "rendered_from_picture",
     "sort_into",
+    "spread_of_folds",
     "unlabelled",
     "unsure_folder_name",
 ]

@@ -8,12 +8,12 @@ from frostline import metrics
 from frostline.advice import outlook
 from frostline.advice.knowledge import read_experience
 from frostline.config import FOLDS, REPEATS, Config
-from frostline.data import Manifest
+from frostline.data import Manifest, spread_of_folds
 from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers
 from frostline.models import Backbone
 from frostline.progress import Progress
-from frostline.selection import spread_of_folds, sub_study
+from frostline.selection import sub_study
 from frostline.studies.best_run import has_finished_run
 from frostline.studies.study_folder import Study
 from frostline.system import deadline

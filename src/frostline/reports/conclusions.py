@@ -395,6 +395,14 @@ def _trust(context: ReportContext) -> list[str]:
     if context.predictions is None:
         return []
     calibration = prediction_table.calibration(context.predictions)
+    confidence, accuracy = percent(calibration.confidence), percent(calibration.accuracy)
+    if calibration.error <= calibration.by_chance > FAIR_CALIBRATION:
+        return [
+            (
+                f"Whether its probabilities are calibrated can't be told from {calibration.images} images: "
+                f"mean confidence {confidence}, accuracy {accuracy}."
+            )
+        ]
     verdict = (
         "Its probabilities are well calibrated"
         if calibration.error <= GOOD_CALIBRATION
@@ -407,7 +415,6 @@ def _trust(context: ReportContext) -> list[str]:
         if calibration.error <= GOOD_CALIBRATION
         else f"; the calibration error is {100 * calibration.error:.1f} points"
     )
-    confidence, accuracy = percent(calibration.confidence), percent(calibration.accuracy)
     return [f"{verdict}: mean confidence {confidence}, accuracy {accuracy}{gap}."]
 
 

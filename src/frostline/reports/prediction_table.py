@@ -53,10 +53,15 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`error` is the expected calibration error: the mean gap of confidence and accuracy over images."""
+    """`error` is the expected calibration error: the mean gap of confidence and accuracy over images.
+
+    `by_chance` is what a perfectly calibrated model exceeds on so many images one time in twenty.
+    """
 
     bins: tuple[Bin, ...]
     error: float
+    by_chance: float
+    images: int
     confidence: float
     accuracy: float
 
@@ -188,7 +193,8 @@ def calibration(predictions: PredictionTable) -> Calibration:
     confidence, accuracy = (
         float((values * weight).sum() / weight.sum()) for values in (confidences, is_correct)
     )
-    return Calibration(tuple(bins), error, confidence, accuracy)
+    by_chance = metrics.chance_calibration_error(confidences, weight, predictions.image_index)
+    return Calibration(tuple(bins), error, by_chance, predictions.n_images, confidence, accuracy)
 
 
 def mistakes(predictions: PredictionTable) -> Ints:

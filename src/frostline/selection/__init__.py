@@ -14,7 +14,7 @@ from frostline.selection.backbone_screening import SURVIVORS, Limits, ScreeningR
 from frostline.selection.comparison import MEASURING, compare, demand_operating_point
 from frostline.selection.comparison_result import Comparison
 from frostline.selection.early_stopping import NothingToStop
-from frostline.selection.resampling import FEW_IMAGES, NothingHeldOut, folds_of, pool, spread_of_folds
+from frostline.selection.resampling import FEW_IMAGES, NothingHeldOut, folds_of, pool
 from frostline.selection.scoreboard import CandidateCost, Terms
 from frostline.selection.trial_runner import ENDING_S, sub_study
 
@@ -37,6 +37,5 @@ __all__ = [
     "folds_of",
     "pool",
     "screen",
-    "spread_of_folds",
     "sub_study",
 ]

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from frostline import metrics, profiling
 from frostline.config import FOLDS, TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
-from frostline.data import Manifest
+from frostline.data import Manifest, spread_of_folds
 from frostline.distributed import torchrun_env
 from frostline.errors import NoTime, UsageError, option
 from frostline.feature_cache import FeatureCache
@@ -448,7 +448,7 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
         "final_seconds": final,
         "expected": [asdict(profiling.Expected.of(cold, warm)) for cold, warm in cold_and_warm],
         "others": max(network.others for network in rates.values()),
-        "spread": resampling.spread_of_folds(folds),  # of the intervals, for a report during the comparison
+        "spread": spread_of_folds(folds),  # of the intervals, for a report during the comparison
         "pass_seconds": each_s,
         "terms": None if terms is None else asdict(terms),
     }

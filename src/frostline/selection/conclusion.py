@@ -13,6 +13,7 @@ import numpy as np
 
 from frostline import metrics
 from frostline.config import OF_OPERATING_POINT, REPEATS
+from frostline.data import spread_of_folds
 from frostline.errors import NoTime
 from frostline.progress import Activity, Progress
 from frostline.selection import early_stopping, resampling, wise_ft_share
@@ -106,7 +107,7 @@ def conclude(
         run,
         interpolation.predictions if interpolation else predictions,
         held_out["temperature"] if on_every_image else None,
-        resampling.spread_of_folds(folds),
+        spread_of_folds(folds),
     )
     reused = earlier_result is not None and run.reused
     result = {
@@ -298,7 +299,7 @@ def _held_out(
     if not len(predictions.images):
         figures = ("accuracy", "low", "high", "optimism", *metrics.BELIEVED, *metrics.BALANCE)
         return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
-    spread = resampling.spread_of_folds(folds)
+    spread = spread_of_folds(folds)
     accuracy, low, high = predictions.accuracy_interval(spread)
     bias = optimism(all_predictions, "accuracy", request.config.seed)
     write_predictions(request.folder / OUT_OF_FOLD, request.data, predictions)
@@ -486,7 +487,7 @@ def _standings(
         if predictions is None and tasks:
             predictions = gather(runner.data, runner.study.path, runner.outcomes, [index])[index]
         if predictions is not None and len(predictions.images):
-            spread = resampling.spread_of_folds(evaluated_folds(runner, index))
+            spread = spread_of_folds(evaluated_folds(runner, index))
             row["accuracy"], row["low"], row["high"] = predictions.accuracy_interval(spread)
         rows.append((max((task.share for task in tasks), default=0.0), row))
     best_first = sorted(rows, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))

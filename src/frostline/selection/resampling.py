@@ -83,26 +83,6 @@ def _nothing_held(data: Manifest) -> str:
     )
 
 
-def spread_of_folds(folds: int) -> float:
-    """Return by what factor a cross-validated accuracy's variance exceeds the variance over images.
-
-    The models of different folds share most training images, so their errors are correlated. The factor is
-    1 + folds × held-out share / training share (Nadeau and Bengio 2003).
-
-    Parameters
-    ----------
-    folds
-        Folds of a repeat; 1 for a hold-out.
-
-    Returns
-    -------
-    float
-        Factor of the variance, above 1.
-    """
-    share = 1 / folds if folds > 1 else 1 / FOLDS
-    return 1 + folds * share / (1 - share)
-
-
 def seed_of(seed: int, cell: Cell) -> int:
     """Return the seed of a cell's runs; the folds of one repeat share it, and so share augmented views."""
     return derive(seed, "repeat", cell.repeat)

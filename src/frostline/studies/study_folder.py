@@ -40,6 +40,7 @@ A study belongs to one data set and one split: figures of two splits must not st
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -61,10 +62,11 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline.errors import StudyError, spoken
+from frostline.errors import StudyError, option, spoken
 from frostline.system import directories, text_output
 from frostline.system.liveness import ProcessId
 
+OF_STUDIES = ("runs", "splits", "thumbnails", "comparisons", "tensorboard")  # folders, some with pictures
 FORMAT = 4  # of a study's files; raised when one of them changes its keys
 # The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
 # times as many is damaged, or would fill the memory.
@@ -286,6 +288,7 @@ class Study:
         Raises `StudyError` where the folder holds another study, something else, or can't be written.
         """
         study = cls(path)
+        study._refuse_images()
         try:
             (study.path / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -321,6 +324,24 @@ class Study:
                 f"{self.path} was written by another version of frostline (study format {written!r}, this "
                 f"one reads {FORMAT}): take another folder with --study, or that version."
             )
+
+    def _refuse_images(self) -> None:
+        """Raise `StudyError` for a folder of images: once a study, it could not be read as data."""
+        if (self.path / "study.json").exists() or not self.path.is_dir():
+            return
+        from frostline.data.pixels.formats import suffixes
+
+        with contextlib.suppress(OSError):
+            inside = [path for path in self.path.iterdir() if path.name not in OF_STUDIES]
+            folders = [self.path, *(path for path in inside if path.is_dir() and path.name[0] != ".")]
+            for folder in folders:
+                for path in folder.iterdir():
+                    if path.suffix.lower() in suffixes() and path.is_file():
+                        raise StudyError(
+                            f"The study folder {self.path} holds images ({path.relative_to(self.path)}), and "
+                            f"whoever reads it as data would find a study. Name a folder of its own with "
+                            f"{option('study')}."
+                        )
 
     def _refuse_other(self, actual: dict[str, Any], expected: dict[str, Any]) -> None:
         self._refuse_other_format(actual)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from frostline.data import Manifest
+from frostline.config import FOLDS
+from frostline.data import Manifest, spread_of_folds
 from frostline.errors import UsageError
 from frostline.inference import selective_prediction
 from frostline.reports.study_reader import load_predictions
@@ -30,7 +31,8 @@ def settle(folder: Path, data: Manifest, target: OperatingTarget | None) -> Oper
     tables = ((folder / VAL, "val"), (folder / selective_prediction.HELD_OUT, "out of fold"))
     for table, basis in tables:
         if table.is_file():
-            return keep(folder, data, target.choose(held_out(table, data, basis)))
+            spread = spread_of_folds(FOLDS) if basis == "out of fold" else 1.0
+            return keep(folder, data, target.choose(held_out(table, data, basis, spread)))
     raise UsageError(
         f"Run {folder.name} has no predictions on images that it did not learn from, so no operating point "
         "can be chosen. Give images to val, or use frostline fit."
@@ -46,8 +48,11 @@ def keep(folder: Path, data: Manifest, point: OperatingPoint) -> OperatingPoint:
     return point
 
 
-def held_out(table: Path, data: Manifest, basis: str) -> HeldOut:
-    """Return a table's predictions, one row an image, with the units of `data`. Raises `StudyError`."""
+def held_out(table: Path, data: Manifest, basis: str, spread: float = 1.0) -> HeldOut:
+    """Return a table's predictions, one row an image, with the units of `data`. Raises `StudyError`.
+
+    `basis` and `spread` are those of `HeldOut`.
+    """
     predictions = load_predictions(table)
     sample_of = {sample.path: sample for sample in data.samples}
     rows = [row for row, path in enumerate(predictions.paths) if path in sample_of]
@@ -59,4 +64,5 @@ def held_out(table: Path, data: Manifest, basis: str) -> HeldOut:
         np.arange(len(rows), dtype=np.int64),
         units,
         basis,
+        spread,
     )

@@ -9,7 +9,8 @@ import click
 
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import data_options, workers_option
-from frostline.errors import StudyError, UsageError, did_you_mean
+from frostline.cli.output_files import PAGES, demand_output
+from frostline.errors import StudyError, did_you_mean
 
 FOUND = 3  # exit code if --fail-on names a kind that was found; 1 is an error
 ANY = "any"
@@ -70,10 +71,7 @@ def check(data: str, **options: Any) -> None:
     """
     with Verb(options) as verb:
         page = options["page"]
-        if page and not (folder := Path(page).absolute().parent).is_dir():
-            raise UsageError(
-                f"--page names a file in {folder}, which does not exist. Make that folder first."
-            )
+        demand_output("--page", page, PAGES, [data])
         verb.start_with("data")
         import frostline
 

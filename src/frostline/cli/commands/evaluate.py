@@ -18,7 +18,7 @@ from frostline.cli.options import (
     split_names_option,
     tta_option,
 )
-from frostline.errors import UsageError
+from frostline.cli.output_files import demand_output
 
 
 @click.command(short_help="Evaluate models on labelled images.")
@@ -75,7 +75,12 @@ def evaluate(models: tuple[str, ...], data: str, **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
 
-        _check_files(options)
+        read = (*models, data, *options["predictions"])
+        demand_output("--confusion", options["confusion"], (".csv",), read)
+        if options["plot"]:
+            from frostline.reports.classification import PICTURES
+
+            demand_output("--plot", options["plot"], PICTURES, read)
         if "://" not in data and not Path(data).exists():
             frostline.load_data(data)  # says what is missing, before the heavy imports
         verb.start_with("pipelines.evaluation")
@@ -118,18 +123,3 @@ def evaluate(models: tuple[str, ...], data: str, **options: Any) -> None:
             evaluation_text.evaluation(evaluation, mistakes, written)
 
         verb.done(result, show)
-
-
-def _check_files(options: dict[str, Any]) -> None:
-    """Raise `UsageError` for files that can't be written, before anything is loaded."""
-    for name in ("confusion", "plot"):
-        if options[name] and not (folder := Path(options[name]).absolute().parent).is_dir():
-            raise UsageError(
-                f"--{name} names a file in {folder}, which does not exist. Make that folder first."
-            )
-    if options["confusion"] and Path(options["confusion"]).suffix.lower() != ".csv":
-        raise UsageError(f"--confusion {options['confusion']} is no CSV file: name one that ends in .csv.")
-    if options["plot"]:
-        from frostline.reports.classification import checked_picture
-
-        checked_picture(options["plot"])

@@ -9,6 +9,7 @@ import click
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.command_inputs import loaded
 from frostline.cli.options import data_options, device_option, model_options, workers_option
+from frostline.cli.output_files import demand_output
 
 
 class Layers(click.ParamType[int | str]):
@@ -59,6 +60,7 @@ def extract(data: str, **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
 
+        demand_output("--output", options["output"], (".parquet",), [data])
         manifest, backbone = loaded(verb, data, options)
         extracted = frostline.extract_features(
             backbone,

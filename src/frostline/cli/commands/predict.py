@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from frostline.cli.options import (
     path_column_option,
     tta_option,
 )
+from frostline.cli.output_files import demand_output
 from frostline.errors import DataError, UsageError
 
 
@@ -65,14 +65,7 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
         import frostline
         from frostline.studies.best_run import passed_over_line
 
-        if options["output"] and not (folder := Path(options["output"]).absolute().parent).is_dir():
-            raise UsageError(
-                f"--output names a file in {folder}, which does not exist. Make that folder first."
-            )
-        if options["output"] and Path(options["output"]).suffix.lower() not in ("", ".csv", ".parquet"):
-            raise UsageError(
-                f"--output names {Path(options['output']).name}. Expected FILE.csv or FILE.parquet."
-            )
+        demand_output("--output", options["output"], ("", ".csv", ".parquet"), (*images, study))
         if options["all_probabilities"]:
             if options["top"] > 1:
                 raise UsageError(

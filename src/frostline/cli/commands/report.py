@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import Verb, everywhere
+from frostline.cli.output_files import PAGES, demand_output
 
 
 @click.command(short_help="Write a study as one web page, and print its conclusions.")
@@ -33,6 +34,7 @@ def report(study: str, **options: Any) -> None:
     """
     with Verb(options) as verb:
         verb.start_light()
+        demand_output("--output", options["output"], PAGES, [study])
         if options["watch"]:
             _watch(study, options["port"], options["show_it"])
             return

@@ -11,6 +11,7 @@ from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import (
     shape_options,
 )
+from frostline.cli.output_files import demand_output
 
 
 @click.command(short_help="Show a backbone's stages and cuts.")
@@ -26,6 +27,7 @@ from frostline.cli.options import (
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
     with Verb(options) as verb:
+        demand_output("--plot", options["plot"], (".png",))
         verb.start_with("models.zoo")
         from frostline.models.zoo import load_backbone
 

@@ -131,20 +131,19 @@ def _notes(result: dict[str, Any]) -> list[str]:
         lines.append(f"Batches of {BatchSize(**batch)}.")
     if plan["wait"] == cpu_threads.PASSIVE:
         lines.append(f"{plan['load']} at the start, so threads wait for each other without spinning.")
-    if result.get("flip_test"):
-        state = "on" if result["flip"] == "horizontal" else "off"
-        accuracy = percent(result["flip_test"]["distinguished"])
-        lines.append(
-            f"Mirror images in training are {state}: a small classifier distinguishes images from mirrored "
-            f"ones with {accuracy} accuracy (50 % is chance). --flip sets it."
-        )
-    if result.get("rotate_test"):
-        state = "on" if result["rotate"] != "none" else "off"
-        accuracy = percent(result["rotate_test"]["distinguished"])
-        lines.append(
-            f"Quarter turns in training are {state}: a small classifier distinguishes images from turned "
-            f"ones with {accuracy} accuracy (50 % is chance). --rotate sets it."
-        )
+    for name, chosen, changed, images in (
+        ("flip", "horizontal", "Mirror images", "mirrored"),
+        ("rotate", "90", "Quarter turns", "turned"),
+    ):
+        if test := result.get(f"{name}_test"):
+            state = "on" if result[name] == chosen else "off"
+            why = (
+                "too few images can be held out to test them"
+                if test["distinguished"] is None
+                else f"a small classifier distinguishes images from {images} ones with "
+                f"{percent(test['distinguished'])} accuracy (50 % is chance)"
+            )
+            lines.append(f"{changed} in training are {state}: {why}. --{name} sets it.")
     if result.get("stopped"):
         weights = "the best on val so far" if result["best_epoch"] else "the last weights"
         lines.insert(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from frostline.config import FOLDS
 from frostline.data.splits.splitting import contents, place
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]  # positions to learn from and to hold out, for each fold
@@ -139,3 +140,23 @@ def numbered(pairs: Pairs, digests: Sequence[str]) -> dict[str, int]:
         Fold by digest.
     """
     return {digests[at]: fold for fold, (_, hold) in enumerate(pairs) for at in hold.tolist()}
+
+
+def spread_of_folds(folds: int) -> float:
+    """Return by what factor a cross-validated accuracy's variance exceeds the variance over images.
+
+    The models of different folds share most training images, so their errors are correlated. The factor is
+    1 + folds × held-out share / training share (Nadeau and Bengio 2003).
+
+    Parameters
+    ----------
+    folds
+        Folds of a repeat; 1 for a hold-out.
+
+    Returns
+    -------
+    float
+        Factor of the variance, above 1.
+    """
+    share = 1 / folds if folds > 1 else 1 / FOLDS
+    return 1 + folds * share / (1 - share)

@@ -61,11 +61,14 @@ CLEAR_LOSS_SE = 2.0  # a veto needs a loss of two standard errors of the images 
 
 @dataclass(frozen=True)
 class FlipTest:
-    """The two answers: share told from mirror (or turned) images; accuracy without and with such images."""
+    """The two answers: share told from mirror (or turned) images; accuracy without and with such images.
 
-    distinguished: float
-    plain: float
-    with_flips: float
+    None where there are too few images to hold any out.
+    """
+
+    distinguished: float | None
+    plain: float | None
+    with_flips: float | None
     clear_loss: bool
     images: int
     most_distinguished: float = MOST_DISTINGUISHED  # above which the images object
@@ -73,7 +76,9 @@ class FlipTest:
     @property
     def safe(self) -> bool:
         """Whether mirroring (or turning) keeps images what they are, as far as these images can tell."""
-        return self.images > 0 and self.distinguished <= self.most_distinguished and not self.clear_loss
+        if self.distinguished is None:
+            return False
+        return self.distinguished <= self.most_distinguished and not self.clear_loss
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, for the study."""
@@ -100,7 +105,7 @@ def try_flips(
     images = Images(manifest, chosen, head.preprocessing, fast=fast)
     folds = manifest.folds(chosen, FOLDS, derive(seed, "flip folds"))
     if not folds:  # too few images to hold any out: nothing can be told, so nothing is flipped
-        return FlipTest(0.0, 0.0, 0.0, False, 0)
+        return FlipTest(None, None, None, False, 0)
     key = _remembered_by(head, images, folds, len(manifest.classes), view)
     before = process_group.decided(lambda: directories.recalled(REMEMBERED, key) or {})
     if before:
