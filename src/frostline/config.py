@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, demand_kind, did_you_mean
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -274,7 +275,10 @@ class Config:
                 f"Unknown option {unknown[0]!r}.{did_you_mean(unknown[0], expected)} Expected some of "
                 f"{', '.join(expected)}."
             )
+        demand_kind("config", config, (cls, type(None)), "a Config, or options by name")
         made = replace(config or cls(), **options)
+        demand_kind("seed", made.seed, Integral, "a whole number")
+        demand_kind("minutes", made.minutes, (Real, type(None)), "a number")
         useless = [name for name in without if getattr(made, name) != getattr(cls, name)]
         if useless:
             raise UsageError(f"{', '.join(useless)}: not an option here. Leave it out.")

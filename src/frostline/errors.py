@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 # Options whose name at the prompt is not that in Python with dashes.
 AT_PROMPT = {"continue_from": "--continue", "hyperparameters": "--set"}
@@ -127,6 +128,18 @@ def spoken(at_the_prompt: str, in_python: str) -> str:
     return at_the_prompt if _prompts else in_python
 
 
+def demand_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raise `UsageError` where an argument is no instance of `kind`; `expected` says what it should be."""
+    if not isinstance(value, kind):
+        named = repr(value) if isinstance(value, str | int | float | tuple | None) else _article(value)
+        raise UsageError(f"{name} must be {expected}, found {named}.")
+
+
+def _article(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
 def demand_share(name: str, value: float, example: float, *, zero: bool = False) -> None:
     """Raise `UsageError` where a value is no share: above 0 and below 1.
 
@@ -141,6 +154,7 @@ def demand_share(name: str, value: float, example: float, *, zero: bool = False)
     zero : bool
         Whether 0 is a share, too.
     """
+    demand_kind(option(name), value, Real, f"a share, such as {example:g}")
     if 0 < value < 1 or (zero and value == 0):
         return
     meant = f" For {value:g} % write {value / 100:g}." if 1 < value < 100 else ""

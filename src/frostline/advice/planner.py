@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline.advice.recommendation import Advice, Budget, Case, advise
-from frostline.data import Manifest
+from frostline.data import Manifest, demand_manifest
 from frostline.data.decoding_threads import AUTO, Workers
 from frostline.diagnostics import Signals, measure
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
-from frostline.models import Backbone
+from frostline.models import Backbone, demand_backbone
 from frostline.progress import OnProgress, Progress
 from frostline.reports import notebook
 from frostline.system import devices, numerics
@@ -110,6 +110,8 @@ def plan(
     UsageError
         If the budget or `workers` is invalid, or no strategy fits the budget.
     """
+    demand_backbone(backbone)
+    demand_manifest(data)
     limit = numerics.device_memory_limit(device_memory_bytes)
     budget = Budget(None if minutes is None else 60.0 * minutes, memory_bytes, disk_bytes, limit)
     budget.check()

@@ -22,7 +22,7 @@ from __future__ import annotations
 from frostline.data.findings import KINDS, TROUBLE, Finding
 from frostline.data.labels import is_missing, read_labels
 from frostline.data.loading import LabelledImages, LoadOptions, load_data, load_labelled
-from frostline.data.manifest import Manifest
+from frostline.data.manifest import Manifest, demand_manifest
 from frostline.data.manifest_entries import SUBSETS, Conflict, Sample, SkippedImage
 from frostline.data.pixels.cropping import CutAway, cut_away
 from frostline.data.pixels.decoding import open_image
@@ -64,6 +64,7 @@ __all__ = [
     "SortedImages",
     "as_options",
     "cut_away",
+    "demand_manifest",
     "find_images",
     "fingerprints_of",
     "folder_names",

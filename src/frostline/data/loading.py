@@ -6,6 +6,7 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -45,7 +46,7 @@ from frostline.data.splits.near_duplicates import NOTHING_ALIKE, Likeness
 from frostline.data.splits.saved_splits import Assignment, assigned
 from frostline.data.splits.split_notes import DEFAULT_SHARE, about_copies, about_losses, about_split
 from frostline.data.splits.train_val_test import Split, SplitOptions, split
-from frostline.errors import DataError, UsageError, demand_share, did_you_mean, option
+from frostline.errors import DataError, UsageError, demand_kind, demand_share, did_you_mean, option
 from frostline.progress import OnProgress, Progress
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -150,6 +151,7 @@ def load_data(
     UsageError
         A share is outside 0 ≤ share < 1, or a range, a colour or `group_by` is invalid.
     """
+    demand_kind("seed", seed, Integral, "a whole number")
     for name, share in (("test_size", test_size), ("val_size", val_size)):
         demand_share(name, share, DEFAULT_SHARE, zero=True)
     threads = decoding_threads(workers)

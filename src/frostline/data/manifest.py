@@ -29,7 +29,7 @@ from frostline.data.splits import folding, grouping, pinned_split, saved_splits,
 from frostline.data.splits.grouping import Proposal
 from frostline.data.splits.saved_splits import Folds
 from frostline.data.splits.splitting import unit_keys
-from frostline.errors import DataError
+from frostline.errors import DataError, demand_kind
 from frostline.progress import OnProgress, Progress
 from frostline.system import directories
 
@@ -669,3 +669,8 @@ def _digest_rows(rows: Iterable[tuple[str, ...]]) -> str:
     for line in sorted(json.dumps(row, separators=(",", ":")) for row in rows):
         digest.update(line.encode("ascii") + b"\n")
     return digest.hexdigest()
+
+
+def demand_manifest(value: object) -> None:
+    """Raise `UsageError` where an argument is no `Manifest`."""
+    demand_kind("data", value, Manifest, 'a Manifest, as load_data("photos/") returns it')

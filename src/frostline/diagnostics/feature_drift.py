@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from frostline import metrics
 from frostline import models as bb
 from frostline.cost.run_time import DRIFT_IMAGES
-from frostline.data import Manifest
+from frostline.data import Manifest, demand_manifest
 from frostline.data.decoding_threads import AUTO, Workers
 from frostline.distributed import process_group
 from frostline.errors import DataError, UsageError, option
 from frostline.feature_extraction import ForwardConfig, ForwardPass, Outputs
 from frostline.feature_extraction.forward_pass import EvenlyTaken, collecting_features
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
-from frostline.models import Backbone, Cut, training_overlap
+from frostline.models import Backbone, Cut, demand_backbone, training_overlap
 from frostline.models.stage_statistics import first_tensor, stage_taps
 from frostline.progress import Activity, OnProgress, Progress
 from frostline.system import devices, numerics
@@ -106,6 +106,8 @@ def forgetting(
     DataError
         A class is not one of the backbone's.
     """
+    demand_backbone(backbone)
+    demand_manifest(data)
     data = training_overlap.mark_learned(backbone, data)
     samples = data.subset("test") or data.samples
     images = Images(data, samples, backbone.preprocessing)

@@ -17,7 +17,7 @@ from frostline import profiling as rates_of
 from frostline import sentences
 from frostline.config import AUTO_BATCH, FOLDS
 from frostline.cost import Rates
-from frostline.data import CutAway, Manifest, Sample
+from frostline.data import CutAway, Manifest, Sample, demand_manifest
 from frostline.data.decoding_threads import AUTO, Workers, workers_fault
 from frostline.diagnostics import stage_probes
 from frostline.diagnostics.activation_statistics import ActivationRecorder, blocks_of
@@ -30,7 +30,7 @@ from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen, features_and_statistics
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
-from frostline.models import Backbone, stage_taps, training_overlap
+from frostline.models import Backbone, demand_backbone, stage_taps, training_overlap
 from frostline.models.resizing import VERSION as FAST_VERSION
 from frostline.models.stage_statistics import VERSION as STATISTICS_VERSION
 from frostline.probe import Folds
@@ -215,6 +215,8 @@ def measure(
     UsageError
         `workers` is no number of threads.
     """
+    demand_backbone(backbone)
+    demand_manifest(data)
     if fault := workers_fault(workers):
         raise UsageError(fault)
     timing.prepare_process()

@@ -16,8 +16,8 @@ from frostline.models import Backbone, Preprocessing, heads
 from frostline.models.zoo.delta import digest_of
 from frostline.strategies import parse
 from frostline.studies import operating_point
-from frostline.studies.best_run import Best, best_of
-from frostline.studies.study_folder import RunFolder, Study
+from frostline.studies.best_run import Best, best_at
+from frostline.studies.study_folder import RunFolder, study_and_run
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,14 @@ def load_exported_model(
     study: str | PathLike[str], run: str | None, module: nn.Module | None
 ) -> ExportedModel:
     """Load the model of a study's best run, or of `run`. Raises `StudyError` or `ModelError`."""
-    study_folder = Study.existing(study)
-    best = best_of(study_folder, run)
+    best = best_at(study, run)
     folder = best.folder
     config, result = folder.read("config.json"), folder.read("result.json")
     backbone, model = rebuilt(folder, module)
     temperature = float(result["temperature"])
     preprocessing = Preprocessing.from_dict(config["preprocessing"])
     return ExportedModel(
-        study_folder.path,
+        study_and_run(study)[0],
         folder,
         best,
         config,

@@ -15,9 +15,8 @@ from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.studies import operating_point
-from frostline.studies.best_run import PassedOver, best_of
+from frostline.studies.best_run import PassedOver, best_at
 from frostline.studies.operating_point import Decision
-from frostline.studies.study_folder import Study
 from frostline.system import directories
 
 DECIDED_BY = "decided_by"  # in an export's config.json: a rule, and sentences on it and what it promises
@@ -45,7 +44,7 @@ def chosen_model(
     """Return the model of a study's best run, of `run`, or of a delta; the rest as in `predict`."""
     if delta.is_delta(study):
         return of_delta(study, base if base is not None else module)
-    best = best_of(Study.existing(study), run)
+    best = best_at(study, run)
     strategy = str(best.folder.checked_config()["strategy"])
     predictor = Predictor.of_run(best.folder, module)
     flip = best.folder.read("result.json").get("flip")

@@ -21,8 +21,7 @@ from frostline.inference.predictor import Predictor
 from frostline.models import Backbone
 from frostline.models.zoo import delta
 from frostline.progress import OnProgress, Progress
-from frostline.studies.best_run import best_of
-from frostline.studies.study_folder import Study
+from frostline.studies.best_run import best_at
 from frostline.system import devices
 
 Floats = NDArray[np.float64]
@@ -159,7 +158,7 @@ def _doubts(study: str | PathLike[str], run: str | None, precision: float) -> se
             f"{option('target_accuracy')} needs features that a delta does not hold: use the study it was "
             "exported from."
         )
-    return selective_prediction.doubts(best_of(Study.existing(study), run).folder.path, precision)
+    return selective_prediction.doubts(best_at(study, run).folder.path, precision)
 
 
 def check_confidence(min_confidence: float | None) -> None:

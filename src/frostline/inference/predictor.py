@@ -22,9 +22,9 @@ from frostline.models.heads import adapted_for
 from frostline.models.zoo import delta
 from frostline.strategies import parse
 from frostline.studies import operating_point
-from frostline.studies.best_run import best_of
+from frostline.studies.best_run import best_at
 from frostline.studies.operating_point import Decision
-from frostline.studies.study_folder import RunFolder, Study
+from frostline.studies.study_folder import RunFolder
 from frostline.system import devices, numerics
 
 Floats = NDArray[np.float64]
@@ -133,7 +133,7 @@ def load_model(
     """
     if not isinstance(study, RunFolder) and delta.is_delta(study):
         return delta.load(study, base if base is not None else module).model
-    folder = study if isinstance(study, RunFolder) else best_of(Study.existing(study), run).folder
+    folder = study if isinstance(study, RunFolder) else best_at(study, run).folder
     return rebuilt(folder, module)[1]
 
 

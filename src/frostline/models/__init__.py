@@ -7,7 +7,7 @@ cutting.prefix_digest
 
 from __future__ import annotations
 
-from frostline.models.backbone import Backbone, Cut, Stage, tensor_bytes, weights_digest
+from frostline.models.backbone import Backbone, Cut, Stage, demand_backbone, tensor_bytes, weights_digest
 from frostline.models.batchnorm_folding import Folded, foldable
 from frostline.models.building import assemble
 from frostline.models.cutting.prefix_digest import PrefixDigests, prefix_digest
@@ -43,6 +43,7 @@ __all__ = [
     "assemble",
     "between",
     "collecting",
+    "demand_backbone",
     "fed",
     "foldable",
     "freeze",

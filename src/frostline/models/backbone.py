@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.data.seen_images import Fingerprints
-from frostline.errors import ModelError
+from frostline.errors import ModelError, demand_kind
 from frostline.models.classifier import Head, fresh_linear, put_head
 from frostline.models.cutting.replay import Recipe
 from frostline.models.heads import MultiStageHead, multi_stage_head_in
@@ -363,3 +363,8 @@ def tensor_bytes(value: Tensor) -> memoryview:
     """Return a tensor's values as bytes, in row-major order; of a tensor that lies so they are no copy."""
     flat = value.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def demand_backbone(value: object) -> None:
+    """Raise `UsageError` where an argument is no `Backbone`."""
+    demand_kind("backbone", value, Backbone, 'a Backbone, as load_backbone("lite0") returns it')

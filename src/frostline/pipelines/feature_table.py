@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import models as bb
-from frostline.data import Manifest, Sample
+from frostline.data import Manifest, Sample, demand_manifest
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.image_batches import EVALUATION_BATCH, Images
-from frostline.models import Backbone
+from frostline.models import Backbone, demand_backbone
 from frostline.progress import OnProgress, Progress
 from frostline.system import devices, numerics, timing
 
@@ -97,6 +97,8 @@ def extract_features(
     DataError
         An image cannot be decoded.
     """
+    demand_backbone(backbone)
+    demand_manifest(data)
     timing.prepare_process()
     taps = bb.stage_taps(backbone)[: _layers(layers, backbone)]
     place = None if output is None else _checked(Path(output).expanduser())

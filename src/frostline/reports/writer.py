@@ -21,6 +21,7 @@ from frostline.reports.conclusions import DAMAGED_FILE_ERRORS, ReportContext
 from frostline.reports.page import render
 from frostline.reports.section import Section
 from frostline.reports.study_reader import add_problem, read
+from frostline.studies.study_folder import study_and_run
 from frostline.system import directories
 
 NAME = "report.html"
@@ -90,7 +91,7 @@ def report(study: str | PathLike[str], output: str | Path | None = None) -> Repo
     StudyError
         Where the folder is not a study, or the page can't be written.
     """
-    study_path = Path(study)
+    study_path = study_and_run(study)[0]
     context = read_context(study_path)
     page = render(context, sections(context))
     target = Path(output) if output is not None else study_path / NAME

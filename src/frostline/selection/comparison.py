@@ -12,14 +12,14 @@ from typing import Any, Unpack
 from frostline import metrics, profiling
 from frostline.config import FOLDS, TRAIN_ALONE, Config, Options
 from frostline.cost import Cost, Rates, predict
-from frostline.data import Manifest, spread_of_folds
+from frostline.data import Manifest, demand_manifest, spread_of_folds
 from frostline.distributed import torchrun_env
 from frostline.errors import NoTime, UsageError, option
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy, check_options
 from frostline.feature_extraction.image_batches import Images
 from frostline.loggers import Loggers, make_loggers
-from frostline.models import Backbone, training_overlap
+from frostline.models import Backbone, demand_backbone, training_overlap
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.selection import early_stopping, ray_workers, resampling, successive_halving
 from frostline.selection.candidates import Candidate, Strategies, listed, searched
@@ -160,6 +160,9 @@ def compare(
     UsageError, DataError, ModelError, StudyError, TrainingError
         With one message that says what was found and what to do.
     """
+    for network in backbone if isinstance(backbone, list | tuple) else [backbone]:
+        demand_backbone(network)
+    demand_manifest(data)
     timing.prepare_process()
     torchrun_env.demand_alone("compare")
     loggers = make_loggers(logger, study)

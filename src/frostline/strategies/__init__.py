@@ -34,7 +34,7 @@ from frostline.strategies.constructors import (
     top_k,
 )
 from frostline.strategies.describing import descriptions
-from frostline.strategies.notation import parse, parse_list
+from frostline.strategies.notation import parse, parse_list, read_strategy
 from frostline.strategies.overrides import Overridden, at_defaults, overridden, patience_fault
 from frostline.strategies.phase_resolution import (
     ResolvedPhase,
@@ -100,6 +100,7 @@ __all__ = [
     "parse_list",
     "patience_fault",
     "phases",
+    "read_strategy",
     "scaled",
     "schedule",
     "scratch",

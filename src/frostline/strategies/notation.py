@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 
-from frostline.errors import UsageError, did_you_mean
+from frostline.errors import UsageError, demand_kind, did_you_mean
 from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy
 from frostline.strategies.validation import checked, unknown
 
 WORDS = ("head", "head_init", "bn", "solver", "optimizer", "schedule")  # settings that are no numbers
+
+
+def read_strategy(strategy: object) -> Strategy:
+    """Return a strategy, given as such or in its notation. Raises `UsageError`."""
+    demand_kind("strategy", strategy, (str, Strategy), "a strategy or its name, such as 'top_k(2)'")
+    return parse(strategy) if isinstance(strategy, str) else checked(strategy)  # type: ignore[arg-type]
 
 
 def parse(text: str) -> Strategy:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from frostline.errors import StudyError, did_you_mean
@@ -34,7 +35,7 @@ from frostline.studies.predicting_runs import (
     winners_of,
 )
 from frostline.studies.run_exclusions import Reason, ReasonKind
-from frostline.studies.study_folder import RunFolder, Study
+from frostline.studies.study_folder import RunFolder, Study, study_and_run
 
 LISTED = 8  # runs named in a message
 
@@ -140,6 +141,12 @@ def best_of(study: Study, name: str | None = None) -> Best:
         passed_over = PassedOver.of(figures[best.folder.path], Reason(ReasonKind.OTHER_IMAGES))
         return Best(leader.folder, leader.why, (passed_over,))
     return best
+
+
+def best_at(path: str | PathLike[str], name: str | None = None) -> Best:
+    """Return `best_of` the study in a folder, or the run in STUDY/runs/RUN. Raises `StudyError`."""
+    study, run = study_and_run(path)
+    return best_of(Study.existing(study), name or run)
 
 
 def has_finished_run(study: Study) -> bool:

@@ -62,7 +62,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline.errors import StudyError, option, spoken
+from frostline.errors import StudyError, demand_kind, option, spoken
 from frostline.system import directories, text_output
 from frostline.system.liveness import ProcessId
 
@@ -270,6 +270,7 @@ class Study:
     """A study folder; it may stand for its path. `open` makes it, or checks that it is of the same data."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
+        demand_kind("study", path, (str, PathLike), "a study or its folder")
         self.path = Path(path)
 
     def __fspath__(self) -> str:
@@ -422,6 +423,15 @@ class Study:
                 "the study, like runs/1a2b3c. Name a run with --run, or train again."
             )
         return RunFolder(place)
+
+
+def study_and_run(path: str | PathLike[str]) -> tuple[Path, str | None]:
+    """Return the study's folder and the run's name of STUDY/runs/RUN; of any other path itself, and None."""
+    demand_kind("study", path, (str, PathLike), "a study or its folder")
+    folder = Path(path)
+    if folder.parent.name == "runs" and (folder / "config.json").is_file():
+        return folder.parents[1], folder.name
+    return folder, None
 
 
 def outer_study(run: Path) -> Study:

@@ -48,6 +48,9 @@ class Run(AccuracyFigures, ProbabilityFigures):
     reused: bool = False
     backbone: Backbone | None = field(default=None, repr=False, compare=False)
 
+    def __fspath__(self) -> str:
+        return str(self.folder.path)
+
     run = Figure[str]("The name of its folder in runs/.")
     strategy = Figure[str]("The strategy in its notation.")
     model = Figure[str]("The backbone's name.")

@@ -11,22 +11,21 @@ from typing import Unpack
 from torch import nn
 
 from frostline.config import Config, Options
-from frostline.data import Manifest
+from frostline.data import Manifest, demand_manifest
 from frostline.distributed import process_group
 from frostline.distributed.torchrun_env import demand_alone
 from frostline.errors import UsageError, option
 from frostline.feature_cache import FeatureCache
 from frostline.loggers import Loggers, make_loggers
-from frostline.models import Backbone, training_overlap
+from frostline.models import Backbone, demand_backbone, training_overlap
 from frostline.progress import OnLine, OnProgress, Progress
 from frostline.strategies import (
     Strategy,
     builds_on_pretrained,
-    checked,
     hyperparameters,
     loader_line,
     overridden,
-    parse,
+    read_strategy,
     timm_loadable,
 )
 from frostline.strategies.overrides import unused_options
@@ -146,11 +145,14 @@ def train(
     In the processes that torchrun (or `accelerate launch`) starts, all call this and make one run together,
     of the same batches: the first one writes it, and all return it.
     """
+    demand_backbone(backbone)
+    demand_manifest(data)
     timing.prepare_process()
     cache, progress = feature_cache or FeatureCache(), Progress.of(progress, log)
     watch, chosen = watch or Stopwatch(), Config.of(config, options, without=("repeats",))
     backbone = backbone.resized(chosen.resize)
-    strategy = parse(strategy) if isinstance(strategy, str) else strategy and checked(strategy)
+    if strategy is not None:
+        strategy = read_strategy(strategy)
     parent, before = None, _before(continue_from, extra_epochs)
     if before is not None:
         strategy, chosen, lr = continuation.inherited(before, strategy, config, options)
@@ -253,9 +255,10 @@ def _prepared(backbone: Backbone, data: Manifest, study: str | Path, progress: P
 
     Processes of one job don't all decode them.
     """
+    folder = Study(study)
     with process_group.in_turn():
         return training_overlap.keep_learned_in_train(
-            [backbone], data.checked(progress).recalled(Path(study)), Study(study)
+            [backbone], data.checked(progress).recalled(folder.path), folder
         )
 
 

@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from frostline.errors import ModelError, UsageError, did_you_mean
+from frostline.errors import ModelError, UsageError, demand_kind, did_you_mean
 from frostline.models import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble, weights_digest
 from frostline.models.heads import put_plain_head
 from frostline.models.zoo import hugging_face
@@ -82,8 +83,10 @@ def load_backbone(
         `size` or `resize` is invalid, or `random` weights are wanted of a module or of what was adapted.
     """
     timing.prepare_process(trains=False)
-    if size is not None and size < 1:
-        raise UsageError(f"size is {size}, expected at least 1 pixel.")
+    if size is not None:
+        demand_kind("size", size, Integral, "a whole number of pixels a side")
+        if size < 1:
+            raise UsageError(f"size is {size}, expected at least 1 pixel.")
     agreed(source, download=download, random=random)
     return _load(source, size, random, preprocessing, name, architecture).resized(resize)
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from frostline.data import Rendering
-from frostline.errors import DataError, FrostlineError, ModelError, StudyError, option
+from frostline.errors import DataError, FrostlineError, ModelError, StudyError, demand_kind, option
 from frostline.models import Backbone, Preprocessing, tensor_bytes
 from frostline.models.heads import adapted_for
 from frostline.models.zoo.base_weights import load_base
@@ -52,7 +52,8 @@ class Delta:
 
 
 def is_delta(folder: str | PathLike[str]) -> bool:
-    """Return whether a folder is a delta."""
+    """Return whether a folder is a delta. Raises `UsageError` for what is no path."""
+    demand_kind("study", folder, (str, PathLike), "a study, or the folder of one or of a delta")
     return directories.exported_as(folder) == KIND
 
 

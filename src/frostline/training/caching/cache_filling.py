@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Unpack
 
 from frostline.config import Config, Options
-from frostline.data import SUBSETS, Manifest
+from frostline.data import SUBSETS, Manifest, demand_manifest
 from frostline.distributed import ray_cluster, torchrun_env
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Counts, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images, Item
-from frostline.models import Backbone
+from frostline.models import Backbone, demand_backbone
 from frostline.progress import QUIET, Activity, OnProgress, Progress
-from frostline.strategies import Strategy, checked, hyperparameters, overridden, parse
+from frostline.strategies import Strategy, hyperparameters, overridden, read_strategy
 from frostline.system import devices, directories, numerics, timing
 from frostline.training import numeric_plan
 from frostline.training.caching import cache_planning
@@ -99,10 +99,12 @@ def fill_cache(
     ------
     UsageError, DataError, ModelError
     """
+    demand_backbone(backbone)
+    demand_manifest(data)
     timing.prepare_process()
     torchrun_env.demand_alone("cache fill")
     progress, chosen = Progress.of(progress), Config.of(config, options)
-    strategy = parse(strategy) if isinstance(strategy, str) else checked(strategy)
+    strategy = read_strategy(strategy)
     (strategy,) = overridden([strategy], chosen.of_strategy).strategies
     views = chosen.views
     request = TrainRequest(

@@ -21,16 +21,16 @@ from torch import nn
 
 from frostline import models as bb
 from frostline.config import Config
-from frostline.data import Manifest
+from frostline.data import Manifest, demand_manifest
 from frostline.data.decoding_threads import AUTO
 from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig, Frozen
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images, Item
-from frostline.models import Backbone, Cut
+from frostline.models import Backbone, Cut, demand_backbone
 from frostline.profiling import frozen_batch
-from frostline.strategies import Hyperparameters, Strategy, checked, hyperparameters, parse
+from frostline.strategies import Hyperparameters, Strategy, hyperparameters, read_strategy
 from frostline.system import devices, numerics, timing
 from frostline.system.seeds import derive
 from frostline.training.loop import optimizer
@@ -143,11 +143,13 @@ def lr_find(
     ------
     UsageError, DataError, ModelError
     """
+    demand_backbone(backbone)
+    demand_manifest(data)
     timing.prepare_process()
     request = TrainRequest(
         backbone=backbone,
         data=data.checked(),
-        strategy=parse(strategy) if isinstance(strategy, str) else checked(strategy),
+        strategy=read_strategy(strategy),
         config=Config(seed=seed, batch_size=batch_size, device=device, deterministic=True),
     )
     phases = request.phases()

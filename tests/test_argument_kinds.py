@@ -1,0 +1,105 @@
+"""Arguments of another kind get one message that names what is expected; what stands for a study is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import frostline
+from frostline.errors import StudyError, UsageError
+from tiny import tiny_backbone, tiny_model, write_folder
+
+BACKBONE = r"backbone must be a Backbone, as load_backbone\(\"lite0\"\) returns it, found "
+DATA = r"data must be a Manifest, as load_data\(\"photos/\"\) returns it, found "
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("kinds") / "photos", per_class=8)
+
+
+Call = Callable[[Any, Any], Any]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda backbone, data: frostline.train(backbone, data, "linear_probe"),
+        lambda backbone, data: frostline.compare(backbone, data, ["linear_probe", "head"]),
+        frostline.measure,
+        frostline.plan,
+        lambda backbone, data: frostline.lr_find(backbone, data, "head"),
+        frostline.extract_features,
+        lambda backbone, data: frostline.fill_cache(backbone, data, "head"),
+        lambda backbone, data: frostline.forgetting(backbone, tiny_model(), data),
+    ],
+)
+def test_networks_and_images_are_named(
+    call: Call, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backbone, data = tiny_backbone(), frostline.load_data(photos)
+    for wrong, named in (("lite0", "'lite0'"), (data, "a Manifest"), (tiny_model(), "a TinyNet")):
+        with pytest.raises(UsageError, match=BACKBONE + named):
+            call(wrong, data)
+    for wrong, named in (("photos/", "'photos/'"), (backbone, "a Backbone"), (None, "None")):
+        with pytest.raises(UsageError, match=DATA + named):
+            call(backbone, wrong)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": ["linear_probe"]}, r"strategy must be a strategy or its name, .*, found a list"),
+        ({"study": 7}, "study must be a study or its folder, found 7"),
+        ({"minutes": "1"}, "minutes must be a number, found '1'"),
+        ({"seed": "1"}, "seed must be a whole number, found '1'"),
+        ({"config": {"lr": 1}}, "config must be a Config, or options by name, found a dict"),
+    ],
+)
+def test_options_of_train_are_named(
+    options: dict[str, Any], message: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"strategy": "linear_probe", **options}
+    with pytest.raises(UsageError, match=message):
+        frostline.train(tiny_backbone(), frostline.load_data(photos), given.pop("strategy"), **given)
+
+
+def test_options_of_loading_are_named(photos: Path) -> None:
+    for name, value, expected in (
+        ("test_size", "0.2", "a share, such as 0.2"),
+        ("val_size", None, "a share, such as 0.2"),
+        ("seed", 1.5, "a whole number"),
+    ):
+        with pytest.raises(UsageError, match=f"{name} must be {expected}, found {value!r}"):
+            frostline.load_data(photos, **{name: value})
+    with pytest.raises(UsageError, match=r"size must be a whole number of pixels a side, found \(64, 64\)"):
+        frostline.load_backbone("lite0", size=(64, 64))
+
+
+def test_a_run_stands_for_its_folder(photos: Path, tmp_path: Path) -> None:
+    data = frostline.load_data(photos)
+    runs = [
+        frostline.train(tiny_backbone(), data, name, study=tmp_path / "s", threads=1)
+        for name in ("linear_probe", "linear_probe(layers=last)")
+    ]
+    for run in runs:
+        for study in (run, run.folder, run.folder.path, str(run.folder.path)):
+            predictions = frostline.predict(study, photos, module=tiny_model())
+            assert predictions.run == run.folder.name
+    assert frostline.load_model(runs[0].folder.path, module=tiny_model()) is not None
+    exported = frostline.export(runs[1], output=tmp_path / "e", module=tiny_model())
+    assert runs[1].folder.name in (exported.path / "config.json").read_text()
+    assert frostline.report(runs[0]).path == tmp_path / "s/report.html"
+    for refused in (lambda: frostline.predict(tiny_model(), photos), lambda: frostline.report(3)):
+        with pytest.raises(UsageError, match="study must be a study"):
+            refused()
+    with pytest.raises(UsageError, match="study must be a study or its folder"):
+        frostline.train(tiny_backbone(), data, "linear_probe", study=tiny_model())
+    with pytest.raises(StudyError, match="does not exist"):
+        frostline.predict(tmp_path / "nowhere", photos)
