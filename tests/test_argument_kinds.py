@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 import frostline
-from frostline.errors import StudyError, UsageError
+from frostline.errors import DataError, StudyError, UsageError
+from frostline.system import directories
 from tiny import tiny_backbone, tiny_model, write_folder
 
 BACKBONE = r"backbone must be a Backbone, as load_backbone\(\"lite0\"\) returns it, found "
@@ -103,3 +105,50 @@ def test_a_run_stands_for_its_folder(photos: Path, tmp_path: Path) -> None:
         frostline.train(tiny_backbone(), data, "linear_probe", study=tiny_model())
     with pytest.raises(StudyError, match="does not exist"):
         frostline.predict(tmp_path / "nowhere", photos)
+
+
+def test_a_list_of_paths_and_labels_is_data(photos: Path) -> None:
+    folder = frostline.load_data(photos)
+    items = [(photos / sample.path, sample.label) for sample in folder.samples]
+    data = frostline.load_data(items)
+    assert [sample.digest for sample in data.samples] == [sample.digest for sample in folder.samples]
+    assert data.classes == folder.classes
+
+
+def test_a_data_frame_is_asked_for_as_a_file(photos: Path, tmp_path: Path) -> None:
+    frame = type("DataFrame", (), {"__module__": "pandas.core.frame", "__len__": lambda _: 3})()
+    with pytest.raises(DataError, match="Found a DataFrame in memory; expected the path of a table"):
+        frostline.load_data(frame)
+    data = frostline.load_data(photos)
+    run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", threads=1)
+    with pytest.raises(DataError, match="Found a DataFrame in memory"):
+        frostline.predict(run, frame, module=tiny_model())
+
+
+def test_a_study_of_other_data_says_what_differs(photos: Path, tmp_path: Path) -> None:
+    def rows(change: Callable[[int, str], str | None]) -> list[tuple[str, str]]:
+        of_folder = [(path, path.parent.name) for path in sorted(photos.glob("*/*.png"))]
+        labels = [change(place, label) for place, (_, label) in enumerate(of_folder)]
+        return [(str(path), label) for (path, _), label in zip(of_folder, labels, strict=True) if label]
+
+    def train(change: Callable[[int, str], str | None]) -> None:
+        data = frostline.load_data(rows(change), near_copies=False)
+        frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", threads=1)
+
+    train(lambda place, label: label if place else None)
+    with pytest.raises(StudyError, match=r"other data: 1 image\(s\) are gone, 1 image\(s\) are new\."):
+        train(lambda place, label: label if place != 5 else None)
+    changed = r"other data: 2 image\(s\) are of another label \(such as .*001\.png\)\."
+    with pytest.raises(StudyError, match=changed):
+        train(lambda place, label: None if not place else "kind 2" if place in (1, 2) else label)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(directories.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        directories.write_atomically(tmp_path / "result.json", b"{}")
+    assert caught.value.filename == str(tmp_path / "result.json")
+    assert not list(tmp_path.iterdir())

@@ -135,6 +135,9 @@ def test_the_least_expected_cost_decides(tmp_path: Path) -> None:
     table.write_text("label,defect,good\ndefect,0,10\ngood,1,0\n")
     costs = cost_matrix(str(table), CLASSES)
     assert costs == ((0.0, 10.0), (1.0, 0.0))
+    with_semicolons = tmp_path / "excel.csv"
+    with_semicolons.write_text(table.read_text().replace(",", ";"))
+    assert cost_matrix(with_semicolons, CLASSES) == costs
     sample = held(300)
     point = OperatingTarget(costs=str(table)).choose(sample)
     p = sample.probabilities

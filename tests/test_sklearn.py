@@ -143,6 +143,10 @@ def test_it_is_copied_pickled_and_saved(data: Any, tmp_path: Path) -> None:
     copied = pickle.loads(pickle.dumps(made))
     assert np.array_equal(copied.predict_proba(X), expected)
     assert len(pickle.dumps(made)) < weights + 100_000  # the weights once, and no network
+    with pytest.raises(ValueError, match=r"is a folder; expected a file, such as .*model\.safetensors"):
+        made.save(tmp_path)
+    with pytest.raises(ValueError, match=r"is a folder; expected a file"):
+        FrostlineClassifier.load(tmp_path)
     made.save(tmp_path / "kept.safetensors")
     estimator = FrostlineClassifier.load(tmp_path / "kept.safetensors")
     assert np.array_equal(estimator.predict_proba(X), expected)
@@ -172,7 +176,7 @@ def test_a_study_is_kept_where_asked(data: Any, tmp_path: Path) -> None:
         ("photos/", ["a"], "put it into a list"),
         (np.zeros((2, 8, 8, 5), np.uint8), list("ab"), r"shape \(8, 8, 5\)"),
         (np.full((2, 8, 8), 3.0), list("ab"), "floats in 0–1"),
-        (np.zeros((2, 8, 8), np.uint8), ["a", "a"], "Found one class"),
+        (np.zeros((2, 8, 8), np.uint8), ["a", "a"], "Found one class, 'a', in all 2 labels"),
         (np.zeros((2, 8, 8), np.uint8), ["a"], "2 image.s. and 1 label"),
         (np.zeros((2, 8, 8), np.uint8), [0.5, 1.7], "Unknown label type"),
         (np.zeros((2, 8, 8), np.uint8), None, "requires y"),

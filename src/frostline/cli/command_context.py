@@ -202,7 +202,11 @@ class Verb:
             case deadline.Rang():
                 self._end(str(error), NoTime.exit_code)
             case OSError():  # a disk that is full, a folder that can't be written
-                self._end(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)
+                self._end(
+                    f"{error.filename or 'A file'}: {error.strerror or error}. What is finished is saved: "
+                    "free space there, or name another place, and repeat the command.",
+                    1,
+                )
 
     def _end(self, message: str, code: int) -> None:
         if not self._launch.leads:

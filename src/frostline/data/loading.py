@@ -383,6 +383,9 @@ def _source_of(
         )
     if isinstance(source, Pairs):
         return read_pairs(source)
+    python_datasets.demand_no_frame(source)
+    if (pairs := Pairs.of_paths(source)) is not None:
+        return read_pairs(pairs)
     if python_datasets.is_hugging_face(source):
         return python_datasets.read_hugging_face(source, *astuple(columns))
     if python_datasets.is_indexable(source):

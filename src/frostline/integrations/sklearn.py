@@ -205,6 +205,11 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         with _value_errors():
             images = _images(X)
             self.classes_, targets = np.unique(_labels(y, len(images)), return_inverse=True)
+            if len(self.classes_) < 2:
+                raise ValueError(
+                    f"Found one class, {self.classes_.tolist()[0]!r}, in all {len(images)} labels; expected "
+                    "two or more."
+                )
             names = [f"{target:06}" for target in targets]  # sorted as `classes_` is
             pairs = Pairs(images, names, None if self.patience is None else self._subsets(images, names))
             data = load_data(
@@ -401,6 +406,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             The file, which is replaced if it exists.
         """
         check_is_fitted(self, FITTED)
+        _demand_file(path)
         parameters = {key: value for key, value in self.get_params().items() if _plain(value)}
         metadata = {
             "parameters": parameters,
@@ -434,6 +440,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         ValueError
             The file cannot be read, or was not written by `save`.
         """
+        _demand_file(path)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = json.loads((file.metadata() or {})["frostline"])
@@ -489,6 +496,11 @@ def _images(X: Any) -> Sequence[Any]:
     if not len(images):
         raise ValueError(f"Found array with 0 sample(s) while a minimum of 1 is required; {wanted}.")
     return images
+
+
+def _demand_file(path: str | Path) -> None:
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; expected a file, such as {Path(path) / 'model.safetensors'}.")
 
 
 def _identity(image: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.data.sources.table_cells import delimiter_of
 from frostline.errors import UsageError, did_you_mean, option
 from frostline.sentences import named
 
@@ -37,7 +39,9 @@ def cost_matrix(
         return checked_matrix(costs, tuple(classes))
     try:
         with open(costs, newline="", encoding="utf-8-sig") as file:
-            lines = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+            text = file.read()
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text.split("\n", 1)[0]))
+        lines = [row for row in reader if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{option('costs')}: {costs} cannot be read as CSV ({error}).") from None
     if not lines or any(len(row) != len(lines[0]) for row in lines):

@@ -62,7 +62,8 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from frostline.errors import StudyError, demand_kind, option, spoken
+from frostline.data import Manifest, Sample
+from frostline.errors import FrostlineError, StudyError, demand_kind, option, spoken
 from frostline.system import directories, text_output
 from frostline.system.liveness import ProcessId
 
@@ -283,9 +284,18 @@ class Study:
         return f"Study({str(self.path)!r})"
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, data: str, split: str, test: str) -> Study:
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        data: str,
+        split: str,
+        test: str,
+        samples: Sequence[Sample] = (),
+    ) -> Study:
         """Open or begin the study of one data set and split, given by their digests.
 
+        A message about a study of other data compares its images with `samples`.
         Raises `StudyError` where the folder holds another study, something else, or can't be written.
         """
         study = cls(path)
@@ -301,7 +311,7 @@ class Study:
         if not card_path.exists():
             directories.write_atomically(card_path, (json.dumps(card, indent=1) + "\n").encode())
             return study
-        study._refuse_other(_object(card_path), card)
+        study._refuse_other(_object(card_path), card, samples)
         return study
 
     @classmethod
@@ -344,12 +354,13 @@ class Study:
                             f"{option('study')}."
                         )
 
-    def _refuse_other(self, actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    def _refuse_other(
+        self, actual: dict[str, Any], expected: dict[str, Any], samples: Sequence[Sample]
+    ) -> None:
         self._refuse_other_format(actual)
         if actual.get("data") != expected["data"]:
             raise StudyError(
-                f"{self.path} is a study of other data: images, labels or groups (--group-by) differ, or "
-                "how pixels are rendered (--intensity-range, --alpha-background). "
+                f"{self.path} is a study of other data: {self._difference(samples)}. "
                 "Figures of two data sets must not stand in one table. Use another folder with --study."
             )
         if actual.get("split") != expected["split"]:
@@ -363,6 +374,31 @@ class Study:
                     "folder with study.",
                 )
             )
+
+    def _difference(self, samples: Sequence[Sample]) -> str:
+        """Return what differs from the images of this study, as far as that can be read."""
+        unknown = (
+            "images, labels or groups (--group-by) differ, or how pixels are rendered (--intensity-range, "
+            "--alpha-background)"
+        )
+        try:
+            before = {sample.digest: sample for sample in Manifest.load(self.path / "manifest.jsonl").samples}
+        except FrostlineError:
+            return unknown
+        now = {sample.digest: sample for sample in samples}
+        common = before.keys() & now.keys()
+        relabelled = sorted(now[key].path for key in common if before[key].label != now[key].label)
+        counts = {
+            "gone": len(before.keys() - common),
+            "new": len(now.keys() - common),
+            "of another label": len(relabelled),
+            "of another group (--group-by)": sum(before[key].group != now[key].group for key in common),
+        }
+        parts = [f"{count} image(s) are {what}" for what, count in counts.items() if count]
+        if not now or not parts:
+            return unknown
+        example = f" (such as {relabelled[0]})" if relabelled else ""
+        return ", ".join(parts) + example
 
     @property
     def card(self) -> dict[str, Any]:

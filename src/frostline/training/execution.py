@@ -54,6 +54,7 @@ def study_of_request(request: TrainRequest, study: str | Path) -> Study:
         data=request.data.digest,
         split=request.data.split_digest,
         test=request.data.test_digest,
+        samples=request.data.samples,
     )
 
 

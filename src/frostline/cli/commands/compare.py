@@ -122,7 +122,7 @@ class CandidateList(StrategyList):
     "--study",
     default="frostline-study",
     show_default=True,
-    help="Folder of the runs; images that it has seen keep their subset.",
+    help="Folder of the runs, of one data set and one split.",
 )
 @database_option
 @metric_option

@@ -89,7 +89,7 @@ def _network(options: dict[str, Any]) -> Any:
     "--study",
     default="frostline-fit",
     show_default=True,
-    help="Folder of everything; images that it has seen keep their subset.",
+    help="Folder of everything, of one data set and one split.",
 )
 @database_option
 @metric_option

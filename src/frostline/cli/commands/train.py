@@ -59,7 +59,7 @@ from frostline.system import deadline
     "--study",
     default="frostline-study",
     show_default=True,
-    help="Folder of the runs; images that it has seen keep their subset.",
+    help="Folder of the runs, of one data set and one split.",
 )
 @metric_option
 @operating_options

@@ -12,6 +12,7 @@ from PIL import Image
 
 from frostline.data.digest_cache import DigestCache
 from frostline.data.image_scan import decode_special, index
+from frostline.data.labels import read_labels
 from frostline.data.manifest import Manifest
 from frostline.data.manifest_entries import Sample
 from frostline.data.pixels.deep_pixels import Deep
@@ -33,6 +34,17 @@ class Pairs:
     images: Sequence[Any]
     labels: Sequence[str]
     subsets: Sequence[str] | None = None
+
+    @classmethod
+    def of_paths(cls, source: object) -> Pairs | None:
+        """Return a list of (path, label) as pairs; None for anything else."""
+        if not isinstance(source, list | tuple) or not source:
+            return None
+        if not all(isinstance(item, list | tuple) and len(item) == 2 for item in source):
+            return None
+        if not all(isinstance(path, str | os.PathLike) for path, _ in source):
+            return None
+        return cls([path for path, _ in source], read_labels([label for _, label in source]))
 
 
 def read_pairs(pairs: Pairs) -> Source:

@@ -17,7 +17,7 @@ from frostline.data.pixels.deep_pixels import Deep
 from frostline.data.pixels.formats import suffixes
 from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.sources.file_listing import listed_in
-from frostline.data.sources.python_datasets import picture
+from frostline.data.sources.python_datasets import demand_no_frame, picture
 from frostline.data.sources.remote import Fetcher, ImageLocation, images_below, is_address, masked
 from frostline.data.sources.tables import read_paths
 from frostline.data.sources.tar_shards import images_in, is_shards
@@ -175,6 +175,7 @@ def _kind(array: Any) -> str:
 
 
 def _input_of(item: Any, name: str, path_column: str | None) -> PredictionInputs:
+    demand_no_frame(item)
     if isinstance(item, str | os.PathLike):
         return _inputs_at(os.fspath(item), path_column)
     if isinstance(item, bytes | Image.Image) or hasattr(item, "shape"):

@@ -42,6 +42,15 @@ def is_indexable(source: object) -> bool:
     return hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, Mapping)
 
 
+def demand_no_frame(source: object) -> None:
+    """Raise `DataError` for a pandas or polars DataFrame: a table is read from its file."""
+    if type(source).__module__.split(".")[0] in ("pandas", "polars"):
+        raise DataError(
+            f"Found a {type(source).__name__} in memory; expected the path of a table. Write it, with the "
+            "columns path and label (of pandas: to_csv('images.csv', index=False))."
+        )
+
+
 def read_torch(dataset: Any) -> Source:
     """List a torch Dataset of `(image, label)` items, images as PIL, array (H, W[, C]) or tensor (C, H, W).
 

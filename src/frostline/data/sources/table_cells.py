@@ -59,7 +59,7 @@ def _csv(path: Path) -> Cells:
     sep_line = SEP_LINE.fullmatch(lines[first].strip(" "))
     first = _first_filled(lines, first + 1) if sep_line else first
     header = lines[first] if first < len(lines) else ""
-    delimiter = sep_line[1] if sep_line else _delimiter(header)
+    delimiter = sep_line[1] if sep_line else delimiter_of(header)
     reader = csv.reader(io.StringIO("\n".join(lines[first:]), newline=""), delimiter=delimiter)
     try:
         columns = _names(next(reader, []))
@@ -107,7 +107,7 @@ def _text(path: Path) -> tuple[str, bool]:
         return data.decode(WESTERN, "surrogateescape"), True
 
 
-def _delimiter(header: str) -> str:
+def delimiter_of(header: str) -> str:
     """Return what the header is separated by; quoted names may hold anything."""
     bare = re.sub(r'"[^"]*"', "", header)
     best = max(DELIMITERS, key=bare.count)
