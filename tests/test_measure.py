@@ -495,11 +495,11 @@ def test_stages_that_cannot_be_probed_leave_the_other_probes(
 def test_the_time_that_measuring_takes_is_foretold_from_the_images_it_takes(
     data: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = tiny_backbone()
-    assert measurement.images_measured(backbone, data) == (60, 0)
+    backbone, cache = tiny_backbone(), FeatureCache()
+    assert measurement.images_measured(backbone, data, feature_cache=cache) == (60, 0)
     monkeypatch.setattr(measurement, "MOST_PROBED", 20)
     monkeypatch.setattr(measurement, "PROBED_A_CLASS", 1)
-    assert measurement.images_measured(backbone, data) == (20, 60)
+    assert measurement.images_measured(backbone, data, feature_cache=cache) == (20, 60)
 
 
 @pytest.mark.parametrize("layers", ["auto", "last"])

@@ -283,9 +283,9 @@ def images_measured(
     backbone: Backbone,
     data: Manifest,
     *,
+    feature_cache: FeatureCache,
     seed: int = 0,
     threads: int | None = None,
-    feature_cache: FeatureCache | None = None,
 ) -> tuple[int, int]:
     """Return how many training images `measure` has to pass stage by stage, and how many as training does.
 
@@ -306,7 +306,7 @@ def images_measured(
     if config is None:
         return len(probed), 0
     images = Images(data, samples, backbone.preprocessing, fast=True)
-    with feature_cache or FeatureCache() as cache:
+    with feature_cache as cache:
         head = Frozen(backbone, backbone.model, backbone.cuts[-1], config, cache)
         missing = head.missing(images, [(position, 0) for position in range(len(images))], statistics=True)
     return len(probed), missing

@@ -337,22 +337,26 @@ class Study:
             )
 
     def _refuse_images(self) -> None:
-        """Raise `StudyError` for a folder of images: once a study, it could not be read as data."""
+        """Raise `StudyError` for a folder of images or of classes: a study could not be read as data."""
         if (self.path / "study.json").exists() or not self.path.is_dir():
             return
         from frostline.data.pixels.formats import suffixes
 
+        def picture_in(folder: Path) -> Path | None:
+            files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes())
+            return next((path for path in files if path.is_file()), None)
+
         with contextlib.suppress(OSError):
             inside = [path for path in self.path.iterdir() if path.name not in OF_STUDIES]
-            folders = [self.path, *(path for path in inside if path.is_dir() and path.name[0] != ".")]
-            for folder in folders:
-                for path in folder.iterdir():
-                    if path.suffix.lower() in suffixes() and path.is_file():
-                        raise StudyError(
-                            f"The study folder {self.path} holds images ({path.relative_to(self.path)}), and "
-                            f"whoever reads it as data would find a study. Name a folder of its own with "
-                            f"{option('study')}."
-                        )
+            folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
+            pictures = [picture for folder in folders if (picture := picture_in(folder))]
+            own = picture_in(self.path)
+            if own or len(pictures) > 1:
+                example = (own or pictures[0]).relative_to(self.path)
+                raise StudyError(
+                    f"The study folder {self.path} holds images ({example}), and whoever reads it as data would find a study. Name a folder of its own with "
+                    f"{option('study')}."
+                )
 
     def _refuse_other(
         self, actual: dict[str, Any], expected: dict[str, Any], samples: Sequence[Sample]
