@@ -354,8 +354,8 @@ class Study:
             if own or len(pictures) > 1:
                 example = (own or pictures[0]).relative_to(self.path)
                 raise StudyError(
-                    f"The study folder {self.path} holds images ({example}), and whoever reads it as data would find a study. Name a folder of its own with "
-                    f"{option('study')}."
+                    f"The study folder {self.path} holds images ({example}), and whoever reads it as data "
+                    f"would find a study. Name a folder of its own with {option('study')}."
                 )
 
     def _refuse_other(
