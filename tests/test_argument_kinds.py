@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import frostline
@@ -70,6 +71,15 @@ def test_options_of_train_are_named(
     given = {"strategy": "linear_probe", **options}
     with pytest.raises(UsageError, match=message):
         frostline.train(tiny_backbone(), frostline.load_data(photos), given.pop("strategy"), **given)
+
+
+def test_numbers_of_numpy_are_numbers(photos: Path, tmp_path: Path) -> None:
+    data = frostline.load_data(photos, seed=np.int64(0))
+    run = frostline.train(
+        tiny_backbone(), data, "linear_probe", study=tmp_path, seed=np.int64(1), minutes=np.float32(3)
+    )
+    again = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path, seed=1, minutes=3.0)
+    assert (again.reused, again.run) == (True, run.run)
 
 
 def test_options_of_loading_are_named(photos: Path) -> None:

@@ -112,11 +112,11 @@ def test_rows_that_name_no_subset_are_counted(folder: Path) -> None:
     subsets = ["train", "", "test", " ", "train", "test"]
     rows = [f"{path},{path[0]},{subset}" for path, subset in zip(PATHS, subsets, strict=True)]
     data = load_data(written(folder, "\n".join(["path,label,split", *rows])))
-    assert "2 of 6 row(s) have no value in the column 'split': they count as train." in data.notes
+    assert "2 of 6 row(s) name no subset: they are train, and what is drawn from it." in data.notes
     assert len(data.subset("train")) == 4
     empty = [f"{path},{path[0]}," for path in PATHS]
     data = load_data(written(folder, "\n".join(["path,label,split", *empty])), test_size=0.0)
-    assert not any("no value in the column" in note for note in data.notes)
+    assert not any("name no subset" in note for note in data.notes)
 
 
 def test_fastai_s_is_valid_is_a_split(folder: Path) -> None:

@@ -12,12 +12,13 @@ from click.testing import CliRunner
 
 import frostline
 from frostline.cli.main import cli
+from frostline.cli.output_files import checked_output
 from frostline.config import NAMES, read_yaml
 from frostline.errors import StudyError, UsageError, at_the_prompt, option
 from frostline.models.zoo import load_backbone
 from frostline.selection.candidates import listed, searched
 from frostline.strategies.overrides import unused_options
-from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder
+from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_folder, write_table
 
 # The command, what it says it found, and what it says to do.
 MISTAKES = [
@@ -127,24 +128,35 @@ def test_a_wrong_combination_is_one_message(
     assert not list(tmp_path.iterdir())  # refused before anything is made
 
 
-@pytest.mark.parametrize("study", ["photos", "photos/kind 0"])
-def test_no_study_begins_in_a_folder_of_images(study: str, tmp_path: Path) -> None:
-    photos = write_folder(tmp_path / "photos", per_class=6)
+@pytest.mark.parametrize("study", ["photos", "photos/train", "photos/train/kind 0"])
+def test_no_study_begins_in_the_folder_of_its_images(study: str, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    write_folder(photos / "train", per_class=6)
+    write_folder(photos / "test", per_class=3, seed=1)
     names = sorted(path.relative_to(photos) for path in photos.rglob("*"))
     data = frostline.load_data(photos)
-    with pytest.raises(
-        StudyError, match=r"holds images \(.*000\.png\).* Name a folder of its own with study\."
-    ):
+    message = r"holds images of the data \(.*\.png\).* Name a folder of its own with study\."
+    with pytest.raises(StudyError, match=message):
         frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / study)
     assert sorted(path.relative_to(photos) for path in photos.rglob("*")) == names
-    frostline.train(tiny_backbone(), data, "linear_probe", study=photos / "frostline-study")
-    frostline.train(tiny_backbone(), data, "linear_probe", study=photos / "frostline-study")
+    for place in ("photos/frostline-study", "."):
+        frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / place)
+        run = frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / place)
+        assert run.reused
     assert frostline.load_data(photos).samples == data.samples
+    with pytest.raises(StudyError, match=r"is a run of the study .*\. Name the folder of a study\."):
+        frostline.train(tiny_backbone(), data, "linear_probe", study=run)
+
+
+def test_a_table_may_lie_beside_its_study(tmp_path: Path) -> None:
+    data = frostline.load_data(write_table(tmp_path))
+    frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path)
+    assert frostline.load_data(tmp_path / "table.csv").samples == data.samples
 
 
 OVERWRITING = [
     ("predict s k.csv --output k.csv", "k.csv, which this command reads"),
-    ("predict s photos k.csv --output ./k.csv", "k.csv, which this command reads"),
+    ("predict s photos ~/k.csv --output ./k.csv", "k.csv, which this command reads"),
     ("predict s photos --output s/runs/1/table.csv", "a file of the study"),
     ("evaluate s k.csv --confusion k.csv", "k.csv, which this command reads"),
     ("evaluate s photos --predictions k.csv --confusion k.csv", "k.csv, which this command reads"),
@@ -155,6 +167,8 @@ OVERWRITING = [
     ("check photos --page k.csv", "Expected FILE.html"),
     ("extract photos --output k.csv", "Expected FILE.parquet"),
     ("stages --plot k.csv", "Expected FILE.png"),
+    ("predict s photos --output link.csv", "a file of the study"),
+    ("predict s photos k.csv --output=~/k.csv", "k.csv, which this command reads"),
 ]
 
 
@@ -166,12 +180,28 @@ def test_no_output_replaces_what_a_command_reads(
     for name in ("k.csv", "photos/hat/0.png", "s/study.json", "s/manifest.jsonl", "s/runs/1/table.csv"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text("as it was")
+    Path("link.csv").symlink_to(tmp_path / "s/runs/1/table.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
     result = CliRunner().invoke(cli, words.split())
     assert result.exit_code == 2, result.output
     assert problem in " ".join(result.stderr.split())
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 5
+    assert len(files) == 6
     assert {path.read_text() for path in files} == {"as it was"}
+
+
+def test_outputs_of_ones_own_may_lie_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("s/study.json", "s/confusion.png", "s/results/p.csv", "photos/hat/0.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("before")
+    Path("s/runs").mkdir()
+    read = {"images": ["photos"], "others": ["s"]}
+    for file in ("s/confusion.png", "s/new.png", "s/results/p.csv", "photos/p.csv"):
+        assert checked_output("--output", file, (".png", ".csv"), **read) == file
+    assert checked_output("--output", "~/p.csv", (".csv",), **read) == str(tmp_path / "p.csv")
+    assert checked_output("--output", None, (".csv",)) is None
 
 
 @pytest.mark.parametrize(

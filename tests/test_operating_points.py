@@ -135,6 +135,8 @@ def test_the_least_expected_cost_decides(tmp_path: Path) -> None:
     table.write_text("label,defect,good\ndefect,0,10\ngood,1,0\n")
     costs = cost_matrix(str(table), CLASSES)
     assert costs == ((0.0, 10.0), (1.0, 0.0))
+    table.write_text("\n" + table.read_text())
+    assert cost_matrix(table, CLASSES) == costs
     with_semicolons = tmp_path / "excel.csv"
     with_semicolons.write_text(table.read_text().replace(",", ";"))
     assert cost_matrix(with_semicolons, CLASSES) == costs

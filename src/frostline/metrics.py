@@ -556,7 +556,8 @@ def chance_calibration_error(confidences: Floats, share: Floats, images: Ints) -
     Parameters
     ----------
     confidences : ndarray, shape (n,)
-        Top probabilities: how often such answers are right.
+        Top probabilities. Answers are drawn to be right a little less often than these say, as after one
+        answer more of either kind: the surest one of six images proves nothing.
     share : ndarray, shape (n,)
         Weight of each row.
     images : ndarray of int64, shape (n,)
@@ -564,9 +565,11 @@ def chance_calibration_error(confidences: Floats, share: Floats, images: Ints) -
     """
     rng, errors = np.random.default_rng(0), []
     _, image = np.unique(images, return_inverse=True)
+    count = int(image.max()) + 1
+    right = (count * confidences + 1.0) / (count + 2.0)
     in_bin = np.eye(BINS)[np.minimum((confidences * BINS).astype(np.int64), BINS - 1)]
     for _ in range(CHANCE_DRAWS):
-        correct = rng.random(int(image.max()) + 1)[image] < confidences
+        correct = rng.random(count)[image] < right
         errors.append(np.abs((share * (confidences - correct)) @ in_bin).sum() / share.sum())
     return float(np.quantile(errors, 0.95))
 

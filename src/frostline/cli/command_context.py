@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ SCHEMA = 2  # of the JSON objects: docs/cli.md; raised when a field changes its 
 PLAIN_WARNINGS = (RunWarning, CacheWarning, LoggerWarning)  # shown without Python's decoration
 # An error in all processes of a job is reported by the first. Another process waits this many seconds before
 # it reports one, and the launcher ends it meanwhile if the first has ended.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 GRACE_S = 2.0
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -202,9 +204,10 @@ class Verb:
             case deadline.Rang():
                 self._end(str(error), NoTime.exit_code)
             case OSError():  # a disk that is full, a folder that can't be written
+                remedy = "Free space there, or name" if error.errno in NO_SPACE else "Name"
                 self._end(
-                    f"{error.filename or 'A file'}: {error.strerror or error}. What is finished is saved: "
-                    "free space there, or name another place, and repeat the command.",
+                    f"{error.filename or 'A file'}: {error.strerror or error}. What is finished is saved. "
+                    f"{remedy} another place, and repeat the command.",
                     1,
                 )
 

@@ -152,6 +152,7 @@ def load_data(
         A share is outside 0 ≤ share < 1, or a range, a colour or `group_by` is invalid.
     """
     demand_kind("seed", seed, Integral, "a whole number")
+    seed = int(seed)
     for name, share in (("test_size", test_size), ("val_size", val_size)):
         demand_share(name, share, DEFAULT_SHARE, zero=True)
     threads = decoding_threads(workers)

@@ -291,6 +291,8 @@ def images_measured(
 
     What is remembered, and what training has left in the cache, needs no pass. Nothing is timed for it.
     """
+    if len(backbone.cuts) < 2:  # `measure` says so
+        return 0, 0
     data = training_overlap.mark_learned(backbone, data)
     samples, probed = _subsets(data, seed)
     several = len(samples) > len(probed)

@@ -24,10 +24,17 @@ class _Memory:
     def __init__(self) -> None:
         self._free: list[Tensor] = []
 
+    def __reduce__(self) -> tuple[type[_Memory], tuple[()]]:
+        """A copy has memory of its own."""
+        return _Memory, ()
+
     @contextmanager
     def lent(self, size_bytes: int) -> Iterator[Tensor]:
         """Yield uint8 of at least so many bytes, of any values."""
-        flat = self._free.pop() if self._free else None
+        try:
+            flat = self._free.pop()
+        except IndexError:
+            flat = None
         if flat is None or len(flat) < size_bytes:
             flat = torch.empty(size_bytes, dtype=torch.uint8)
         yield flat

@@ -194,7 +194,12 @@ def fit(
     for line in data_lines(data, folds):
         progress.log(line)
     opened_study = Study.open(
-        study, data=data.digest, split=data.split_digest, test=data.test_digest, samples=data.samples
+        study,
+        data=data.digest,
+        split=data.split_digest,
+        test=data.test_digest,
+        samples=data.samples,
+        root=data.root,
     )
     data.keep_in(opened_study.path)
     steps = _Steps(data, opened_study, chosen, loggers, watch, cache, progress)

@@ -211,7 +211,12 @@ def compare(
         if finding not in earlier_findings:
             progress.log(finding.note)
     opened_study = Study.open(
-        study, data=data.digest, split=data.split_digest, test=data.test_digest, samples=data.samples
+        study,
+        data=data.digest,
+        split=data.split_digest,
+        test=data.test_digest,
+        samples=data.samples,
+        root=data.root,
     )
     data = data.recalled(opened_study.path)
     data.keep_in(opened_study.path, resampling.remembered(data, chosen.seed, chosen.repeats))

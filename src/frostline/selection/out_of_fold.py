@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from frostline.data import Manifest
-from frostline.errors import StudyError
+from frostline.errors import StudyError, option
 from frostline.models import Backbone
 from frostline.models.heads import adapted_for
 from frostline.selection.resampling import pool
@@ -63,7 +63,14 @@ def gather(
         for task in longest(outcomes, candidate):
             table = Study(study).run_at(outcomes[task].get("run")).path / "predictions-val.csv"
             t = float(outcomes[task]["temperature"])
-            rows += [(task.cell.repeat, index[path], p, t) for path, p in _read_predictions(table)]
+            for path, p in _read_predictions(table):
+                if path not in index:
+                    raise StudyError(
+                        f"{table} names {path}, which is no image here: this study was made of the same "
+                        "images under other paths. Give them as then, or use another folder with "
+                        f"{option('study')}."
+                    )
+                rows.append((task.cell.repeat, index[path], p, t))
         rows.sort(key=lambda row: row[:2])
         probabilities = np.array([row[2] for row in rows])
         temperatures = np.array([row[3] for row in rows])[:, None]

@@ -40,8 +40,9 @@ def cost_matrix(
     try:
         with open(costs, newline="", encoding="utf-8-sig") as file:
             text = file.read()
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text.split("\n", 1)[0]))
-        lines = [row for row in reader if any(cell.strip() for cell in row)]
+        lines = _lines(text, ",")
+        if lines and max(map(len, lines)) == 1:  # as Excel writes it where the comma is decimal
+            lines = _lines(text, delimiter_of(text.lstrip().split("\n", 1)[0]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{option('costs')}: {costs} cannot be read as CSV ({error}).") from None
     if not lines or any(len(row) != len(lines[0]) for row in lines):
@@ -61,6 +62,11 @@ def cost_matrix(
         label: dict(zip(header, row[1:], strict=True)) for label, row in zip(labels, lines[1:], strict=True)
     }
     return checked_matrix(rows, tuple(classes), f"{option('costs')}: {costs}")
+
+
+def _lines(text: str, delimiter: str) -> list[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [row for row in reader if any(cell.strip() for cell in row)]
 
 
 def checked_matrix(

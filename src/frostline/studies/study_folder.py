@@ -40,7 +40,6 @@ A study belongs to one data set and one split: figures of two splits must not st
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import functools
 import hashlib
@@ -292,14 +291,19 @@ class Study:
         split: str,
         test: str,
         samples: Sequence[Sample] = (),
+        root: Path | None = None,
     ) -> Study:
         """Open or begin the study of one data set and split, given by their digests.
 
-        A message about a study of other data compares its images with `samples`.
+        A message about a study of other data compares its images with `samples`, whose paths start from
+        `root`.
         Raises `StudyError` where the folder holds another study, something else, or can't be written.
         """
         study = cls(path)
-        study._refuse_images()
+        outer, run = study_and_run(path)
+        if run is not None:
+            raise StudyError(f"{path} is a run of the study {outer}. Name the folder of a study.")
+        study._refuse_images(samples, root)
         try:
             (study.path / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -336,26 +340,20 @@ class Study:
                 f"one reads {FORMAT}): take another folder with --study, or that version."
             )
 
-    def _refuse_images(self) -> None:
-        """Raise `StudyError` for a folder of images or of classes: a study could not be read as data."""
-        if (self.path / "study.json").exists() or not self.path.is_dir():
+    def _refuse_images(self, samples: Sequence[Sample], root: Path | None) -> None:
+        """Raise `StudyError` for the folder of these images, or of a class: it could not be read as data."""
+        if root is None or (self.path / "study.json").exists():
             return
-        from frostline.data.pixels.formats import suffixes
-
-        def picture_in(folder: Path) -> Path | None:
-            files = (path for path in folder.iterdir() if path.suffix.lower() in suffixes())
-            return next((path for path in files if path.is_file()), None)
-
-        with contextlib.suppress(OSError):
-            inside = [path for path in self.path.iterdir() if path.name not in OF_STUDIES]
-            folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
-            pictures = [picture for folder in folders if (picture := picture_in(folder))]
-            own = picture_in(self.path)
-            if own or len(pictures) > 1:
-                example = (own or pictures[0]).relative_to(self.path)
+        place, root = self.path.resolve(), root.resolve()
+        if not place.is_relative_to(root):
+            return
+        below = "" if place == root else f"{place.relative_to(root).as_posix()}/"
+        for sample in samples:
+            folders = sample.path.split("/")[:-1]
+            if sample.path.startswith(below) and folders and folders[-1] == sample.label:
                 raise StudyError(
-                    f"The study folder {self.path} holds images ({example}), and whoever reads it as data "
-                    f"would find a study. Name a folder of its own with {option('study')}."
+                    f"The study folder {self.path} holds images of the data ({sample.path}), and whoever "
+                    f"reads it as data would find a study. Name a folder of its own with {option('study')}."
                 )
 
     def _refuse_other(
@@ -468,9 +466,10 @@ class Study:
 def study_and_run(path: str | PathLike[str]) -> tuple[Path, str | None]:
     """Return the study's folder and the run's name of STUDY/runs/RUN; of any other path itself, and None."""
     demand_kind("study", path, (str, PathLike), "a study or its folder")
-    folder = Path(path)
-    if folder.parent.name == "runs" and (folder / "config.json").is_file():
-        return folder.parents[1], folder.name
+    folder = Path(path).expanduser()
+    place = folder.resolve()
+    if place.parent.name == "runs" and (place / "config.json").is_file():
+        return place.parents[1], place.name
     return folder, None
 
 

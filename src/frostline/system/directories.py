@@ -104,8 +104,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:  # of the file that was meant, not of the one beside it
-        raise type(error)(error.errno, error.strerror, str(path)) from None
+    except OSError as error:
+        if error.errno is not None:  # it is of the file that was meant, not of the one beside it
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -55,6 +55,7 @@ def study_of_request(request: TrainRequest, study: str | Path) -> Study:
         split=request.data.split_digest,
         test=request.data.test_digest,
         samples=request.data.samples,
+        root=request.data.root,
     )
 
 

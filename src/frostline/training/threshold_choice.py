@@ -31,7 +31,8 @@ def settle(folder: Path, data: Manifest, target: OperatingTarget | None) -> Oper
     tables = ((folder / VAL, "val"), (folder / selective_prediction.HELD_OUT, "out of fold"))
     for table, basis in tables:
         if table.is_file():
-            spread = spread_of_folds(FOLDS) if basis == "out of fold" else 1.0
+            folds = len(data.folds(data.subset("train"), FOLDS, seed=0)) or FOLDS  # fewer for small classes
+            spread = spread_of_folds(folds) if basis == "out of fold" else 1.0
             return keep(folder, data, target.choose(held_out(table, data, basis, spread)))
     raise UsageError(
         f"Run {folder.name} has no predictions on images that it did not learn from, so no operating point "

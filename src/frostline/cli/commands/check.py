@@ -9,7 +9,7 @@ import click
 
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import data_options, workers_option
-from frostline.cli.output_files import PAGES, demand_output
+from frostline.cli.output_files import PAGES, checked_output
 from frostline.errors import StudyError, did_you_mean
 
 FOUND = 3  # exit code if --fail-on names a kind that was found; 1 is an error
@@ -70,8 +70,7 @@ def check(data: str, **options: Any) -> None:
     DATA is what `train` takes. Files are decoded once and cached; a second check takes seconds.
     """
     with Verb(options) as verb:
-        page = options["page"]
-        demand_output("--page", page, PAGES, [data])
+        page = checked_output("--page", options["page"], PAGES, images=[data])
         verb.start_with("data")
         import frostline
 

@@ -18,7 +18,7 @@ from frostline.cli.options import (
     split_names_option,
     tta_option,
 )
-from frostline.cli.output_files import demand_output
+from frostline.cli.output_files import PICTURES, checked_output
 
 
 @click.command(short_help="Evaluate models on labelled images.")
@@ -75,12 +75,9 @@ def evaluate(models: tuple[str, ...], data: str, **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
 
-        read = (*models, data, *options["predictions"])
-        demand_output("--confusion", options["confusion"], (".csv",), read)
-        if options["plot"]:
-            from frostline.reports.classification import PICTURES
-
-            demand_output("--plot", options["plot"], PICTURES, read)
+        read = {"images": [data], "others": (*models, *options["predictions"])}
+        options["confusion"] = checked_output("--confusion", options["confusion"], (".csv",), **read)
+        options["plot"] = checked_output("--plot", options["plot"], PICTURES, **read)
         if "://" not in data and not Path(data).exists():
             frostline.load_data(data)  # says what is missing, before the heavy imports
         verb.start_with("pipelines.evaluation")

@@ -9,7 +9,7 @@ import click
 from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.command_inputs import loaded
 from frostline.cli.options import data_options, device_option, model_options, workers_option
-from frostline.cli.output_files import demand_output
+from frostline.cli.output_files import checked_output
 
 
 class Layers(click.ParamType[int | str]):
@@ -60,7 +60,7 @@ def extract(data: str, **options: Any) -> None:
     with Verb(options) as verb:
         import frostline
 
-        demand_output("--output", options["output"], (".parquet",), [data])
+        options["output"] = checked_output("--output", options["output"], (".parquet",), images=[data])
         manifest, backbone = loaded(verb, data, options)
         extracted = frostline.extract_features(
             backbone,

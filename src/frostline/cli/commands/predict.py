@@ -12,7 +12,7 @@ from frostline.cli.options import (
     path_column_option,
     tta_option,
 )
-from frostline.cli.output_files import demand_output
+from frostline.cli.output_files import checked_output
 from frostline.errors import DataError, UsageError
 
 
@@ -65,7 +65,9 @@ def predict(study: str, images: tuple[str, ...], **options: Any) -> None:
         import frostline
         from frostline.studies.best_run import passed_over_line
 
-        demand_output("--output", options["output"], ("", ".csv", ".parquet"), (*images, study))
+        options["output"] = checked_output(
+            "--output", options["output"], ("", ".csv", ".parquet"), images=images, others=[study]
+        )
         if options["all_probabilities"]:
             if options["top"] > 1:
                 raise UsageError(

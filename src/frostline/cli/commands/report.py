@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import webbrowser
-from pathlib import Path
 from typing import Any
 
 import click
 
 from frostline.cli.command_context import Verb, everywhere
-from frostline.cli.output_files import PAGES, demand_output
+from frostline.cli.output_files import PAGES, checked_output
 
 
 @click.command(short_help="Write a study as one web page, and print its conclusions.")
@@ -34,7 +33,7 @@ def report(study: str, **options: Any) -> None:
     """
     with Verb(options) as verb:
         verb.start_light()
-        demand_output("--output", options["output"], PAGES, [study])
+        options["output"] = checked_output("--output", options["output"], PAGES, others=[study])
         if options["watch"]:
             _watch(study, options["port"], options["show_it"])
             return
@@ -55,8 +54,9 @@ def report(study: str, **options: Any) -> None:
 
 def _watch(study: str, port: int, show_it: bool) -> None:
     from frostline.reports.live_page import LOOPBACK, server
+    from frostline.studies.study_folder import study_and_run
 
-    served = server(Path(study), port)
+    served = server(study_and_run(study)[0], port)
     address = f"http://{LOOPBACK}:{served.server_address[1]}/"
     click.echo(f"Watching {study} at {address}, on this machine alone. Ctrl-C ends it.")
     if show_it:

@@ -44,6 +44,8 @@ class Pairs:
             return None
         if not all(isinstance(path, str | os.PathLike) for path, _ in source):
             return None
+        if any("://" in os.fspath(path) for path, _ in source):
+            raise DataError("Found addresses in a list; expected paths. A table may hold addresses.")
         return cls([path for path, _ in source], read_labels([label for _, label in source]))
 
 

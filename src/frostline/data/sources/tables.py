@@ -270,7 +270,7 @@ def _subsets(lines: Sequence[int], rows: dict[str, list[Any]], source: Source) -
         if text and not subset_by_text[text]
     ]
     if 0 < (empty := texts.count("")) < len(texts):
-        message = f"{empty} of {len(texts)} row(s) have no value in the column 'split': they count as train."
+        message = f"{empty} of {len(texts)} row(s) name no subset: they are train, and what is drawn from it."
         source.findings.append(Finding("assumed", empty, message))
     return [subset_by_text[text] for text in texts], mistakes
 
