@@ -101,7 +101,7 @@ def test_a_run_stands_for_its_folder(photos: Path, tmp_path: Path) -> None:
         for name in ("linear_probe", "linear_probe(layers=last)")
     ]
     for run in runs:
-        for study in (run, run.folder, run.folder.path, str(run.folder.path)):
+        for study in (run, run.folder, str(run.folder.path)):
             predictions = frostline.predict(study, photos, module=tiny_model())
             assert predictions.run == run.folder.name
     assert frostline.load_model(runs[0].folder.path, module=tiny_model()) is not None
