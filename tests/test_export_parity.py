@@ -132,11 +132,16 @@ def test_torch_alone_answers_as_predict_does(run: Run, program: Path, mixed: Pat
     assert f"{deep} holds uint16 values: images of more than 8 bits need numpy" in errors
     assert f"{program} is a folder, not a file" in errors
     assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_it_ends_quietly_where_its_reader_has_enough(program: Path, mixed: Path) -> None:
+    picture = next(mixed.rglob("*.jpg"))
     command = [sys.executable, "-I", "-c", BLOCKER, WITHOUT["torch"], str(program / "infer.py")]
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` when it has enough
     ended = subprocess.run(
-        [*command, str(eight_bits[0])], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=240
+        [*command, str(picture)], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=240
     )
     os.close(writer)
     assert ended.returncode == 0

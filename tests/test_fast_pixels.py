@@ -283,6 +283,7 @@ def _recorded(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, bool]]:
     return seen
 
 
+@pytest.mark.slow
 def test_whatever_learns_from_training_images_sees_fast_pixels_and_nothing_else_does(
     large: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +303,7 @@ def test_whatever_learns_from_training_images_sees_fast_pixels_and_nothing_else_
     assert {splits for splits, fast in seen if not fast} <= {"val", "test", "", ALL}
 
 
+@pytest.mark.slow
 def test_folds_are_judged_on_the_pixels_that_other_folds_learn_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_without_a_split_every_image_trains_and_the_figure_is_out_of_fold(tmp_pa
     assert {row["strategy"] for row in fitted.tried} == {str(frostline.parse(s)) for s in STRATEGIES[:2]}
 
 
+@pytest.mark.slow
 def test_random_weights_get_no_advice_about_pretrained_ones(tmp_path: Path) -> None:
     lines: list[str] = []
     fitted = frostline.fit(

@@ -20,6 +20,7 @@ def figures(kind: type) -> set[str]:
     return {name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, Figure)}
 
 
+@pytest.mark.slow
 def test_every_figure_of_a_result_is_an_attribute(tmp_path: Path) -> None:
     data = frostline.load_data(write_table(tmp_path / "images"), near_copies=False)
     options = {"threads": 1, "flip": "none", "metric": "macro_f1"}

@@ -61,6 +61,7 @@ def test_the_share_is_chosen_by_images_that_the_folds_had_not_learned_from(
     assert again.result["interpolation"]["points"] == interpolation["points"]
 
 
+@pytest.mark.slow
 def test_a_share_that_is_asked_for_is_taken(data: Manifest, tmp_path: Path) -> None:
     comparison = raced(data, tmp_path / "study", STRATEGY, interpolate_weights=0.4)
     (point,) = comparison.result["interpolation"]["points"]
