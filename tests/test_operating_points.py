@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from frostline.exports import infer
 from frostline.studies import operating_point
 from frostline.studies.cost_matrix import cost_matrix
 from frostline.studies.operating_point import Decision, HeldOut, OperatingTarget
+from frostline.training.threshold_choice import settle
 from tiny import tiny_backbone, tiny_model, write_folder
 
 CLASSES = ("defect", "good")
@@ -294,6 +296,16 @@ def test_a_damaged_file_gets_one_message(tmp_path: Path) -> None:
     (tmp_path / operating_point.NAME).write_text("[]")
     with pytest.raises(StudyError, match="cannot be read"):
         operating_point.decision_of(tmp_path, CLASSES)
+
+
+def test_fewer_folds_promise_less(
+    place: Path, data: frostline.Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(trained(place, data).folder.path, tmp_path / "run")
+    monkeypatch.setattr(frostline.Manifest, "folds", lambda *_, **__: [None, None])
+    point = settle(run, data, OperatingTarget("kind 1", min_recall=0.9))
+    assert point is not None
+    assert point.as_dict()["needed"] == 104  # 1 + 2 · 0.5 / 0.5 times the variance
 
 
 def test_a_run_that_holds_nothing_out_refuses(place: Path, data: frostline.Manifest) -> None:

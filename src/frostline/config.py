@@ -279,8 +279,8 @@ class Config:
         made = replace(config or cls(), **options)
         demand_kind("seed", made.seed, Integral, "a whole number")
         demand_kind("minutes", made.minutes, (Real, type(None)), "a number")
-        if type(made.minutes) not in (int, float, type(None)):  # numpy's, which JSON doesn't know
-            made = replace(made, minutes=float(made.minutes or 0.0))
+        if made.minutes is not None and type(made.minutes) not in (int, float):  # JSON knows none of numpy's
+            made = replace(made, minutes=float(made.minutes))
         if type(made.seed) is not int:
             made = replace(made, seed=int(made.seed))
         useless = [name for name in without if getattr(made, name) != getattr(cls, name)]

@@ -28,8 +28,8 @@ SCHEMA = 2  # of the JSON objects: docs/cli.md; raised when a field changes its 
 PLAIN_WARNINGS = (RunWarning, CacheWarning, LoggerWarning)  # shown without Python's decoration
 # An error in all processes of a job is reported by the first. Another process waits this many seconds before
 # it reports one, and the launcher ends it meanwhile if the first has ended.
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 GRACE_S = 2.0
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 F = TypeVar("F", bound=Callable[..., Any])
 
 

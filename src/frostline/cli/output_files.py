@@ -8,7 +8,6 @@ from pathlib import Path
 from frostline.errors import UsageError
 
 PAGES = (".html", ".htm", "")
-PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")  # that matplotlib draws
 
 
 def checked_output(

@@ -193,14 +193,7 @@ def fit(
     folds = fold_count(data, chosen.seed)
     for line in data_lines(data, folds):
         progress.log(line)
-    opened_study = Study.open(
-        study,
-        data=data.digest,
-        split=data.split_digest,
-        test=data.test_digest,
-        samples=data.samples,
-        root=data.root,
-    )
+    opened_study = Study.of(study, data)
     data.keep_in(opened_study.path)
     steps = _Steps(data, opened_study, chosen, loggers, watch, cache, progress)
 

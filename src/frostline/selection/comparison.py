@@ -210,14 +210,7 @@ def compare(
     for finding in data.data_findings:
         if finding not in earlier_findings:
             progress.log(finding.note)
-    opened_study = Study.open(
-        study,
-        data=data.digest,
-        split=data.split_digest,
-        test=data.test_digest,
-        samples=data.samples,
-        root=data.root,
-    )
+    opened_study = Study.of(study, data)
     data = data.recalled(opened_study.path)
     data.keep_in(opened_study.path, resampling.remembered(data, chosen.seed, chosen.repeats))
     opened_study.write("backbone.json", next(iter(backbones.values())).as_dict())

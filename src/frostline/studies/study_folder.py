@@ -319,6 +319,18 @@ class Study:
         return study
 
     @classmethod
+    def of(cls, path: str | PathLike[str], data: Manifest) -> Study:
+        """Open or begin the study of these images. Raises as `open` does."""
+        return cls.open(
+            path,
+            data=data.digest,
+            split=data.split_digest,
+            test=data.test_digest,
+            samples=data.samples,
+            root=data.root,
+        )
+
+    @classmethod
     def existing(cls, path: str | PathLike[str]) -> Study:
         """Return a study that must exist already. Raises `StudyError`."""
         study = cls(path)

@@ -49,14 +49,7 @@ def take_part(request: TrainRequest, study: str | Path, loggers: Loggers, cache:
 
 
 def study_of_request(request: TrainRequest, study: str | Path) -> Study:
-    return Study.open(
-        study,
-        data=request.data.digest,
-        split=request.data.split_digest,
-        test=request.data.test_digest,
-        samples=request.data.samples,
-        root=request.data.root,
-    )
+    return Study.of(study, request.data)
 
 
 def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: FeatureCache) -> Run:

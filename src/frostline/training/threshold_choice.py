@@ -31,8 +31,9 @@ def settle(folder: Path, data: Manifest, target: OperatingTarget | None) -> Oper
     tables = ((folder / VAL, "val"), (folder / selective_prediction.HELD_OUT, "out of fold"))
     for table, basis in tables:
         if table.is_file():
-            folds = len(data.folds(data.subset("train"), FOLDS, seed=0)) or FOLDS  # fewer for small classes
-            spread = spread_of_folds(folds) if basis == "out of fold" else 1.0
+            spread = 1.0
+            if basis == "out of fold":  # fewer folds for small classes
+                spread = spread_of_folds(len(data.folds(data.subset("train"), FOLDS, seed=0)) or FOLDS)
             return keep(folder, data, target.choose(held_out(table, data, basis, spread)))
     raise UsageError(
         f"Run {folder.name} has no predictions on images that it did not learn from, so no operating point "

@@ -18,7 +18,7 @@ from frostline.cli.options import (
     split_names_option,
     tta_option,
 )
-from frostline.cli.output_files import PICTURES, checked_output
+from frostline.cli.output_files import checked_output
 
 
 @click.command(short_help="Evaluate models on labelled images.")
@@ -74,6 +74,7 @@ def evaluate(models: tuple[str, ...], data: str, **options: Any) -> None:
     """
     with Verb(options) as verb:
         import frostline
+        from frostline.reports.classification import PICTURES
 
         read = {"images": [data], "others": (*models, *options["predictions"])}
         options["confusion"] = checked_output("--confusion", options["confusion"], (".csv",), **read)

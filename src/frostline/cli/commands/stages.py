@@ -11,7 +11,7 @@ from frostline.cli.command_context import Verb, everywhere
 from frostline.cli.options import (
     shape_options,
 )
-from frostline.cli.output_files import PICTURES, checked_output
+from frostline.cli.output_files import checked_output
 
 
 @click.command(short_help="Show a backbone's stages and cuts.")
@@ -27,6 +27,8 @@ from frostline.cli.output_files import PICTURES, checked_output
 def stages(model: str, **options: Any) -> None:
     """Show a backbone from stem to head, and where each strategy cuts it."""
     with Verb(options) as verb:
+        from frostline.reports.classification import PICTURES
+
         options["plot"] = checked_output("--plot", options["plot"], PICTURES)
         verb.start_with("models.zoo")
         from frostline.models.zoo import load_backbone
