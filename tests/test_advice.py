@@ -137,6 +137,25 @@ def test_a_cheaper_one_must_be_known_to_do_the_same(spread: float, picked: str) 
     assert choose_strategy(model, own, seconds).strategy == picked
 
 
+def test_leads_are_those_of_earlier_trials() -> None:
+    """Of what is left to gain, and without the chance of which images were tested."""
+    lead = {name: 0.1 + 0.03 * (-1) ** place for place, name in enumerate(SETS)}
+    trials = [
+        replace(trial, accuracy={"lp_ft": 0.6 + lead[trial.set], "top_k(1)": 0.6, "linear_probe": 0.5})
+        for trial in trials_of(constantly, noise=0.0)
+    ]
+    model, own = fit(trials), trials[0].facts
+    leads = model.leads(own)
+    mean, spread = leads["lp_ft", "top_k(1)"]
+    assert mean == pytest.approx(0.1, abs=0.01)
+    assert 0.02 < spread < 0.05
+    assert leads["top_k(1)", "lp_ft"] == pytest.approx((-mean, spread))
+    easier = replace(own, linear_probe=1 - (1 - own.frozen) / 4)  # a quarter of the error: half the unit
+    assert model.leads(easier)["lp_ft", "top_k(1)"][0] == pytest.approx(mean / 2)
+    once = [replace(trials[0], accuracy={**trials[0].accuracy, "full": 0.9}), *trials[1:]]
+    assert not any("full" in pair for pair in fit(once).leads(own))
+
+
 def test_strategies_that_were_never_tried_beside_each_other_are_compared_by_way_of_their_base() -> None:
     trials = trials_of(constantly, seeds=8, noise=0.004)
     variants = ("lp_ft(epochs=4)", "lp_ft(refit_layers=4)")  # half of the trials have the one or the other

@@ -149,13 +149,18 @@ def test_no_near_twin_before_the_leader_has_all_its_folds() -> None:
     assert simulation.order[:20] == [0] * 5 + [1] * 5 + [3] * 5 + [2] * 5
 
 
-def test_repeats_are_for_finalists_within_a_point_and_for_them_alone() -> None:
+def test_repeats_are_for_finalists_alone() -> None:
+    """Those within a point of the leader, or the next best where it may yet be the better one."""
     candidates = costs(1.0, 1.0, 1.0)
-    close = simulate(candidates, [0.6, 0.80, 0.794, 0.7])
+    close = simulate(candidates, [0.6, 0.80, 0.794, 0.78])
     assert repeats_judged(close.results, 4, 5) == {0: 1, 1: 3, 2: 3, 3: 1}
-    apart = simulate(candidates, [0.6, 0.80, 0.77, 0.7])
+    open_still = simulate(candidates, [0.6, 0.80, 0.76, 0.77])
+    assert repeats_judged(open_still.results, 4, 5) == {0: 1, 1: 3, 2: 1, 3: 3}
+    apart = simulate(candidates, [0.6, 0.80, 0.71, 0.7])
     assert repeats_judged(apart.results, 4, 5) == {0: 1, 1: 1, 2: 1, 3: 1}
-    for simulation in (close, apart):
+    no_rate = simulate(candidates, [-0.6, -0.2, -0.3, -0.4], replace(FOLDS, held=0))
+    assert repeats_judged(no_rate.results, 4, 5) == {0: 1, 1: 1, 2: 1, 3: 1}
+    for simulation in (close, open_still, apart, no_rate):
         assert simulation.end is not None
         assert simulation.end.over
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,8 @@ from frostline.pipelines.advised_strategies import candidates
 from frostline.pipelines.time_limits import default_minutes
 from frostline.selection import anytime, significance
 from frostline.selection.anytime import NextTrial
+from frostline.selection.conclusion import _held_out
+from frostline.selection.ranking import Ranking
 from frostline.selection.trial_runner import TrialRunner
 from frostline.studies.study_folder import Study
 from frostline.system.timing import Stopwatch
@@ -315,6 +318,33 @@ def test_the_pick_of_the_best_is_corrected() -> None:
     assert np.mean(looks) > 0.76
     assert np.mean(corrected) == pytest.approx(0.7, abs=0.03)
     assert significance.optimism({0: answers(0.7)}, "accuracy") == 0.0
+
+
+def test_who_was_chosen_by_earlier_trials_is_lowered_by_less() -> None:
+    held = {c: answers(0.7, seed=c, images=100, repeats=1) for c in range(20)}
+    free = significance.optimism(held, "accuracy")
+    assert free > 0.03
+    assert significance.optimism(held, "accuracy", moved={7: 1.0}) < 0.2 * free
+    verdict = significance.judge(held, dict.fromkeys(held, 1.0), "accuracy")
+    assert verdict.moved == pytest.approx(dict.fromkeys(verdict.expected, 0.0))
+
+
+def test_only_images_that_it_was_chosen_on_flatter_the_winner(tmp_path: Path) -> None:
+    """A probe has all folds where the others had one: a fifth of its images took part in the choice."""
+    data = frostline.load_data(write_folder(tmp_path / "photos", classes=2, per_class=50), test_size=0)
+    pool = len(data.samples)
+    whole = {c: answers(0.7, seed=c, images=pool, repeats=1) for c in range(5)}
+    whole = {c: replace(one, logits=np.log(one.probabilities)) for c, one in whole.items()}
+    first = {c: one.rows(one.images < pool // 5) for c, one in whole.items()}
+    request = SimpleNamespace(data=data, folder=tmp_path, config=SimpleNamespace(seed=0))
+    bias = {}
+    for name, predictions in (("one fold", first[0]), ("five folds", whole[0])):
+        ranking = Ranking(0, None, {0: predictions}, first, 1, 1)
+        figures = _held_out(request, predictions, ranking, 5)
+        bias[name] = figures["optimism"]
+        assert figures["accuracy"] == pytest.approx(predictions.score("accuracy") - bias[name])
+    assert bias["one fold"] > 0.01
+    assert bias["five folds"] == pytest.approx(bias["one fold"] / 5)
 
 
 def test_the_figure_is_of_a_new_model_so_its_interval_is_wider_than_over_images() -> None:

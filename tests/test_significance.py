@@ -9,7 +9,7 @@ from frostline import metrics, sentences
 from frostline.selection import (
     significance,
 )
-from frostline.selection.outcome_text import verdict_lines
+from frostline.selection.outcome_text import _first, verdict_lines
 from frostline.selection.significance import HeldOutPredictions
 
 
@@ -64,6 +64,77 @@ def test_a_twentieth_of_the_time_decides_nothing() -> None:
     assert significance.judge(held, chain, "accuracy").winner == 2
     assert significance.judge(held, {0: 111.0, 1: 101.0, 2: 100.0}, "accuracy").winner == 2
     assert significance.judge(held, {0: 130.0, 1: 101.0, 2: 100.0}, "accuracy").winner == 1
+
+
+def first_right(count: int, images: int = 60) -> HeldOutPredictions:
+    """A candidate that is right about the first so many images."""
+    return sure(np.arange(images) < count)
+
+
+def test_a_cheaper_one_may_be_half_a_point_behind_at_most() -> None:
+    held, seconds = {0: first_right(40), 1: first_right(42)}, {0: 1.0, 1: 50.0}
+    verdict = significance.judge(held, seconds, "accuracy")  # 3.3 points, a standard error of 2.9
+    assert not verdict.separated
+    assert (verdict.winner, verdict.leader) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("lead", "winner"),
+    [
+        ((0.05, 0.02), 0),  # earlier trials are surer than 60 images, and say otherwise
+        ((0.05, 0.5), 1),  # ... not sure
+        ((-0.05, 0.02), 1),  # ... and say the same
+        ((0.0, 0.001), 0),  # as good, and cheaper
+        (None, 1),
+    ],
+)
+def test_what_was_measured_is_weighed_with_earlier_trials(
+    lead: tuple[float, float] | None, winner: int
+) -> None:
+    held, seconds = {0: first_right(40), 1: first_right(42)}, {0: 1.0, 1: 50.0}
+    leads = {} if lead is None else {(0, 1): lead, (1, 0): (-lead[0], lead[1])}
+    verdict = significance.judge(held, seconds, "accuracy", leads=leads)
+    assert (verdict.winner, verdict.leader) == (winner, 1)
+    if lead:
+        gap = verdict.differences[0]
+        weights = np.array([1 / gap.error**2, 1 / lead[1] ** 2])
+        both = np.average([-gap.mean, lead[0]], weights=weights)
+        assert verdict.expected[0] == pytest.approx(both)
+
+
+def test_earlier_trials_do_not_outweigh_a_significant_difference() -> None:
+    held = {0: first_right(30), 1: first_right(50)}
+    verdict = significance.judge(held, {0: 1.0, 1: 50.0}, "accuracy", leads={(0, 1): (0.3, 0.001)})
+    assert verdict.separated
+    assert verdict.winner == 1
+
+
+@pytest.mark.parametrize(
+    ("earlier", "expected", "said"),
+    [
+        (
+            0.05,
+            0.02,
+            "; in earlier trials lp_ft was 5.0 points better on average. By both lp_ft is expected ",
+        ),
+        (-0.001, -0.002, "; in earlier trials lp_ft was 0.1 points worse on average. By both the two are "),
+        (None, -0.004, " and by half a point at most: lp_ft is chosen because it is cheaper."),
+    ],
+)
+def test_it_says_why_the_winner_is_not_who_scored_best(
+    earlier: float | None, expected: float, said: str
+) -> None:
+    result = {
+        "winner": "lp_ft",
+        "repeats": 1,
+        "standings": [{}, {}],
+        "separated": False,
+        "over_leader": {"measured": -0.011, "earlier": earlier, "expected": expected},
+        "differences": [{"leader": "full", "other": "lp_ft", "separated": False}],
+    }
+    line = _first(result)
+    assert line.startswith(f"full leads lp_ft by 1.1 points over 1 repeat, not significantly{said}")
+    assert line.endswith(("is chosen.", "is chosen because it is cheaper."))
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])

@@ -24,6 +24,10 @@ REPEATS = 3  # before a winner is named
 # Times as long: smaller differences of time decide nothing and are not mentioned. A choice: `lp_ft` with
 # `refit_layers` takes 1.08 × as long as without and gains 1.3 points (docs/LOG.md 2026-11-30).
 SAME_TIME = 1.1
+# Strategies within this accuracy count as equal, and the cheaper wins: a choice, half a point. Within a
+# standard error instead, a comparison of six on 300 images lost 0.75 points and not 0.42 (docs/LOG.md
+# 2026-11-30).
+EQUAL = 0.005
 FOLDS = 5  # where nothing else is said; as scikit-learn's `KFold`
 # L2 per unit-length feature, from "prototype-like" to "almost separable". On six sets with 8 and 40 images
 # a class the best on test lay between 1e-2 and 1e-6 (docs/LOG.md 2026-11-23).

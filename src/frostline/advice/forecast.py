@@ -19,6 +19,7 @@ better on left-out image sets. No torch.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.advice.knowledge import Facts, Trial
-from frostline.config import SAME_TIME
+from frostline.config import EQUAL, SAME_TIME
 
 Floats = NDArray[np.float64]
 Evidence = Mapping[str, Callable[[Facts], float]]
@@ -43,15 +44,11 @@ EVIDENCE: dict[str, Callable[[Facts], float]] = {
 # differs by (docs/LOG.md 2026-11-28).
 SHRINK_LEVEL, SHRINK = 60.0, 2.0
 COVERED = 0.8  # coverage of the intervals
-# Strategies within this accuracy, two standard errors included, count as equal, and the cheaper wins: a
-# choice, half a point. Without standard errors the cheaper lost 3 points on one set of six (docs/LOG.md
-# 2026-11-25), with one of them 8 on one of eight (2026-11-30).
-EQUAL = 0.005
 LEAST_HEADROOM = 0.02  # smallest error of the frozen network: gains are not measured in less
 LEAST_SPREAD = 0.02  # of a strategy's errors between trials, accuracy 0–1: few trials may agree by chance
 # Standard errors by which choosing by forecast must have beaten the default on left-out sets, and that are
 # added to how far a cheaper strategy is behind. With one, three small tasks more turned the answer
-# (docs/LOG.md 2026-11-28).
+# (docs/LOG.md 2026-11-28), and the cheaper lost 8 points on one set of eight (2026-11-30).
 CLEAR_SE = 2.0
 UNKNOWN = 1.0  # standard error of a difference of accuracies, 0–1, of which nothing is known
 FEWEST_SETS = 3  # with fewer, the default is always used, and strategies tried on fewer are not forecast
@@ -281,6 +278,34 @@ class ForecastModel:
             name: float(np.average(np.array(regrets)[names == name], weights=weights[names == name]))
             for name in sorted(set(names.tolist()))
         }
+
+    def leads(self, facts: Facts) -> dict[tuple[str, str], tuple[float, float]]:
+        """Return what earlier trials say of each strategy's lead over each other one on such images.
+
+        Parameters
+        ----------
+        facts
+            Facts about the images.
+
+        Returns
+        -------
+        dict of (first, second) to (mean, spread)
+            Mean lead in accuracy, 0–1, and its standard deviation between trials on left-out sets, without
+            the chance of which images were tested. Both are scaled to what these images leave to gain. Pairs
+            that were tried together on fewer than `FEWEST_SETS` sets are left out.
+        """
+        errors, unit, leads = self._errors, headroom(facts), {}
+        for first, second in itertools.permutations(self.strategies, 2):
+            a, b = (errors.values[self.strategies.index(name)] for name in (first, second))
+            both = np.flatnonzero(~np.isnan(a - b))
+            if len({errors.sets[column] for column in both.tolist()}) < FEWEST_SETS:
+                continue
+            squares = (a - b)[both] ** 2 - OWN_CHANCE * errors.tested[both]
+            weights, units = errors.weights(both.tolist()), errors.units[both]
+            square = float(np.average(squares, weights=weights) / np.average(units**2, weights=weights))
+            spread = unit * math.sqrt(max(0.0, square))
+            leads[first, second] = self.mean_lead(first, second, facts), max(LEAST_SPREAD, spread)
+        return leads
 
     def difference_error(self, first: str, second: str) -> float:
         """Return the standard error, over image sets, of the forecast difference of two strategies.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from frostline.advice import advice_wording
@@ -176,6 +176,9 @@ class Advice:
         "measured", "extrapolated" with the reason in `notes`, or "none" where nothing can be forecast.
     notes
         Caveats.
+    leads
+        What earlier trials say of one strategy's lead over another, by their notations: mean accuracy, 0–1,
+        and standard deviation.
     """
 
     options: tuple[Option, ...]
@@ -188,6 +191,7 @@ class Advice:
     hyperparameters: dict[str, Any]
     basis: str
     notes: tuple[str, ...]
+    leads: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def option(self, strategy: str) -> Option:
         """Return the option of a strategy.
@@ -214,7 +218,7 @@ class Advice:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the advice as plain data."""
-        values = {key: value for key, value in vars(self).items() if key != "options"}
+        values = {key: value for key, value in vars(self).items() if key not in ("options", "leads")}
         return {**values, "options": [option.as_dict() for option in self.options]}
 
     def __repr__(self) -> str:
@@ -414,6 +418,7 @@ def advise(case: Case, rates: Rates, budget: Budget, trials: Sequence[Trial] | N
         hyperparameters=next(option.hyperparameters for option in options if option.strategy == pick),
         basis=basis,
         notes=tuple(notes),
+        leads={} if facts is None else model.leads(facts),
     )
 
 

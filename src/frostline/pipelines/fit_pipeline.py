@@ -224,8 +224,9 @@ def fit(
     if plans:
         if folds:
             progress.log(_comparison_line(strategies_by_network, allowed, given=chosen.minutes))
+        leads = plans[backbones[0].name].advice.leads if pretrained else {}
         comparison = steps.comparison(
-            backbones, strategies_by_network, allowed, database, pinned=bool(pinned)
+            backbones, strategies_by_network, allowed, database, leads, pinned=bool(pinned)
         )
     if not folds and data.subset("test"):
         first = steps.first_model(backbones[0], deciding).tested()
@@ -404,13 +405,14 @@ class _Steps:
         strategies: Mapping[str, Sequence[str]],
         minutes: float,
         database: str | None,
+        leads: Mapping[tuple[str, str], tuple[float, float]],
         *,
         pinned: bool,
     ) -> Comparison | None:
         """Return the comparison; `None` if there is no time for a run, or nothing to hold out."""
         config = replace(self.config, resize=None, minutes=minutes)
         advised = strategies if len(backbones) > 1 else strategies[backbones[0].name]
-        compared = partial(self._compared, backbones, advised, database)
+        compared = partial(self._compared, backbones, advised, database, leads)
         try:
             try:
                 return compared(config)
@@ -428,6 +430,7 @@ class _Steps:
         backbones: Sequence[Backbone],
         strategies: Sequence[str] | Mapping[str, Sequence[str]],
         database: str | None,
+        leads: Mapping[tuple[str, str], tuple[float, float]],
         config: Config,
     ) -> Comparison:
         return compare(
@@ -435,6 +438,7 @@ class _Steps:
             self.data,
             strategies,
             least=1,
+            leads=leads,
             study=self.study.path,
             database=database,
             config=config,

@@ -60,9 +60,7 @@ class Ending:
                     f"{self.need_s:.0f} s more, and {self.left_s:.0f} s were left."
                 )
             case EndingKind.NO_TIME_TO_REPEAT:
-                return (
-                    "Nothing else fits the time: candidates within a point of each other can't be repeated."
-                )
+                return "Nothing else fits the time: the best candidates can't be repeated."
             case EndingKind.OTHERS_RUN:
                 return "Other processes make the runs that are left."
 

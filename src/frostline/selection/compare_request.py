@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from frostline.loggers import Loggers
 from frostline.models import Backbone
 from frostline.progress import Progress
 from frostline.selection.candidates import Candidate
+from frostline.selection.significance import Lead, Leads
 from frostline.strategies import Strategy, batch_size
 from frostline.studies.best_run import PassedOver
 from frostline.studies.study_folder import Study, digest_of, plain
@@ -62,11 +64,26 @@ class CompareRequest:
     progress: Progress
     earlier: EarlierRuns = field(default_factory=EarlierRuns)
     joins: bool = True  # whether strategies of earlier runs may join
+    leads: Mapping[tuple[str, str], Lead] = field(default_factory=dict)  # by notation, from earlier trials
 
     @functools.cached_property
     def metric(self) -> metrics.Metric:
         """What decides, as `metrics.score` takes it."""
         return metrics.resolved(self.config.metric, self.data.classes, self.config.positive)
+
+    @property
+    def leads_by_index(self) -> Leads:
+        """What earlier trials say of candidates that differ in their strategies alone; of accuracy only."""
+        if self.metric != "accuracy" or not self.single_network:
+            return {}
+        names = {
+            i: str(c.strategy) for i, c in enumerate(self.candidates) if c.augment == self.config.augment
+        }
+        return {
+            (i, j): self.leads[names[i], names[j]]
+            for i, j in itertools.permutations(names, 2)
+            if (names[i], names[j]) in self.leads
+        }
 
     @property
     def single_network(self) -> bool:

@@ -65,6 +65,7 @@ def compare(
     cuts: bool = False,
     earlier: bool = True,
     least: int = 2,
+    leads: Mapping[tuple[str, str], tuple[float, float]] | None = None,
     study: str | Path = DEFAULT_STUDY,
     database: str | None = None,
     ray: str | None = None,
@@ -109,6 +110,9 @@ def compare(
     earlier
         Whether strategies that `train` ran in this study before, with the same settings, join the comparison.
         With a time limit they are run last. Runs that cannot join are in `not_compared`, with the reason.
+    leads
+        What earlier trials say of one strategy's lead over another (`Advice.leads`), to be weighed with what
+        is measured where `metric` is accuracy and there is one backbone. `None`: what is measured decides.
     least
         Smallest number of strategies without `search`; 1 to evaluate a single one.
     study
@@ -232,6 +236,7 @@ def compare(
         cache=feature_cache or FeatureCache(),
         progress=progress,
         joins=earlier,
+        leads=leads or {},
     )
     after_s = _demand_time(request)
     for line in (*early_stopping.demand_effect(request), _loader_line(request)):

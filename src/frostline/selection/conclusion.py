@@ -22,7 +22,7 @@ from frostline.selection.compare_request import CompareRequest
 from frostline.selection.comparison_result import Comparison
 from frostline.selection.out_of_fold import gather, longest, write_predictions
 from frostline.selection.outcome_text import verdict_lines
-from frostline.selection.ranking import complete_repeats, evaluated_folds, rank, without_incomplete
+from frostline.selection.ranking import Ranking, complete_repeats, evaluated_folds, rank, without_incomplete
 from frostline.selection.significance import HeldOutPredictions, Verdict, optimism
 from frostline.selection.trial_runner import PLAN, ComparisonTimeUp, TrialRunner, sub_study
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
@@ -89,16 +89,14 @@ def conclude(
     request.study.write("backbone.json", backbone.as_dict())
     interpolation = _interpolation(request, runner, index, predictions)
     folds = evaluated_folds(runner, index)
-    held_out = _held_out(
-        request, interpolation.predictions if interpolation else predictions, ranking.first_repeat, folds
-    )
+    held_out = _held_out(request, interpolation.predictions if interpolation else predictions, ranking, folds)
     share = interpolation.share if interpolation else None
     stopping = _early_stopping(request, runner, index)
     run, on_every_image = _final_run(request, runner, index, held_out["temperature"], share, stopping)
     if interpolation and not on_every_image:  # the model used is a run on a fold, whose weights stay
         request.progress.log("The model used is a run on a fold: its weights are not interpolated.")
         interpolation = share = None
-        held_out = _held_out(request, predictions, ranking.first_repeat, folds)
+        held_out = _held_out(request, predictions, ranking, folds)
     held_out |= _evaluated_runs(runner, index, predictions, folds)
     write_error_gallery(request, runner, index, share)
     write_selective_prediction(request, runner, index, run, share)
@@ -133,6 +131,7 @@ def conclude(
         "strategies_tried": sum(row["runs"] > 0 for row in standings),
         "runs": sum(row["runs"] for row in standings),
         "differences": _differences(runner, verdict),
+        "over_leader": _over_leader(request, verdict, index),
         "out_of_fold": held_out,
         **({} if interpolation is None else {"interpolation": interpolation.report}),
         **({} if point is None else {"operating_point": point.as_dict()}),
@@ -288,12 +287,13 @@ def _promising(runner: TrialRunner) -> list[dict[str, Any]]:
 def _held_out(
     request: CompareRequest,
     predictions: HeldOutPredictions,
-    all_predictions: Mapping[int, HeldOutPredictions],
+    ranking: Ranking,
     folds: int,
 ) -> dict[str, Any]:
     """Write the winner's held-out predictions, and return its scores on them.
 
-    `accuracy` and its interval are lowered by the optimism of choosing the best. The interval is of a new
+    `accuracy` and its interval are lowered by the optimism of choosing the best, as far as the winner was
+    chosen on the same images: a probe has all folds where the others had one. The interval is of a new
     model's accuracy on new images, as in the standings.
     """
     if not len(predictions.images):
@@ -301,7 +301,10 @@ def _held_out(
         return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
     spread = spread_of_folds(folds)
     accuracy, low, high = predictions.accuracy_interval(spread)
-    bias = optimism(all_predictions, "accuracy", request.config.seed)
+    moved = ranking.verdict.moved if ranking.verdict else None
+    bias = optimism(ranking.first_repeat, "accuracy", request.config.seed, moved)
+    chosen_on = np.unique(next(iter(ranking.first_repeat.values())).images)
+    bias *= float(np.isin(np.unique(predictions.images), chosen_on).mean())
     write_predictions(request.folder / OUT_OF_FOLD, request.data, predictions)
     assert predictions.logits is not None
     believed = metrics.believed(
@@ -519,6 +522,20 @@ def _differences(runner: TrialRunner, verdict: Verdict | None) -> list[dict[str,
         }
         for other, difference in verdict.differences.items()
     ]
+
+
+def _over_leader(request: CompareRequest, verdict: Verdict | None, winner: int) -> dict[str, Any] | None:
+    """Return why the winner is not who scored best: its score less the leader's, measured, in earlier trials
+    (`None` if they had no say) and expected by both. `None` where the winner is the leader.
+    """
+    if verdict is None or winner == verdict.leader or request.thorough:
+        return None
+    earlier = request.leads_by_index.get((winner, verdict.leader))
+    return {
+        "measured": -verdict.differences[winner].mean,
+        "earlier": None if earlier is None else earlier[0],
+        "expected": verdict.expected[winner],
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -139,14 +139,30 @@ def _first(result: Mapping[str, Any]) -> str:
     leader = result["differences"][0]["leader"]
     if result["separated"]:
         return f"{winner} wins{by} over {basis}, significantly better than every other repeated strategy."
-    if leader != winner:
+    if (over := result.get("over_leader")) is not None:
+        return _over_leader(winner, leader, over, f"{by} over {basis}")
+    if leader != winner:  # of cuts
         return (
             f"{winner} and {leader} are not significantly different{by} over {basis}: {winner} is chosen "
-            "because "
-            "it is cheaper."
+            "because it unfreezes fewer layers."
         )
     if all(difference["separated"] for difference in result["differences"]):
         return f"{winner} leads every other{by} over {basis}: not enough to name a winner."
     return (
         f"{winner} leads{by} over {basis}, not significantly, and none that is clearly cheaper is as close."
     )
+
+
+def _over_leader(winner: str, leader: str, over: Mapping[str, float | None], basis: str) -> str:
+    """Return why `winner` was chosen over the candidate that scored best."""
+    measured, earlier, expected = over["measured"], over["earlier"], over["expected"]
+    assert measured is not None
+    assert expected is not None
+    line = f"{leader} leads {winner} by {-100 * measured:.1f} points{basis}, not significantly"
+    if earlier is None:
+        return f"{line} and by half a point at most: {winner} is chosen because it is cheaper."
+    beside = f"{abs(100 * earlier):.1f} points {'better' if earlier >= 0 else 'worse'}"
+    line += f"; in earlier trials {winner} was {beside} on average. By both "
+    if expected >= 0:
+        return f"{line}{winner} is expected to be better, and is chosen."
+    return f"{line}the two are within half a point, and {winner} is chosen because it is cheaper."

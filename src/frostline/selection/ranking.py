@@ -52,6 +52,7 @@ def rank(request: CompareRequest, runner: TrialRunner) -> Ranking | None:
     metric, seed = request.metric, request.config.seed
     seconds, depth = dict(enumerate(runner.whole_s)), runner.depth
     repeats = complete_repeats(runner)
+    leads = request.leads_by_index
 
     def over(indices: Iterable[int], repeat_count: int, folds: int) -> dict[int, HeldOutPredictions]:
         outcomes = {
@@ -79,7 +80,7 @@ def rank(request: CompareRequest, runner: TrialRunner) -> Ranking | None:
     repeats_compared = sorted(repeats.values())[-2]
     repeated = [index for index, count in repeats.items() if count >= repeats_compared]
     compared = first_repeat if repeats_compared == 1 else over(repeated, repeats_compared, depth)
-    verdict = judge(compared, seconds, metric, seed)
+    verdict = judge(compared, seconds, metric, seed, leads)
     others = {
         index: difference(first_repeat[verdict.leader], first_repeat[index], metric, seed)
         for index in repeats

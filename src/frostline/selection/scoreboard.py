@@ -204,20 +204,38 @@ class Scoreboard:
         lead = self.lead(index)
         if lead is None or not self.terms.held or self.is_judged(index):
             return False
-        images = self.terms.held * sum(task in self.results for task in _tasks(index, self.terms.folds))
-        assert self.leader is not None
-        rate = min(1.0, max(0.0, self._mean(self.leader, _tasks(self.leader, self.depth))))
-        return -lead > BEHIND * math.sqrt(2 * rate * (1 - rate) / images)
+        folds = sum(task in self.results for task in _tasks(index, self.terms.folds))
+        return -lead > BEHIND * self._difference_error(folds)
 
     @property
     def finalists(self) -> list[int]:
-        """Indices of judged candidates within a point of the leader, itself included; none if it is alone."""
+        """Indices of judged candidates within a point of the leader, itself included; none if it is alone.
+
+        Where none is, the next best is one too, unless it is significantly worse.
+        """
         if self.leader is None:
             return []
         best = self._mean(self.leader, _tasks(self.leader, self.depth))
         judged = [index for index in range(len(self.costs)) if self.is_judged(index)]
-        near = [c for c in judged if best - self._mean(c, _tasks(c, self.depth)) <= POINT + 1e-9]
+        behind = {c: best - self._mean(c, _tasks(c, self.depth)) for c in judged}
+        near = [c for c in judged if behind[c] <= POINT + 1e-9]
+        if len(near) == 1:
+            others = [c for c in judged if c != self.leader]
+            next_best = min(others, key=behind.__getitem__, default=None)
+            if next_best is not None and behind[next_best] <= BEHIND * self._difference_error(self.depth):
+                near = sorted([*near, next_best])
         return near if len(near) > 1 else []
+
+    def _difference_error(self, folds: int) -> float:
+        """Return the standard error of a difference of two scores on so many folds, as if they were unpaired.
+
+        0 where the metric is no rate, so that nothing is known of it.
+        """
+        if not self.terms.held:
+            return 0.0
+        assert self.leader is not None
+        rate = min(1.0, max(0.0, self._mean(self.leader, _tasks(self.leader, self.depth))))
+        return math.sqrt(2 * rate * (1 - rate) / (self.terms.held * folds))
 
     def _mean(self, index: int, tasks: Iterable[Task]) -> float:
         return statistics.fmean(self.results[task].score for task in tasks)

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline import metrics
-from frostline.config import SAME_TIME
+from frostline.config import EQUAL, SAME_TIME
 from frostline.selection import added_units
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Lead = tuple[float, float]  # expected by earlier trials, and its standard deviation
+Leads = Mapping[tuple[int, int], Lead]  # of one candidate over another
 
 CORRECTIONS = 200  # bootstrap draws for the optimism of choosing the best
 DRAWS = 2000  # bootstrap draws: with as many, an interval's ends vary by less than 5 % of its width
@@ -109,18 +111,26 @@ class Verdict:
     winner
         Index of the winning candidate.
     leader
-        Index of the candidate with the best mean score. A cheaper one wins if the two are not significantly
-        different.
+        Index of the candidate with the best mean score.
     separated
         Whether the leader is significantly better than every other candidate.
     differences
         The leader's score minus that of each other candidate, by index.
+    expected
+        Score beside the leader's, earlier trials included, of those not significantly worse, by index.
     """
 
     winner: int
     leader: int
     separated: bool
     differences: Mapping[int, Difference]
+    expected: Mapping[int, float]
+
+    @property
+    def moved(self) -> dict[int, float]:
+        """How far earlier trials move each candidate's score beside the leader's, by index."""
+        gaps = {self.leader: 0.0, **{name: gap.mean for name, gap in self.differences.items()}}
+        return {name: score + gaps[name] for name, score in self.expected.items()}
 
 
 def difference(
@@ -187,11 +197,13 @@ def judge(
     seconds: Mapping[int, float],
     metric: metrics.Metric,
     seed: int = 0,
+    leads: Leads | None = None,
 ) -> Verdict:
-    """Return the winner: the best candidate, or the cheapest of those within one standard error of it.
+    """Return the winner: the best candidate, or a cheaper one that is no more than half a point behind.
 
-    This is the one-standard-error rule (Breiman et al. 1984). The best takes at least 1.1 times as long
-    as a cheaper one; of the cheapest within that factor the better one wins.
+    With `leads`, what was measured is weighed with what earlier trials say, each by its variance, and the
+    best is whoever is best by both. Who is significantly worse than the leader never wins. The cheaper one
+    takes no more than 1 / 1.1 of the time; of the cheapest within that factor the better one wins.
 
     Parameters
     ----------
@@ -203,6 +215,9 @@ def judge(
         The metric, as `metrics.score` takes it.
     seed
         Seed of the bootstrap.
+    leads
+        Expected lead of one candidate over another and its standard deviation, in units of `metric`, by
+        their indices; pairs that nothing is known of are judged by what was measured.
 
     Returns
     -------
@@ -212,15 +227,34 @@ def judge(
     scores = {name: predictions.score(metric) for name, predictions in held.items()}
     leader = max(scores, key=lambda name: (scores[name], -seconds[name]))
     others = {name: difference(held[leader], held[name], metric, seed) for name in held if name != leader}
-    close = [name for name, gap in others.items() if not gap.separated and gap.mean <= gap.error]
-    cheaper = [name for name in close if SAME_TIME * seconds[name] <= seconds[leader]] or [leader]
+    expected = {leader: 0.0}  # score beside the leader's
+    for name, gap in others.items():
+        if not gap.separated:
+            expected[name] = _weighed(gap, (leads or {}).get((name, leader)))
+    best = max(expected, key=lambda name: (expected[name], -seconds[name]))
+    close = [name for name in expected if expected[best] - expected[name] <= EQUAL]
+    cheaper = [name for name in close if SAME_TIME * seconds[name] <= seconds[best]] or [best]
     quickest = min(seconds[name] for name in cheaper)
     as_quick = [name for name in cheaper if seconds[name] <= SAME_TIME * quickest]
-    winner = min(as_quick, key=lambda name: (-scores[name], seconds[name]))
-    return Verdict(winner, leader, all(gap.separated for gap in others.values()), others)
+    winner = min(as_quick, key=lambda name: (-expected[name], seconds[name]))
+    return Verdict(winner, leader, all(gap.separated for gap in others.values()), others, expected)
 
 
-def optimism(held: Mapping[int, HeldOutPredictions], metric: metrics.Metric, seed: int = 0) -> float:
+def _weighed(gap: Difference, lead: Lead | None) -> float:
+    """Return a candidate's expected score beside the leader's: measured and earlier, weighed by variance."""
+    if lead is None:
+        return -gap.mean
+    earlier, spread = lead
+    share = spread**2 / (spread**2 + gap.error**2)  # of what was measured
+    return share * -gap.mean + (1 - share) * earlier
+
+
+def optimism(
+    held: Mapping[int, HeldOutPredictions],
+    metric: metrics.Metric,
+    seed: int = 0,
+    moved: Mapping[int, float] | None = None,
+) -> float:
     """Return the optimism of the best candidate's score, caused by choosing it on the same images.
 
     In each bootstrap draw of images the best candidate is chosen and evaluated on the images that were not
@@ -234,6 +268,8 @@ def optimism(held: Mapping[int, HeldOutPredictions], metric: metrics.Metric, see
         The metric, as `metrics.score` takes it.
     seed
         Seed of the bootstrap.
+    moved
+        What earlier trials add to a candidate's score where the best is chosen (`Verdict.moved`).
 
     Returns
     -------
@@ -254,7 +290,7 @@ def optimism(held: Mapping[int, HeldOutPredictions], metric: metrics.Metric, see
             continue
         scores = {name: _goodness(held[name], metric, inside) for name in names}
         gap = {name: scores[name] - _goodness(held[name], metric, outside) for name in names}
-        best = max(names, key=scores.__getitem__)
+        best = max(names, key=lambda name: scores[name] + (moved or {}).get(name, 0.0))
         # What all candidates share comes from the draw, not from choosing the best.
         gaps.append(gap[best] - statistics.mean(gap.values()))
     mean_gap = float(np.mean(gaps)) if gaps else 0.0
