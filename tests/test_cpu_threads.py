@@ -438,15 +438,15 @@ def test_a_glimpse_is_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learned(backbone: frostline.Backbone, taken_s: float, **changed: float) -> float:
-    pace = {"trains": True, "expected_s": 10.0, "before": 0.0, "meanwhile": 0.0} | changed
+    pace = {"trains": True, "expected_s": 10.0, "factor_then": 1.0, "before": 0.0, "meanwhile": 0.0} | changed
     return profiling.learn(backbone, 1, taken_s=taken_s, **pace)
 
 
 def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> None:
     backbone = tiny_backbone()
     assert learned(backbone, 40.0) == pytest.approx(2.0)  # halfway to four times, in logarithms
-    assert learned(backbone, 10.0) == pytest.approx(2.0)  # as was expected by now
-    assert learned(backbone, 2.5) == pytest.approx(1.0)
+    assert learned(backbone, 10.0, factor_then=2.0) == pytest.approx(2.0)  # as was expected by now
+    assert learned(backbone, 2.5, factor_then=2.0) == pytest.approx(1.0)
     assert learned(backbone, 2.5) == pytest.approx(0.5)
     rates = profiling.measure(backbone, images, cache=FeatureCache(), threads=1)
     assert rates.factor == pytest.approx(0.5)
@@ -467,23 +467,33 @@ def test_runs_correct_remembered_rates_down_as_well_as_up(images: Images) -> Non
     assert probes[0] == pytest.approx(2 * probes[1])
 
 
+def test_runs_that_were_predicted_together_are_not_counted_twice() -> None:
+    """Twenty runs of a comparison take 0.8 of what was predicted as it began: so that is the factor."""
+    backbone = tiny_backbone()
+    factors = [learned(backbone, 8.0) for _ in range(20)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] == pytest.approx(0.8, abs=1e-4)
+
+
 def test_a_run_that_says_nothing_teaches_nothing() -> None:
     backbone = tiny_backbone()
     assert learned(backbone, 1e6) == pytest.approx(2.0)  # a night's sleep counts four times at most
     assert learned(backbone, 4.0, expected_s=0.9) == pytest.approx(2.0)  # too short to be of the rates
     assert learned(backbone, 90.0, meanwhile=2.0) == pytest.approx(2.0)  # a neighbour came
-    assert learned(backbone, 90.0, before=2.0, meanwhile=2.1) == pytest.approx(4.0)  # and was there before
+    together = {"before": 2.0, "meanwhile": 2.1, "factor_then": 2.0}  # it was there before
+    assert learned(backbone, 90.0, **together) == pytest.approx(4.0)
 
 
 def test_of_a_run_that_found_its_rows_less_is_expected() -> None:
     cold, warm = (predict("top_k(1)", DEAR, **DATA, warm=warm) for warm in (False, True))
-    expected = Expected.of(cold, warm)
+    expected = Expected.of(cold, warm, 1.0)
     assert expected.features >= DATA["train"] + DATA["val"]
     assert expected.seconds(expected.features) == expected.seconds(10 * expected.features) == cold.seconds
     assert expected.seconds(0) == pytest.approx(warm.seconds)
     between = expected.seconds(expected.features // 2)
     assert warm.seconds < between < cold.seconds
-    assert Expected.of(*(predict("full", INVENTED, **DATA, cache="compute") for _ in range(2))).features == 0
+    full = predict("full", INVENTED, **DATA, cache="compute")
+    assert Expected.of(full, full, 1.0).features == 0
 
 
 def raced(outcomes: dict[int, dict[str, float]]) -> TrialRunner:

@@ -168,5 +168,5 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the nearest known word, or an empty string."""
     from difflib import get_close_matches  # only a message needs it
 
-    close = get_close_matches(word, list(candidates), n=1, cutoff=0.55)
+    close = get_close_matches(str(word), list(candidates), n=1, cutoff=0.55)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -90,6 +90,11 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
             ctx.fail(
                 f"{value} gives {name} a truth value, {str(one).lower()}; expected what the option takes."
             )
+        if isinstance(one, dict) and params[name].name != "hyperparameters":
+            ctx.fail(f"{value} gives {name} entries of its own; expected what the option takes.")
+        twins = [other for other in given if params[other] is params[name]]
+        if len(twins) > 1:
+            ctx.fail(f"{value} gives {' and '.join(twins)}, which are one option. Leave one of them out.")
     written = {
         str(params[name].name): _as_written(params[name], one)
         for name, one in given.items()

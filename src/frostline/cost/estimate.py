@@ -111,7 +111,7 @@ def predict(
     memory = peak(rates, job, walk)
     walk.seconds["fresh memory"] += rates.touch_s * (memory.expected - rates.peaks.base)
     walk.seconds["beside"] = BESIDE * sum(walk.seconds.values())
-    factor = rates.factor if plan.trains else rates.solved_factor
+    factor = rates.correction(trains=plan.trains)
     parts = {item: factor * seconds for item, seconds in walk.seconds.items()}
     return Cost(
         seconds=sum(parts.values()),

@@ -117,6 +117,10 @@ class Rates:
     factor: float = 1.0
     solved_factor: float = 1.0
 
+    def correction(self, *, trains: bool) -> float:
+        """Return what predictions are multiplied by, of runs that train or whose head is solved for alone."""
+        return self.factor if trains else self.solved_factor
+
     @property
     def on_gpu(self) -> bool:
         """Whether they were measured on a GPU, which has memory of its own."""

@@ -509,8 +509,7 @@ class Manifest:
         UsageError
             `resize` is unknown.
         """
-        path_of = {sample.digest: sample.path for sample in reversed(self.samples)}
-        sizes = {path_of[digest]: size for digest, size in self.sizes.items() if digest in path_of}
+        sizes = {s.path: self.sizes[s.digest] for s in self.samples if s.digest in self.sizes}
         return cut_away(sizes, resize, crop_pct)
 
     def framed(self, resize: str = "crop", crop_pct: float = 1.0) -> Manifest:

@@ -40,8 +40,9 @@ def write(exported: ExportedModel, folder: Path, base: str | nn.Module | Backbon
         'model = frostline.load_model("path/to/this/folder")  # a module; softmax gives probabilities'
     )
     note = (
-        f"{n_stored:,} of {n_parameters:,} weights are here; the rest are those of "
-        f"{exported.config['model']}, which are needed: other base weights are refused by their digest."
+        f"{n_stored:,} of {n_parameters:,} numbers (weights and BatchNorm's statistics) are here; the rest "
+        f"are those of {exported.config['model']}, which are needed: other base weights are refused by their "
+        "digest."
     )
     delta_config = {
         "base": {"source": exported.source, "digest": delta.digest_of(backbone.model.state_dict())}

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCardData
 
 from frostline import sentences
 from frostline.data import Rendering
+from frostline.data.manifest_entries import SUBSETS
 from frostline.exports import onnx_and_torch
 from frostline.exports.exported_model import ExportedModel
 from frostline.exports.safetensors_export import FormatDetails
@@ -24,7 +25,7 @@ from frostline.reports import conclusions
 from frostline.reports.conclusions import ReportContext
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.writer import read_context
-from frostline.sentences import between, caveats, counted, percent
+from frostline.sentences import Basis, between, caveats, counted, percent
 from frostline.studies import operating_point
 from frostline.studies.study_folder import PACKAGES, count_test_evaluation, digest_of
 
@@ -213,11 +214,11 @@ def _data(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
 
 def _classes(exported: ExportedModel, context: ReportContext) -> str:
     data = context.contents.data
-    rows = ["| class | images |", "|---|---:|"]
+    rows = [f"| class | {' | '.join(SUBSETS)} |", f"|---{'|---:' * len(SUBSETS)}|"]
     for name in exported.classes[:CLASSES_SHOWN]:
-        subsets = data.counts.get(name) if data else None
-        count = f"{sum(subsets.values()):,}" if subsets else "unknown"
-        rows.append(f"| {escaped(shortened(name))} | {count} |")
+        counts = data.counts.get(name) if data else None
+        cells = [f"{counts[subset]:,}" if counts else "unknown" for subset in SUBSETS]
+        rows.append(f"| {escaped(shortened(name))} | {' | '.join(cells)} |")
     n_hidden = len(exported.classes) - CLASSES_SHOWN
     return "\n".join(rows) + (f"\n\n… and {n_hidden:,} more, in config.json." if n_hidden > 0 else "")
 
@@ -234,7 +235,10 @@ def _limits(exported: ExportedModel, context: ReportContext) -> Iterator[str]:
             "slightly optimistic."
         )
     if context.label_issues:
-        yield f"{counted(len(context.label_issues), 'label')} of the images it was evaluated on may be wrong."
+        predictions = context.label_predictions
+        folds = predictions is not None and predictions.basis is Basis.OUT_OF_FOLD
+        whose = "its training images" if folds else "the images it was evaluated on"
+        yield f"{counted(len(context.label_issues), 'label')} of {whose} may be wrong."
     if not exported.result["n_test"]:
         yield "No test set was held out: its accuracy is estimated from its training data."
     yield "Fairness between groups of people and adversarial robustness were not measured."

@@ -542,7 +542,17 @@ def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
 
 
 def _backbone(model: str | Backbone, size: int | None, resize: str | None) -> Backbone:
-    return (model if isinstance(model, Backbone) else _loaded(model, size)).resized(resize)
+    if not isinstance(model, Backbone):
+        # What lies on the disk may be another one the next time.
+        load = load_backbone if Path(model).exists() else _loaded
+        return load(model, size=size).resized(resize)
+    own = model.preprocessing.size
+    if size not in (None, own):
+        raise ValueError(
+            f"size={size}, but the backbone that was handed over takes {own} px. Leave size out, or load the "
+            f"backbone with it: frostline.load_backbone(…, size={size})."
+        )
+    return model.resized(resize)
 
 
 @lru_cache(maxsize=4)  # a grid over backbones, and no more memory than that

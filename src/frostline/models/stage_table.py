@@ -114,7 +114,9 @@ def image(backbone: Backbone, path: Path | str, marks: Mapping[str, int] | None 
     edges = _edges(backbone.stages)
     _draw_blocks(_axes(figure, edges, height, BLOCKS_IN, TITLE_IN), backbone, edges)
     _draw_strips(_axes(figure, edges, height, strips_in, TITLE_IN + BLOCKS_IN), backbone, edges, strips)
-    figure.savefig(path, metadata={"Software": None})
+    # The bytes say nothing of matplotlib's version; other formats know no such field.
+    metadata = {"Software": None} if str(path).lower().endswith(".png") else None
+    figure.savefig(path, metadata=metadata)
 
 
 def _axes(figure: Figure, edges: list[float], height: float, high: float, top: float) -> Axes:

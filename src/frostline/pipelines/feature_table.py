@@ -104,6 +104,8 @@ def extract_features(
     place = None if output is None else _checked(Path(output).expanduser())
     progress = Progress.of(progress)
     data = data.checked(progress)
+    if place is not None:
+        _demand_writable(place, data.samples)
     images = Images(data, data.samples, backbone.preprocessing)
     plan = numerics.exact_plan(threads)
     with numerics.threads(plan.threads), FeatureCache() as cache:
@@ -154,6 +156,18 @@ def _checked(path: Path) -> Path:
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}. Make it, or name another file.")
     return path
+
+
+def _demand_writable(path: Path, samples: Sequence[Sample]) -> None:
+    """Raise `UsageError` for a path or label that Parquet, whose texts are UTF-8, can't hold."""
+    for sample in samples:
+        try:
+            f"{sample.path}{sample.label}".encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{path} cannot hold the name {sample.path!r}, which is not UTF-8. Rename the file, or take "
+                "the features in Python: frostline.extract_features(…) without output."
+            ) from None
 
 
 def _write(path: Path, samples: Sequence[Sample], batches: Iterator[NDArray[np.float32]]) -> None:

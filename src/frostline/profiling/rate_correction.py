@@ -64,16 +64,20 @@ def forget(backbone: Backbone, threads: int) -> None:
 
 @dataclass(frozen=True)
 class Expected:
-    """The predicted seconds of a run with an empty cache and with a full one, and its number of features."""
+    """The predicted seconds of a run with an empty cache and with a full one, and its number of features.
+
+    `factor` is the correction that they were predicted with.
+    """
 
     cold_s: float
     warm_s: float
     features: int
+    factor: float = 1.0
 
     @classmethod
-    def of(cls, cold: Cost, warm: Cost) -> Expected:
+    def of(cls, cold: Cost, warm: Cost, factor: float) -> Expected:
         """Take it from the two predictions."""
-        return cls(cold.seconds, min(cold.seconds, warm.seconds), cold.features)
+        return cls(cold.seconds, min(cold.seconds, warm.seconds), cold.features, factor)
 
     def seconds(self, computed: int) -> float:
         """Return what a run that computed so many features should have taken; the others were there."""
@@ -88,6 +92,7 @@ def learn(
     trains: bool,
     expected_s: float,
     taken_s: float,
+    factor_then: float,
     before: float,
     meanwhile: float,
 ) -> float:
@@ -101,6 +106,9 @@ def learn(
         Whether layers or a head learned in it by steps.
     expected_s, taken_s : float
         Predicted and measured seconds.
+    factor_then : float
+        The correction factor that they were predicted with. All runs of a comparison are predicted as it
+        begins, so that the factor of now holds what the runs before said already.
     before, meanwhile : float
         Cores busy with other work when the rates were checked and during the run; where they differ the
         factor is not updated.
@@ -112,7 +120,8 @@ def learn(
     now = factor(backbone, threads, trains=trains)
     if expected_s < LEAST_S or abs(before - meanwhile) >= SAME_WORLD:
         return now
-    corrected: float = now * min(MOST, max(1 / MOST, taken_s / expected_s)) ** WEIGHT
+    said = factor_then * min(MOST, max(1 / MOST, taken_s / expected_s))
+    corrected: float = now ** (1 - WEIGHT) * said**WEIGHT
     stored = {"factor": corrected}
     directories.remember("rates", _key(backbone, threads, trains), stored, numerics.world(threads))
     return corrected
@@ -120,4 +129,4 @@ def learn(
 
 def _key(backbone: Backbone, threads: int, trains: bool) -> str:
     kind = "that train" if trains else "whose head is solved for"
-    return numerics.rates_key(f"factor of runs {kind} {numeric_search.network_name(backbone)}", threads)
+    return numerics.rates_key(f"correction of runs {kind} {numeric_search.network_name(backbone)}", threads)

@@ -198,19 +198,13 @@ def calibration(predictions: PredictionTable) -> Calibration:
 
 
 def mistakes(predictions: PredictionTable) -> Ints:
-    """Return the rows of `averaged()` that are predicted wrongly, the most confident first.
-
-    Ranked by the margin of the predicted class's probability over the label's.
-    """
+    """Return the rows of `averaged()` that are predicted wrongly, the most confident first."""
     predictions = predictions.averaged()
     rows = np.arange(len(predictions.targets))
-    margin = (
-        predictions.probabilities[rows, predictions.predicted]
-        - predictions.probabilities[rows, predictions.targets]
-    )
+    confidence = predictions.probabilities[rows, predictions.predicted]
     wrong = np.flatnonzero(predictions.predicted != predictions.targets)
     return np.asarray(
-        sorted(wrong.tolist(), key=lambda row: (-margin[row], predictions.paths[row])), dtype=np.int64
+        sorted(wrong.tolist(), key=lambda row: (-confidence[row], predictions.paths[row])), dtype=np.int64
     )
 
 

@@ -454,7 +454,10 @@ def _plan(request: CompareRequest, rates: Mapping[str, Rates]) -> dict[str, Any]
         "short_seconds": short,
         "whole_seconds": whole,
         "final_seconds": final,
-        "expected": [asdict(profiling.Expected.of(cold, warm)) for cold, warm in cold_and_warm],
+        "expected": [
+            asdict(profiling.Expected.of(cold, warm, rates[c.model].correction(trains=c.strategy.trains)))
+            for c, (cold, warm) in zip(candidates, cold_and_warm, strict=True)
+        ],
         "others": max(network.others for network in rates.values()),
         "spread": spread_of_folds(folds),  # of the intervals, for a report during the comparison
         "pass_seconds": each_s,

@@ -30,7 +30,7 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     elif not result["finished"]:
         lines.append("The time was up before all runs were made: with more minutes, more are repeated.")
     if result.get("left_out"):
-        lines.append(f"Not started for lack of time: {', '.join(result['left_out'])}. Give more minutes.")
+        lines.append(f"Not evaluated for lack of time: {', '.join(result['left_out'])}. Give more minutes.")
     if not result.get("every_image", True):
         lines.append(
             f"No time was left to train {winner} on every image: the model used learned from those of one "

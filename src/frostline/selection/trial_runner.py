@@ -333,6 +333,7 @@ class TrialRunner:
             trains=candidate.strategy.trains,
             expected_s=expected_s,
             taken_s=run.seconds,
+            factor_then=self.expected[task.candidate].factor,
             before=self.others,
             meanwhile=started.others(),
         )

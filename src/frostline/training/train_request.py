@@ -21,6 +21,7 @@ from frostline.errors import UsageError, did_you_mean, option
 from frostline.feature_extraction.augmentation import FLIPS, Policy, check_options
 from frostline.feature_extraction.image_batches import PIXELS, Images, Room
 from frostline.models import Backbone
+from frostline.models.cutting.prefix_digest import code_digest
 from frostline.models.resizing import VERSION as FAST_VERSION
 from frostline.models.stage_statistics import stage_taps
 from frostline.progress import QUIET, Progress
@@ -109,6 +110,12 @@ class TrainRequest:
         """The class of the pixels of training images, and of folds over them: "fast" or "reference"."""
         return self.images("train", Policy(self.augment)).pixels
 
+    @functools.cached_property
+    def _code(self) -> dict[str, str]:
+        """What a caller's own module does: its name and weights alone don't say."""
+        own = self.backbone.source.get("kind") == "module"
+        return {"code": code_digest(self.backbone.model)} if own else {}
+
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run. What is new in it is there only where asked for: digests stay."""
         unused = set(unused_options(self.config.changed(), [self.strategy])) - {"augment"}
@@ -122,6 +129,7 @@ class TrainRequest:
             "model": self.backbone.name,
             "weights": self.backbone.digest,
             "source": self.backbone.source,
+            **self._code,
             "preprocessing": self.backbone.preprocessing.as_dict(),
             "classes": list(self.data.classes),
             "data": self.data.digest,

@@ -36,6 +36,7 @@ OTHERS = {
     "cutmix": "your loop",
     "ema": "your loop",
     "optimizer": "the optimizer that you pass",
+    "refit_layers": "`frostline.train`, which solves for such a head after training",
 }
 
 

@@ -17,6 +17,7 @@ from frostline.data.manifest_entries import SUBSETS, Conflict, SkippedImage
 from frostline.data.sources.common import ImageEntry
 from frostline.data.splits.folding import unit_ids
 from frostline.data.splits.splitting import hold_out, unit_keys
+from frostline.sentences import counted
 
 # Below this nothing is chosen on a hold-out: a val set of a fifth would be under 40 images, where accuracy
 # has a standard error of .07, or hold one or two images of the scarcest class. Rules of thumb.
@@ -197,7 +198,8 @@ def _skip_conflicts(entries: Sequence[ImageEntry], digests: Sequence[str], resul
                 result.skip(i, entries[i], "conflict", reason)
     if result.conflicts:
         message = (
-            f"{contested.sum()} images in {len(result.conflicts)} identical sets carry different labels: "
+            f"{contested.sum()} images in {counted(len(result.conflicts), 'set')} of identical ones carry "
+            "different labels: "
             "they are excluded from val and test."
         )
         paths = first_examples(path for conflict in result.conflicts for path in conflict.paths)

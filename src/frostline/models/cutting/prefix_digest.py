@@ -7,13 +7,17 @@ source of classes that no library version stands for go into it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Hashable, Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
+from types import CodeType, FunctionType
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +26,9 @@ from frostline.models.backbone import Backbone, Cut, tensor_bytes
 # The versions of these are part of a row's key, so their sources need not be.
 LIBRARIES = ("torch", "torchvision", "timm")
 
-_OWN = ("_parameters", "_buffers", "_modules", "training", "forward")  # looked at otherwise, or replaced
+_OWN = ("_parameters", "_buffers", "_modules", "training")  # looked at otherwise
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # of the user: what they return takes part
+DEPTH = 4  # to which settings are described: a list in a dict of an object that a module holds
 
 
 class PrefixDigests:
@@ -104,11 +110,22 @@ def prefix_digest(backbone: Backbone, model: nn.Module, cut: Cut) -> str:
     return PrefixDigests(backbone, model).at(cut)
 
 
-def _lines(name: str, module: nn.Module) -> Iterator[str]:
+def code_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of what a model's modules are and hold beside registered tensors.
+
+    It tells apart networks whose weights are the same. Unlike a prefix's digest it is the same in the next
+    process where a source can't be read, so that a run can be resumed there.
+    """
+    modules = sorted(model.named_modules(remove_duplicate=False), key=lambda pair: pair[0])
+    text = "\n".join(line for name, module in modules for line in _lines(name, module))
+    return hashlib.sha256(re.sub(r"only in process \d+ \d+", "", text).encode()).hexdigest()
+
+
+def _lines(name: str, module: nn.Module, depth: int = DEPTH) -> Iterator[str]:
     kind = type(module)
     yield f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}"
-    yield from _settings(module)
-    yield _source(kind)  # type: ignore[arg-type]
+    yield from _settings(module, depth)
+    yield _class_source(kind)
 
 
 def _tensor(value: Tensor) -> str:
@@ -118,42 +135,131 @@ def _tensor(value: Tensor) -> str:
     return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(tensor_bytes(value)).hexdigest()}"
 
 
-def _settings(module: nn.Module) -> Iterator[str]:
+def _settings(module: nn.Module, depth: int) -> Iterator[str]:
+    """Describe what a module holds beside tensors and modules that are registered, and its user's hooks."""
     for key, value in sorted(vars(module).items()):
-        if key in _OWN or (key.startswith("_") and "hook" in key):
+        if key in _OWN or (key.startswith("_") and "hook" in key and key not in _HOOKS):
             continue
-        yield f"{key}={_plain(value)}"
+        if key in _HOOKS:
+            value = [hook for hook in value.values() if not _is_ours(hook)]
+            if not value:
+                continue
+        if key == "forward" and _is_ours(value):
+            continue
+        yield f"{key}={_plain(value, depth)}"
 
 
-def _plain(value: Any, depth: int = 4) -> str:
+def _is_ours(value: Any) -> bool:
+    """Return whether a hook or a `forward` is one that this package put there, for a while."""
+    return str(getattr(value, "__module__", "")).split(".")[0] == __name__.split(".")[0]
+
+
+def _plain(value: Any, depth: int = DEPTH) -> str:
     """Describe a setting in the same words in every process, and what it holds to some depth."""
-    if depth == 0 or isinstance(value, nn.Module):
-        return type(value).__qualname__
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.Size):
         return repr(value)
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        content = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+        return f"{array.shape} {array.dtype} {hashlib.sha256(content).hexdigest()}"
+    if isinstance(value, Tensor):  # neither parameter nor buffer, and may be read all the same
+        return _tensor(value)
+    if depth == 0:
+        return type(value).__qualname__
+    if isinstance(value, nn.Module):  # in a list, say: those that are registered are looked at by themselves
+        return _unregistered(value, depth - 1)
     if isinstance(value, list | tuple | set | frozenset):
         inside = [_plain(item, depth - 1) for item in value]
         ordered = isinstance(value, list | tuple)
         return f"{type(value).__name__}({','.join(inside if ordered else sorted(inside))})"
     if isinstance(value, dict):
         return f"dict({','.join(f'{_plain(k)}:{_plain(v, depth - 1)}' for k, v in value.items())})"
-    if isinstance(value, Tensor):  # neither parameter nor buffer, and may be read all the same
-        return _tensor(value)
-    if inspect.isfunction(value) or isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__} {_source(value)}"
+    if isinstance(value, functools.partial):
+        return f"partial({_plain((value.func, value.args, value.keywords), depth)})"
+    if inspect.ismethod(value):
+        return f"method({_plain(value.__func__, depth)})"
+    if inspect.isfunction(value):
+        return _function(value, depth)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__} {_class_source(value)}"
     attributes = _plain(dict(sorted(vars(value).items())), depth - 1) if hasattr(value, "__dict__") else ""
     return (
         f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__name__', '')} {attributes}"
     )
 
 
-@lru_cache(maxsize=1024)
+def _unregistered(module: nn.Module, depth: int) -> str:
+    """Describe a module that no other one has registered, with its weights."""
+    if depth == 0:
+        return type(module).__qualname__
+    lines = [line for name, part in module.named_modules() for line in _lines(name, part, depth)]
+    tensors = [f"{name} {_tensor(value)}" for name, value in module.state_dict().items()]
+    return f"module({','.join((*lines, *tensors))})"
+
+
+def _function(function: FunctionType, depth: int) -> str:
+    """Describe a function: its source, its defaults, and what it takes from where it was made."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    if _of_library(function):
+        return name
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    held = (cells, function.__defaults__, function.__kwdefaults__)
+    return f"{name} {_source(function)} {_plain(held, depth - 1)} {_names_used(function, depth - 1)}"
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _names_used(function: FunctionType, depth: int) -> str:
+    """Describe the constants, functions and classes of its own package that a function names."""
+    if depth <= 0:
+        return ""
+    package = function.__module__.split(".")[0] if function.__module__ else ""
+    lines = []
+    for name in sorted(_names(function.__code__)):
+        value = function.__globals__.get(name)
+        plain = isinstance(
+            value, bool | int | float | str | tuple | list | dict | np.ndarray | np.generic | Tensor
+        )
+        own = str(getattr(value, "__module__", "")).split(".")[0] == package and value is not function
+        if plain or (own and (inspect.isfunction(value) or isinstance(value, functools.partial))):
+            lines.append(f"{name}={_plain(value, depth)}")
+    return ";".join(lines)
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (_names(each) for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*inner)
+
+
+def _of_library(kind: Any) -> bool:
+    return str(getattr(kind, "__module__", None) or "").split(".")[0] in LIBRARIES
+
+
+def _class_source(kind: type) -> str:
+    """Describe the source of a class, of those it inherits from, and what their methods name."""
+    lines = []
+    for each in kind.__mro__:
+        if each is object or _of_library(each):
+            continue
+        functions = [value for value in vars(each).values() if inspect.isfunction(value)]
+        used = [_names_used(function, DEPTH - 1) for function in functions]
+        lines.append(f"{_source(each)} {' '.join(filter(None, used))}")
+    return "\n".join(lines)
+
+
+@functools.lru_cache(maxsize=1024)
 def _source(kind: Hashable) -> str:
     """Return a digest of the source of a class or function that belongs to no library.
 
     What has no source to read (typed at a prompt) is like nothing in any other process.
     """
-    if (getattr(kind, "__module__", None) or "").split(".")[0] in LIBRARIES:
+    if _of_library(kind):
         return ""
     try:
         return hashlib.sha256(inspect.getsource(cast(type, kind)).encode()).hexdigest()

@@ -111,7 +111,9 @@ def _hooks(model: nn.Module, trace: Trace, counter: FlopCounterMode | None) -> I
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            stack.callback(module.register_forward_pre_hook(enter(name), with_kwargs=True).remove)
+            # Before the module's own hooks: what those of `spectral_norm` and `prune` use is the module's.
+            before = module.register_forward_pre_hook(enter(name), prepend=True, with_kwargs=True)
+            stack.callback(before.remove)
             stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
         yield
 
