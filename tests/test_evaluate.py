@@ -339,6 +339,20 @@ def test_wrong_input_gets_one_clear_message(runs: list[frostline.Run], table: Pa
     assert frostline.evaluate(place / "good", table, module=tiny_model()).run == run.run
 
 
+@pytest.mark.parametrize(
+    ("fewest", "ranked", "counted"), [(1, False, False), (4, False, True), (5, True, True)]
+)
+def test_a_class_of_few_images_gives_no_interval(fewest: int, ranked: bool, counted: bool) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.repeat(np.arange(3), (30, 30, fewest))
+    probabilities = metrics.softmax(rng.normal(size=(len(targets), 3)) + 2 * np.eye(3)[targets])
+    figures = Answers(targets, probabilities, np.arange(len(targets))).figures()
+    assert [figures.average_precision.low is None, figures.auroc.low is None] == [not ranked] * 2
+    assert (figures.macro_f1.low is None) == (not counted)
+    assert figures.average_precision.value > 0.5
+    assert figures.balanced_accuracy.low is not None
+
+
 def test_draws_are_the_metrics_on_repeated_images() -> None:
     rng = np.random.default_rng(0)
     targets = rng.integers(4, size=60)

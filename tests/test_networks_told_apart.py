@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 import frostline
+from frostline.errors import ModelError
 from frostline.models.cutting.prefix_digest import code_digest, prefix_digest
 from tiny import PREPROCESSING, write_table
 
@@ -140,3 +143,45 @@ def test_weights_that_a_hook_uses_are_of_the_hooks_module() -> None:
     learning = {name for name, value in adapted.named_parameters() if value.requires_grad}
     assert "second.weight_orig" in learning
     assert "first.weight" not in learning
+
+
+def halved(model: nn.Module) -> nn.Module:
+    return model.half()
+
+
+def broken(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    return model
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    prune.l1_unstructured(model.get_submodule("second"), "weight", 0.5)
+    model(torch.zeros(1, 3, 16, 16))
+    return model
+
+
+def lazy(model: nn.Module) -> nn.Module:
+    model.fc = nn.LazyLinear(3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (halved, r"first\.weight of the module is float16; expected float32, .*module\.float\(\)"),
+        (broken, r"first\.weight of the module holds NaN or infinity"),
+        (pruned, r"a hook computes one of its weights .*prune\.remove"),
+        (lazy, r"fc\.weight of the module has no shape yet"),
+        (lambda model: model.to("meta"), r"first\.weight of the module has no values"),
+        (lambda model: torch.jit.trace(model, torch.zeros(1, 3, 16, 16)), r"a program of torch\.jit"),
+    ],
+)
+def test_a_module_that_cannot_be_adapted_is_one_message(
+    changed: Callable[[nn.Module], nn.Module], said: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about what is deprecated
+        model = changed(Base().eval())
+    with pytest.raises(ModelError, match=said):
+        frostline.load_backbone(model, preprocessing=PREPROCESSING)

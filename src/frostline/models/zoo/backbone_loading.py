@@ -10,7 +10,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from frostline.errors import ModelError, UsageError, demand_kind, did_you_mean
 from frostline.models import MAX_SIDE_PIXELS, Backbone, Preprocessing, assemble, weights_digest
@@ -214,6 +216,30 @@ def described(source: dict[str, Any]) -> Architecture:
     return replace(spec, size=source.get("size"), num_classes=source.get("num_classes"))
 
 
+def _demand_plain(model: nn.Module) -> None:
+    """Raise `ModelError` for a module that cannot be cut, trained or read."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "The module is a program of torch.jit, whose layers cannot be cut apart; expected the module "
+            "that it was made from."
+        )
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(value):
+            raise ModelError(
+                f"{name} of the module has no shape yet (a lazy layer). Call the module once on images first."
+            )
+        if value.is_meta:
+            raise ModelError(f"{name} of the module has no values (torch's meta device). Load its weights.")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise ModelError(
+                f"{name} of the module is {str(parameter.dtype).removeprefix('torch.')}; expected float32, "
+                "from which faster formats are chosen where they pay. Hand over module.float()."
+            )
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"{name} of the module holds NaN or infinity; expected numbers.")
+
+
 def _from_module(
     model: nn.Module, size: int | None, preprocessing: Preprocessing | None, name: str | None
 ) -> Backbone:
@@ -222,7 +248,14 @@ def _from_module(
             "A module of your own needs its preprocessing: load_backbone(model, preprocessing="
             "Preprocessing(size=224, crop_pct=0.875, interpolation='bicubic', mean=(…), std=(…)))"
         )
-    model = copy.deepcopy(model)  # the caller's stays theirs, in its mode and where it is
+    _demand_plain(model)
+    try:
+        model = copy.deepcopy(model)  # the caller's stays theirs, in its mode and where it is
+    except RuntimeError as error:  # of torch: a weight that a hook computes
+        raise ModelError(
+            "The module cannot be copied, since a hook computes one of its weights (torch's old weight_norm, "
+            "or prune). Make it plain first: torch.nn.utils.remove_weight_norm, torch.nn.utils.prune.remove."
+        ) from error
     title = f"{type(model).__module__}.{type(model).__qualname__}"
     preprocessing = preprocessing.with_size(size) if size else preprocessing
     name = name or type(model).__name__
