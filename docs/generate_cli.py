@@ -136,6 +136,8 @@ since its advice is about pretrained features.
   reason}}]` (those that could not join), `predicting: {{run, why, winner}}` (the run that `predict` uses),
   `evaluation` (by which other runs of the study are compared with the winner), `reused`, `ended`,
   `differences: [{{leader, other, candidates, mean, low, high, separated}}]` (`candidates` as in `standings`),
+  `over_leader: {{measured, earlier, expected}}` (the winner's score less that of who scored best: on these
+  images, in earlier trials and by both; null where the two are one),
   `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`,
   `low`, `high` (of the test set; null without one), `test_evaluations`, `verdict` (sentences), `headline`,
   `budget_seconds`, `study`, `run`.
