@@ -25,8 +25,8 @@ REPEATS = 3  # before a winner is named
 # `refit_layers` takes 1.08 × as long as without and gains 1.3 points (docs/LOG.md 2026-11-30).
 SAME_TIME = 1.1
 # Strategies within this accuracy count as equal, and the cheaper wins: a choice, half a point. Within a
-# standard error instead, a comparison of six on 60 images lost 1.7 points and not 1.1 (benchmarks/choosing.py;
-# docs/LOG.md 2026-11-30).
+# standard error instead, a comparison of six on 60 images lost 1.7 points and not 1.1
+# (benchmarks/choosing.py; docs/LOG.md 2026-11-30).
 EQUAL = 0.005
 FOLDS = 5  # where nothing else is said; as scikit-learn's `KFold`
 # L2 per unit-length feature, from "prototype-like" to "almost separable". On six sets with 8 and 40 images
