@@ -36,6 +36,9 @@ def leave_config(path: Path) -> None:
         write_yaml(path, values)
 
 
+MAPPINGS = ("hyperparameters", "split_names", "costs")  # options that may have entries of their own
+
+
 def names_in_file(param: click.Parameter) -> list[str]:
     """Return what an option is called in a file; the first of them is written."""
     if param.name == "hyperparameters":  # as in `Config`
@@ -90,7 +93,7 @@ def _of_file(ctx: click.Context, param: click.Parameter, value: str | None) -> N
             ctx.fail(
                 f"{value} gives {name} a truth value, {str(one).lower()}; expected what the option takes."
             )
-        if isinstance(one, dict) and params[name].name != "hyperparameters":
+        if isinstance(one, dict) and params[name].name not in MAPPINGS:
             ctx.fail(f"{value} gives {name} entries of its own; expected what the option takes.")
         twins = [other for other in given if params[other] is params[name]]
         if len(twins) > 1:

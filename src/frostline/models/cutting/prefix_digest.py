@@ -151,7 +151,11 @@ def _settings(module: nn.Module, depth: int) -> Iterator[str]:
 
 def _is_ours(value: Any) -> bool:
     """Return whether a hook or a `forward` is one that this package put there, for a while."""
-    return str(getattr(value, "__module__", "")).split(".")[0] == __name__.split(".")[0]
+    while isinstance(value, functools.partial):
+        value = value.func
+    value = getattr(value, "__func__", value)
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return str(module).split(".")[0] == __name__.split(".")[0]
 
 
 def _plain(value: Any, depth: int = DEPTH) -> str:
