@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import TrialQueue
 from frostline.studies.study_folder import RunFolder
 from frostline.training.resilience import checkpoint
+from frostline.training.resilience.nan_oom_recovery import told_plainly
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 
@@ -208,6 +210,22 @@ def test_a_worker_that_dies_is_one_message_and_the_same_command_goes_on(
             backbone, data, "full(epochs=3)", study=tmp_path / "s", workers=1, progress=progress, **given
         )
     assert same(frostline.train(backbone, data, "full(epochs=3)", study=tmp_path / "s", **given), whole)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no such signal here")
+def test_a_dead_worker_is_told_of_once() -> None:
+    """torch's handler raises for each child that ends, wherever the process is then: in an `__exit__`."""
+
+    def torchs(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+    before = signal.signal(signal.SIGCHLD, torchs)
+    try:
+        with pytest.raises(TrainingError, match="process that decodes images"), told_plainly():
+            os.kill(os.getpid(), signal.SIGCHLD)
+        os.kill(os.getpid(), signal.SIGCHLD)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_clock_that_jumps_changes_nothing(

@@ -111,11 +111,7 @@ def test_figures_are_what_they_say(tmp_path: Path) -> None:
     assert calibration.accuracy == pytest.approx(accuracy)
     wrong = prediction_table.mistakes(predictions)
     assert len(wrong) == (predictions.predicted != predictions.targets).sum()
-    margin = (
-        predictions.probabilities[wrong, predictions.predicted[wrong]]
-        - predictions.probabilities[wrong, predictions.targets[wrong]]
-    )
-    assert (np.diff(margin) <= 0).all()
+    assert (np.diff(predictions.probabilities[wrong, predictions.predicted[wrong]]) <= 0).all()
 
 
 def test_labels_that_are_wrong_are_doubted(tmp_path: Path) -> None:

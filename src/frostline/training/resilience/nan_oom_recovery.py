@@ -7,6 +7,8 @@ takes the same way again.
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +50,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _hear_no_more_of_workers() -> None:
+    """Let torch say once that a worker is dead: its handler says so again for each child that ends meanwhile.
+
+    Workers of later loaders are watched as they are asked for a batch.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """Say in one message that memory ran out, where no smaller batch could help, or that a worker is dead."""
@@ -55,6 +66,7 @@ def told_plainly() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):  # torch raises it wherever the process is just then
+            _hear_no_more_of_workers()
             raise TrainingError(
                 "A process that decodes images ended before its time: something stopped it, often a lack of "
                 "memory. The same command resumes; try fewer --workers."
