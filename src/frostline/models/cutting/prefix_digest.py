@@ -125,7 +125,7 @@ def _lines(name: str, module: nn.Module, depth: int = DEPTH) -> Iterator[str]:
     kind = type(module)
     yield f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}"
     yield from _settings(module, depth)
-    yield _class_source(kind)
+    yield _class_source(kind, depth)
 
 
 def _tensor(value: Tensor) -> str:
@@ -177,7 +177,7 @@ def _plain(value: Any, depth: int = DEPTH) -> str:
         ordered = isinstance(value, list | tuple)
         return f"{type(value).__name__}({','.join(inside if ordered else sorted(inside))})"
     if isinstance(value, dict):
-        return f"dict({','.join(f'{_plain(k)}:{_plain(v, depth - 1)}' for k, v in value.items())})"
+        return f"dict({','.join(f'{_plain(k, depth - 1)}:{_plain(v, depth - 1)}' for k, v in value.items())})"
     if isinstance(value, functools.partial):
         return f"partial({_plain((value.func, value.args, value.keywords), depth)})"
     if inspect.ismethod(value):
@@ -185,7 +185,7 @@ def _plain(value: Any, depth: int = DEPTH) -> str:
     if inspect.isfunction(value):
         return _function(value, depth)
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__} {_class_source(value)}"
+        return f"{value.__module__}.{value.__qualname__} {_class_source(value, depth - 1)}"
     attributes = _plain(dict(sorted(vars(value).items())), depth - 1) if hasattr(value, "__dict__") else ""
     return (
         f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__name__', '')} {attributes}"
@@ -245,14 +245,14 @@ def _of_library(kind: Any) -> bool:
     return str(getattr(kind, "__module__", None) or "").split(".")[0] in LIBRARIES
 
 
-def _class_source(kind: type) -> str:
+def _class_source(kind: type, depth: int = DEPTH) -> str:
     """Describe the source of a class, of those it inherits from, and what their methods name."""
     lines = []
     for each in kind.__mro__:
         if each is object or _of_library(each):
             continue
         functions = [value for value in vars(each).values() if inspect.isfunction(value)]
-        used = [_names_used(function, DEPTH - 1) for function in functions]
+        used = [_names_used(function, depth - 1) for function in functions]
         lines.append(f"{_source(each)} {' '.join(filter(None, used))}")
     return "\n".join(lines)
 
