@@ -15,8 +15,6 @@ import frostline
 from frostline.cli.main import cli
 from frostline.errors import UsageError
 from frostline.integrations.sklearn import FrostlineClassifier, _backbone
-from frostline.reports.prediction_table import evaluation_predictions, mistakes
-from frostline.reports.study_reader import read
 from frostline.unfreezing import Unfreezing
 from tiny import picture, tiny_backbone, write_folder, write_table
 
@@ -41,22 +39,9 @@ def test_a_model_card_counts_each_subset(tmp_path: Path) -> None:
     assert "| kind 0 | 12 | 3 | 8 |" in card
 
 
-def test_the_reports_mistakes_are_in_the_order_of_their_probability(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "set", classes=2, train=12, test=20)
-    header, *rows = table.read_text().splitlines()
-    swapped = [
-        row.replace("kind 0", "kind 1") if row.endswith("test") and number % 2 else row
-        for number, row in enumerate(rows)
-    ]
-    table.write_text("\n".join([header, *swapped]))
-    data = frostline.load_data(table)
-    frostline.train(tiny_backbone(), data, "linear_probe", study=tmp_path / "s", flip="none", threads=1)
-    predictions = evaluation_predictions(read(tmp_path / "s"))
-    assert predictions is not None
-    averaged = predictions.averaged()
-    confidence = [averaged.probabilities[row].max() for row in mistakes(predictions).tolist()]
-    assert len(confidence) > 5
-    assert confidence == sorted(confidence, reverse=True)
+def test_a_place_where_a_format_is_expected_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"to must be one of safetensors, .*found "):
+        frostline.export(tmp_path, tmp_path / "out")  # type: ignore[arg-type]
 
 
 def test_a_scheduler_refuses_a_head_that_is_solved_for_afterwards() -> None:

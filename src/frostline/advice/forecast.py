@@ -295,7 +295,7 @@ class ForecastModel:
             that were tried together on fewer than `FEWEST_SETS` sets are left out.
         """
         errors, unit, leads = self._errors, headroom(facts), {}
-        for first, second in itertools.permutations(self.strategies, 2):
+        for first, second in itertools.combinations(self.strategies, 2):
             a, b = (errors.values[self.strategies.index(name)] for name in (first, second))
             both = np.flatnonzero(~np.isnan(a - b))
             if len({errors.sets[column] for column in both.tolist()}) < FEWEST_SETS:
@@ -303,8 +303,9 @@ class ForecastModel:
             squares = (a - b)[both] ** 2 - OWN_CHANCE * errors.tested[both]
             weights, units = errors.weights(both.tolist()), errors.units[both]
             square = float(np.average(squares, weights=weights) / np.average(units**2, weights=weights))
-            spread = unit * math.sqrt(max(0.0, square))
-            leads[first, second] = self.mean_lead(first, second, facts), max(LEAST_SPREAD, spread)
+            spread = max(LEAST_SPREAD, unit * math.sqrt(max(0.0, square)))
+            mean = self.mean_lead(first, second, facts)
+            leads[first, second], leads[second, first] = (mean, spread), (-mean, spread)
         return leads
 
     def difference_error(self, first: str, second: str) -> float:
