@@ -58,6 +58,9 @@ class Comparison(AccuracyFigures):
     strategies_tried = Figure[int]("Candidates that were run.")
     runs = Figure[int]("Runs of all of them.")
     differences = Figure[Rows]("The winner's lead over each other candidate, with interval.")
+    over_leader = Figure[dict[str, float | None] | None](
+        "Where the winner is not who scored best: its score less that one's, measured, in earlier trials, expected."
+    )
     out_of_fold = Figure[dict[str, Any]]("The winner's figures on images that its runs held out.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
     operating_point = Figure[dict[str, Any] | None]("How the winner decides, where one was asked for.")
