@@ -59,7 +59,7 @@ class Comparison(AccuracyFigures):
     runs = Figure[int]("Runs of all of them.")
     differences = Figure[Rows]("The winner's lead over each other candidate, with interval.")
     over_leader = Figure[dict[str, float | None] | None](
-        "Where the winner is not who scored best: its score less that one's, measured, in earlier trials, expected."
+        "Where the winner is not who scored best: its score less the other's: measured, earlier, expected."
     )
     out_of_fold = Figure[dict[str, Any]]("The winner's figures on images that its runs held out.")
     interpolation = Figure[dict[str, Any] | None]("How far back to the pretrained weights, and the points.")
