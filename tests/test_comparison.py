@@ -112,6 +112,7 @@ def test_a_comparison_names_a_winner_and_reads_the_test_part_once(tmp_path: Path
     assert comparison.winner in {str(parse(text)) for text in strategies}
     assert comparison.accuracy is not None
     assert comparison.test_evaluations == 1
+    assert [name for name in comparison.result if not hasattr(comparison, name)] == []
     assert {row["strategy"] for row in comparison.standings} == {str(parse(text)) for text in strategies}
     runs = sum(row["runs"] for row in comparison.standings)
     assert 3 * 5 <= runs <= 3 * 5 * 2  # finalists are repeated
