@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,14 @@ def test_a_study_is_kept_where_asked(data: Any, tmp_path: Path) -> None:
         (np.zeros((2, 8, 8), np.uint8), ["a"], "2 image.s. and 1 label"),
         (np.zeros((2, 8, 8), np.uint8), [0.5, 1.7], "Unknown label type"),
         (np.zeros((2, 8, 8), np.uint8), None, "requires y"),
+        ((image for image in np.zeros((2, 8, 8), np.uint8)), list("ab"), "X is of type generator"),
+        (None, list("ab"), "X is of type NoneType"),
+        ({"image": 1}, list("ab"), "X is of type dict"),
+        ([b"GIF89a", b"GIF89a"], list("ab"), r"X\[0\] is bytes.*BytesIO"),
+        ([np.zeros((8, 8), np.uint8), "cat.jpg"], list("ab"), r"X\[1\] is str.*all of one kind"),
+        (np.zeros((2, 8, 8), np.uint8), ["a", 1], r"several kinds \(int, str\)"),
+        (np.zeros((2, 8, 8), np.uint8), [b"a", b"b"], "of type bytes; expected text"),
+        (np.zeros((2, 8, 8), np.uint8), [date(2026, 1, 1), date(2026, 1, 2)], "of type date; expected text"),
     ],
 )
 def test_what_will_not_do_is_a_value_error(X: Any, y: Any, words: str) -> None:
@@ -212,6 +221,8 @@ def test_it_says_what_is_wrong_with_settings_and_that_it_is_not_fitted(data: Any
     X, y = data
     with pytest.raises(ValueError, match="Did you mean 'linear_probe'"):
         classifier(strategy="liner_probe").fit(X, y)
+    with pytest.raises(ValueError, match=r"validation_fraction is '0\.2'; expected a share"):
+        classifier(patience=1, validation_fraction="0.2").fit(X, y)
     for call in ("predict", "predict_proba", "transform"):
         with pytest.raises(NotFittedError):
             getattr(classifier(), call)(X)

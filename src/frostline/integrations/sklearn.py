@@ -6,6 +6,7 @@ costs little more than one fit.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -266,9 +267,10 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         `ValueError`, as scikit-learn does, where the share is not between 0 and 1, or too small for the
         classes.
         """
-        if not 0 < self.validation_fraction < 1:
+        fraction: Any = self.validation_fraction
+        if not isinstance(fraction, int | float | np.number) or not 0 < fraction < 1:
             raise ValueError(
-                f"validation_fraction is {self.validation_fraction}; expected a share of the images above 0 "
+                f"validation_fraction is {fraction!r}; expected a share of the images above 0 "
                 "and below 1, which patience holds out."
             )
         _, first, unit_of_image = np.unique(
@@ -276,7 +278,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
         )
         _, held_out = train_test_split(
             np.arange(len(first)),
-            test_size=self.validation_fraction,
+            test_size=float(fraction),
             stratify=[labels[position] for position in first],
             random_state=_seed(self.random_state),
         )
@@ -473,7 +475,16 @@ def _images(X: Any) -> Sequence[Any]:
     wanted = "expected images (n, h, w) or (n, h, w, 3), or n paths"
     if isinstance(X, str | os.PathLike):
         raise ValueError(f"Found one path, {os.fspath(X)!r}; {wanted}: put it into a list.")
+    if not isinstance(X, Sequence) and not hasattr(X, "__array__"):
+        raise ValueError(f"X is of type {type(X).__name__}; {wanted}, as a list or an array.")
     if isinstance(X, list | tuple) and not all(isinstance(item, str | os.PathLike) for item in X):
+        for kind in (str | os.PathLike, bytes | bytearray):
+            place = next((i for i, item in enumerate(X) if isinstance(item, kind)), None)
+            if place is not None:
+                raise ValueError(
+                    f"X[{place}] is {type(X[place]).__name__}, where other items are no paths; {wanted}, all "
+                    "of one kind. PIL.Image.open reads a path, or bytes in an io.BytesIO."
+                )
         images: Sequence[Any] = X
     else:
         array = np.asarray(X)
@@ -532,9 +543,13 @@ def _labels(y: ArrayLike | None, count: int) -> NDArray[Any]:
     if not any(isinstance(value, float | np.floating) for value in values):
         read_labels(values)  # several labels for one image are refused as everywhere
     labels: NDArray[Any] = column_or_1d(y, warn=True)
-    kinds = sorted({type(value).__name__ for value in labels}) if labels.dtype == object else []
+    kinds = sorted({"str" if isinstance(value, str) else type(value).__name__ for value in values})
     if "str" in kinds and len(kinds) > 1:
         raise ValueError(f"Labels are of several kinds ({', '.join(kinds)}); expected one, as y.astype(str).")
+    if any(isinstance(value, bytes | datetime.date) for value in values):
+        raise ValueError(
+            f"Labels are of type {kinds[0]}; expected text, integers or booleans, as y.astype(str)."
+        )
     check_classification_targets(labels)
     if len(labels) != count:
         raise ValueError(f"Found {count} image(s) and {len(labels)} label(s); expected as many of each.")

@@ -251,7 +251,7 @@ def _options(options: tuple[Option, ...], recommended: str) -> Table:
     title = "Expected accuracy on new images, time (80 % intervals) and cost of each strategy"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     on_gpu = any(option.cost.device_peak_bytes is not None for option in options)
-    memories = ("memory", "GPU memory") if on_gpu else ("memory",)
+    memories = ("memory, up to", "GPU memory") if on_gpu else ("memory, up to",)
     for name in ("strategy", "expected", "80 %", "time", *memories, "disk", ""):
         left = name in ("strategy", "")
         narrowest = 21 if name == "strategy" else None
@@ -264,7 +264,7 @@ def _options(options: tuple[Option, ...], recommended: str) -> Table:
             "?" if accuracy is None else f"{100 * accuracy:.0f} %",  # errors are points, not tenths of them
             "" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f} %",
             seconds_between(*option.seconds_span),
-            size(option.cost.peak_memory_bytes),
+            size(option.cost.peak_memory_upper_bytes),
             *([size(option.cost.device_peak_bytes or 0)] if on_gpu else []),
             size(option.cost.disk_bytes),
             shortly(option),
