@@ -397,3 +397,5 @@ def test_heads_that_timm_has_not_are_left_out_where_timm_must_load_them() -> Non
     advice: Any = SimpleNamespace(recommended=names[0], options=options)
     assert candidates(advice)[:3] == ["linear_probe", "lp_ft(refit_layers=4)", "lp_ft"]
     assert candidates(advice, plain_heads=True) == ["linear_probe", "lp_ft", "top_k(3)", "top_k(1)"]
+    assert candidates(advice, networks=2) == ["linear_probe", "lp_ft(refit_layers=4)", "lp_ft"]
+    assert candidates(advice, networks=4) == ["linear_probe", "lp_ft(refit_layers=4)", "top_k(1)"]
