@@ -157,7 +157,8 @@ class Answers:
                 for draws_ in metric_intervals.added_draws(self.targets, matrix, each, metric)
             ]
 
-        ends = metric_intervals.any_interval(metric, value, drawn, added, len(np.unique(self.units)))
+        above = metric_intervals.excess(name, self.targets, matrix, self.units)
+        ends = metric_intervals.any_interval(metric, value, drawn, added, len(np.unique(self.units)), above)
         return Estimate(value, *ends)
 
     def _losses(self) -> dict[str, Estimate]:
