@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import frostline
-from frostline.data.sources import remote
+from frostline.data.sources import remote, tar_shards
 from frostline.data.sources.remote import masked
 from frostline.errors import DataError, RunWarning
 from tiny import tiny_backbone, write_folder
@@ -158,6 +158,58 @@ def test_shards_are_the_folder_here_and_far(tmp_path: Path, store: Any, by_json:
     assert there.digest == expected.digest
     assert "bucket/photos-0.tar!00" in there.samples[0].path
     assert there.read(there.samples[0]).tobytes() == here.read(here.samples[0]).tobytes()
+
+
+@pytest.mark.parametrize(
+    "order", ["turns", "sorted", "again", "labels last", "restarts", "with a note", "one key, one label"]
+)
+def test_each_image_of_a_shard_has_the_label_of_its_own_sample(tmp_path: Path, order: str) -> None:
+    """Keys end at the first dot, and may come again: labels were the last one's, images the first one's."""
+    photos = sorted(write_folder(tmp_path / "photos", per_class=4).rglob("*.png"))
+    name = {
+        "turns": lambda i: f"site{i % 3}.{i:04}",
+        "sorted": lambda i: f"site.{i:04}",
+        "again": lambda i: f"{i % 3}",
+        "labels last": lambda i: f"{i:04}",
+        "restarts": lambda i: f"{i % 4:04}",
+        "with a note": lambda i: f"{i:04}",
+        "one key, one label": lambda i: f"{i:04}",
+    }[order]
+    files = [(f"{name(i)}.png", photo.read_bytes()) for i, photo in enumerate(photos)]
+    labels = [(f"{name(i)}.cls", photo.parent.name.encode()) for i, photo in enumerate(photos)]
+    pairs = [file for pair in zip(files, labels, strict=True) for file in pair]
+    if order == "labels last":
+        pairs = files + labels
+    if order == "with a note":  # a .json that says no label stands behind the one that does
+        pairs = [
+            file
+            for pair in zip(pairs[::2], pairs[1::2], strict=True)
+            for file in (*pair, (pair[0][0][:-3] + "json", b"{}"))
+        ]
+    if order == "one key, one label":  # WebDataset's parts of a sample
+        pairs = [(file.replace(".png", ".left.png"), content) for file, content in pairs]
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for file, content in pairs:
+            add(tar, file, content)
+    expected = frostline.load_data(tmp_path / "photos", near_copies=False)
+    shard = frostline.load_data(tmp_path / "s.tar", near_copies=False)
+    assert shard.digest == expected.digest
+    assert {s.digest: s.label for s in shard.samples} == {s.digest: s.label for s in expected.samples}
+    fetcher = remote.Fetcher()
+    contents = [fetcher(shown) for shown in tar_shards.images_in(str(tmp_path / "s.tar"), fetcher)]
+    assert contents == [photo.read_bytes() for photo in photos]
+
+
+def test_an_image_with_two_labels_in_a_shard_is_set_aside(tmp_path: Path) -> None:
+    photos = sorted(write_folder(tmp_path / "photos", per_class=4).rglob("*.png"))
+    with tarfile.open(write_shard(tmp_path / "s.tar", tmp_path / "photos"), "a") as tar:
+        add(tar, "x.a.png", photos[0].read_bytes() + b"\0")
+        add(tar, "x.cls", b"kind 0")
+        add(tar, "x.json", b'{"label": "kind 1"}')
+    data = frostline.load_data(tmp_path / "s.tar", near_copies=False)
+    assert len(data.samples) == len(photos)
+    [skipped] = data.skipped
+    assert skipped.reason == "has 2 labels beside it, 'kind 0', 'kind 1'; expected one"
 
 
 def test_hostile_members_are_set_aside_and_nothing_is_unpacked(tmp_path: Path, store: Any) -> None:

@@ -358,6 +358,31 @@ def test_a_class_of_few_images_gives_no_interval(fewest: int, unknown: set[str])
     assert figures.average_precision.value > 0.5
 
 
+@pytest.mark.parametrize(
+    ("images", "positive", "known"),
+    [
+        ((99, 30), 1, False),
+        ((100, 30), 1, True),
+        ((30, 100), 1, False),
+        ((60, 60, 40), None, True),
+        ((90, 60, 40), None, True),
+        ((90, 60, 30), None, False),
+    ],
+)
+def test_a_sensitivity_needs_images_of_other_classes(
+    images: tuple[int, ...], positive: int | None, known: bool
+) -> None:
+    """At 0.95: with 10 or 20 others, 84 and 80 % of the intervals held, the rest lay too high."""
+    targets = np.repeat(np.arange(len(images)), images)
+    metric = metrics.Sensitivity(0.95, positive)
+    assert metric_intervals.too_few(metric, targets) == (not known)
+    noise = np.random.default_rng(0).normal(size=(len(targets), len(images)))
+    probabilities = metrics.softmax(noise + np.eye(len(images))[targets])
+    estimate = Answers(targets, probabilities, np.arange(len(targets)), metric=metric)._estimate(metric)
+    assert estimate.value is not None
+    assert (estimate.low is None) == (not known)
+
+
 def test_average_precision_on_few_images_is_too_high_and_its_interval_says_so() -> None:
     """With 60 hard classes of 10 images, 42 of 100 intervals held what 1,000 a class give, 0.372."""
     for seed in (2, 3, 5):  # the ends were 0.378 and more for two of them

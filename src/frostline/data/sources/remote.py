@@ -76,8 +76,11 @@ class Fetcher:
 
     def add(self, name: str, place: ImageLocation) -> str:
         """Note where an image lies; return the name it goes by, which no other image has."""
-        unique_name, count = name, 1
-        while self.places.setdefault(unique_name, place).address != place.address:
+        unique_name, count, lies_at = name, 1, (place.address, place.offset)
+        while (other := self.places.setdefault(unique_name, place)) and (
+            other.address,
+            other.offset,
+        ) != lies_at:
             count += 1
             unique_name = f"{name}#{count}"
         return unique_name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -100,22 +101,61 @@ def _matching(address: str) -> list[str]:
 
 
 def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
-    """Add one shard's images. A key's files follow each other, as WebDataset demands."""
+    """Add one shard's images, each with its label."""
     name, members = masked(address).removeprefix("file://"), _looked_through(address)
-    label_values = {
-        _key(path): value for path, place, value in members if place is None and _says_label(path)
-    }
-    labels = dict(zip(label_values, read_labels(label_values.values()), strict=True))
-    for path, place, text in members:
+    said = [(path, value) for path, place, value in members if place is None and _says_label(path)]
+    label_of = iter(read_labels(value for _, value in said))
+    samples, whole = list[_Sample](), dict[str, _Sample]()
+    for path, place, _ in members:
+        key = _key(path)
+        if not samples or samples[-1].key != key:
+            samples.append(_Sample(key))
+        label = next(label_of) if place is None and _says_label(path) else ""
+        for sample in (samples[-1], whole.setdefault(key, _Sample(key))):
+            sample.add(path, label, is_image=place is not None)
+    sample_of = (sample for sample in samples for _ in range(sample.files))
+    for (path, place, text), sample in zip(members, sample_of, strict=True):
         image_name = f"{name}!{path}"
         if place is None:
             if not _says_label(path):
                 source.skipped.append(SkippedImage(image_name, "", text))
-        elif _key(path) in labels:
-            source.images.append(ImageEntry(fetcher.add(image_name, place), labels[_key(path)]))
+            continue
+        labels = (sample if sample.labels else whole[sample.key]).labels_of(path)
+        if len(labels) == 1:
+            source.images.append(ImageEntry(fetcher.add(image_name, place), labels[0]))
+            continue
+        reason = "has no label beside it (.cls or .json)"
+        if labels:
+            reason = f"has {len(labels)} labels beside it, {', '.join(map(repr, labels[:3]))}; expected one"
+        source.skipped.append(SkippedImage(image_name, "", reason, "unlabelled"))
+
+
+@dataclass
+class _Sample:
+    """Files that share a key and follow each other, as WebDataset demands; or all of a shard with a key.
+
+    Where names hold more dots, so that several samples share a key, images have the labels of their own name.
+    """
+
+    key: str
+    files: int = 0
+    images: set[str] = field(default_factory=set)  # names without their last ending
+    labels: dict[str, list[str]] = field(default_factory=dict)  # by such names
+
+    def add(self, path: str, label: str, *, is_image: bool) -> None:
+        self.files += 1
+        if is_image:
+            self.images.add(_stem(path))
+        elif label:
+            self.labels.setdefault(_stem(path), []).append(label)
+
+    def labels_of(self, path: str) -> list[str]:
+        """Return the different labels of an image: one, if all is well."""
+        if self.images & self.labels.keys():
+            labels = self.labels.get(_stem(path)) or self.labels.get(self.key, [])
         else:
-            reason = "has no label beside it (.cls or .json)"
-            source.skipped.append(SkippedImage(image_name, "", reason, "unlabelled"))
+            labels = [label for some in self.labels.values() for label in some]
+        return list(dict.fromkeys(labels))
 
 
 def _looked_through(address: str) -> list[tuple[str, ImageLocation | None, Any]]:
@@ -191,6 +231,11 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
 
 def _says_label(path: str) -> bool:
     return path.endswith((*LABEL_SUFFIXES, ".json"))
+
+
+def _stem(path: str) -> str:
+    """Return a path without the last ending of its name."""
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def _key(path: str) -> str:

@@ -145,7 +145,7 @@ class Answers:
         value = metrics.score(metric, self.targets, matrix)
         if not isfinite(value):
             return UNKNOWN
-        if name not in self.draws or metric_intervals.too_few(name, self.targets):
+        if name not in self.draws or metric_intervals.too_few(metric, self.targets):
             return Estimate(value)
         drawn = [self.draws[name], *([] if self.independent else [self.image_draws[name]])]
 
