@@ -6,6 +6,7 @@ import html
 import html.parser
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from frostline.reports.conclusions import conclusions, duration
 from frostline.reports.display_names import shortened, unique_names, visible
 from frostline.reports.study_reader import read
 from frostline.reports.writer import read_context, sections
+from tiny import write_folder
 
 KINDS = {
     "trained": studies.trained,
@@ -321,6 +323,42 @@ def test_random_weights_are_repeated_of_the_run_that_began_with_them(tmp_path: P
     lines = usage_section.repeat(read_context(study)).splitlines()
     assert len(others) >= 1
     assert [config["strategy"] in line for line in lines if "--no-pretrained" in line] == [True]
+
+
+@pytest.mark.usefixtures("warm_cache")
+def test_the_printed_commands_make_the_same_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options of the best run stood in every command, its size too; those of an operating point in none."""
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photos", classes=2, per_class=15)
+    (tmp_path / "COSTS.csv").write_text("label,kind 0,kind 1\nkind 0,0,1\nkind 1,5,0\n")
+    given = (
+        "--strategy linear_probe --size 32",
+        "--strategy linear_probe --size 40 --positive 'kind 1' --min-recall 0.6",
+        "--strategy linear_probe --size 32 --metric sensitivity@specificity=0.8 --positive 'kind 0'",
+        "--strategy 'top_k(1)' --size 32 --epochs 1 --min-crop 0.6 --rotate 90 --interpolate-weights 0.5",
+        "--strategy head --size 32 --epochs 2 --pixels reference --minutes 5",
+        "--strategy linear_probe --size 32 --seed 2 --costs COSTS.csv",
+    )
+    outputs = []
+    for options in given:
+        command = ["train", "photos/", *shlex.split(options), "--threads", "1", "--study", "one", "--quiet"]
+        outputs.append(CliRunner().invoke(cli, command))
+    assert [output.exit_code for output in outputs] == [0] * 6, outputs
+    context = read_context(tmp_path / "one")
+    commands = usage_section.repeat(context).splitlines()
+    for command in commands:
+        again = [*shlex.split(command)[1:], "--threads", "1", "--study", "two", "--quiet"]
+        assert CliRunner().invoke(cli, again).exit_code == 0, command
+    for pattern in ("runs/*/config.json", "runs/*/operating-point.json"):
+        names = [
+            sorted(str(file.relative_to(tmp_path / study)) for file in (tmp_path / study).glob(pattern))
+            for study in ("one", "two")
+        ]
+        assert names[0] == names[1]
+    assert {"linear_probe at 32 px", "linear_probe at 40 px"} < {row.title for row in context.rows}
+    assert not any("Training a head" in line for line in conclusions(context))
 
 
 def test_the_page_says_what_the_head_reads_and_what_loads_it(tmp_path: Path) -> None:

@@ -153,6 +153,11 @@ def test_it_is_copied_pickled_and_saved(data: Any, tmp_path: Path) -> None:
     assert np.array_equal(estimator.predict_proba(X), expected)
     assert estimator.predict(X).tolist() == made.predict(X).tolist()
     assert estimator.get_params() == made.get_params()
+    made.set_params(size=64, resize="pad", backbone="timm/resnet18")  # for another fit
+    made.save(tmp_path / "set.safetensors")
+    estimator = FrostlineClassifier.load(tmp_path / "set.safetensors")
+    assert np.array_equal(estimator.predict_proba(X), expected)
+    assert (estimator.size, estimator.resize, estimator.backbone) == (64, "pad", "timm/resnet18")
     assert not hasattr(clone(made), "result_")
     (tmp_path / "other.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="is no FrostlineClassifier"):

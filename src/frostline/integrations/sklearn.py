@@ -415,6 +415,7 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
             "classes": self.classes_.tolist(),
             "dtype": self.classes_.dtype.str,
             "result": self.result_,
+            "fitted": [value if _plain(value) else None for value in self._asked],
         }
         weights = safetensors.torch.load(self._weights)
         directories.write_atomically(
@@ -449,11 +450,12 @@ class FrostlineClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # 
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             classifier = cls(**{**metadata["parameters"], **parameters})
             classifier.classes_ = np.array(metadata["classes"], dtype=metadata["dtype"])
+            backbone, size, resize = metadata["fitted"]  # what was set since then has no effect yet
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} is no FrostlineClassifier that `save` wrote ({error!r}).") from error
         classifier.result_ = metadata["result"]
         classifier._weights = safetensors.torch.save(weights)
-        classifier._asked = (classifier.backbone, classifier.size, classifier.resize)
+        classifier._asked = (parameters.get("backbone", backbone) or classifier.backbone, size, resize)
         return classifier
 
     def __getstate__(self) -> dict[str, Any]:

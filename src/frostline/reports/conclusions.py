@@ -280,9 +280,9 @@ def _verdict(context: ReportContext) -> list[str]:
 def _against_probe(context: ReportContext) -> list[str]:
     """Return what unfreezing gained over the linear probe, and its extra time."""
     rows = rows_of_backbone(context.contents, context.rows)
-    probe = next((row for row in rows if row.is_linear_probe), None)
     best = next((row for row in rows if row.winner), None)
-    if not probe or not best or probe is best or not (probe.seconds and best.seconds):
+    probe = next((row for row in rows if row.is_linear_probe and (not best or row.size == best.size)), None)
+    if not probe or not best or best.is_linear_probe or not (probe.seconds and best.seconds):
         return []
     if probe.accuracy is None or best.accuracy is None:
         return []

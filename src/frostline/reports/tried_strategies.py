@@ -44,11 +44,13 @@ class Row:
     model: str = ""  # empty where all rows have the same backbone
     candidate: int | None = None  # its number in a finished comparison
     parent: str = ""  # the run that it continued from
+    size: int | None = None  # of its images in pixels, where the rows differ in it
 
     @property
     def title(self) -> str:
-        """Return the row's name, with the run it continued from, and its backbone where there are several."""
+        """Return the row's name, with what tells it from others: its parent run, size and backbone."""
         name = f"{self.strategy} after {self.parent}" if self.parent else self.strategy
+        name = f"{name} at {self.size} px" if self.size else name
         return f"{name} on {self.model}" if self.model else name
 
     @property
@@ -255,7 +257,15 @@ def _single_run_rows(contents: StudyContents) -> list[Row]:
     finished = [run for run in contents.runs if run.result is not None]
     on_val = bool(finished) and all((run.result or {}).get("val_accuracy") is not None for run in finished)
     rows = [_run_row(contents, run, number, on_val) for number, run in enumerate(finished)]
+    sizes = [_size(run) for run in finished]
+    if len(set(sizes)) > 1:
+        rows = [replace(row, size=size) for row, size in zip(rows, sizes, strict=True)]
     return sorted(rows, key=lambda row: (-(row.accuracy or 0.0), row.seconds or 0.0, row.strategy))
+
+
+def _size(run: RunContents) -> int | None:
+    preprocessing = run.config.get("preprocessing")
+    return preprocessing.get("size") if isinstance(preprocessing, dict) else None
 
 
 def _run_row(contents: StudyContents, run: RunContents, number: int, on_val: bool) -> Row:

@@ -11,14 +11,16 @@ from frostline import sentences
 from frostline.config import AUTO_BATCH, BATCH, OF_OPERATING_POINT
 from frostline.data import as_options
 from frostline.data.splits.grouping import GroupBy
+from frostline.errors import StudyError
 from frostline.reports import chart_parts, charts
 from frostline.reports.chart_parts import Chart
 from frostline.reports.conclusions import ReportContext, duration
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.section import Section
-from frostline.reports.study_reader import RunContents
-from frostline.reports.tried_strategies import Row, rows_of_backbone
+from frostline.reports.study_reader import RunContents, add_problem
+from frostline.reports.tried_strategies import rows_of_backbone
 from frostline.sentences import between, percent
+from frostline.studies import operating_point
 from frostline.studies.best_run import passed_over_line
 
 DEFAULTS = {
@@ -49,7 +51,10 @@ SEVERAL_OPTIONS = (  # of the two that compare strategies
 )
 FIT_OPTIONS = (*SEVERAL_OPTIONS, "plain_timm", "models", "max_latency_ms", "max_size_mb")
 COMPARE_OPTIONS = (*SEVERAL_OPTIONS, "cuts", "search", "draws", "test_size", "val_size")
-TRAIN_OPTIONS = ("strategy", "continue", "extra_epochs", "lr", "views", *RUN_OPTIONS, "test_size", "val_size")
+TRAIN_OPTIONS = (
+    *("strategy", "continue", "extra_epochs", "lr", "views", *RUN_OPTIONS, "pixels", "interpolate_weights"),
+    *(*OF_OPERATING_POINT, "minutes", "test_size", "val_size"),
+)
 
 
 def forecasts(context: ReportContext) -> Section | None:
@@ -230,40 +235,49 @@ def repeat(context: ReportContext) -> str:
         if arguments.get("cuts"):
             arguments.pop("strategies")
         return _command("compare", data, _options(arguments, COMPARE_OPTIONS))
-    arguments = {
-        **run.config,
-        "batch_size": _batch_size(run),
-        "no_pretrained": _random(run.config),
-        "size": run.config["preprocessing"]["size"],
-        "resize": _resize(run.config),
-    }
-    split_options = _split_options(context)
-    commands = []
-    for row in sorted(context.rows, key=_epochs_before):  # a parent comes before the run that continues it
-        row_config = (
-            {
-                **row.example_run.config,
-                "batch_size": _batch_size(row.example_run),
-                "no_pretrained": _random(row.example_run.config),
-                "resize": _resize(row.example_run.config),
-            }
-            if row.example_run
-            else arguments
+    runs = [row.example_run for row in context.rows if row.example_run] or [run]
+    commands = [
+        _command(
+            "train",
+            data,
+            _options({**_train_options(context, one), **_split_options(context)}, TRAIN_OPTIONS),
         )
-        row_config = {"patience": None, **row_config}  # a run has it only where it was asked for
-        if parent := row_config.get("parent"):
-            row_config["continue"] = f"{contents.path.name}/runs/{parent['run']}"
-            row_config["extra_epochs"], row_config["lr"] = parent["extra_epochs"], parent["lr"]
-        commands.append(
-            _command(
-                "train",
-                data,
-                _options(
-                    {**arguments, **row_config, **split_options, "strategy": row.strategy}, TRAIN_OPTIONS
-                ),
-            )
-        )
+        for one in sorted(runs, key=_when)
+    ]
     return "\n".join(dict.fromkeys(commands))
+
+
+def _train_options(context: ReportContext, run: RunContents) -> dict[str, Any]:
+    """Return what a run was given, by its configuration alone."""
+    config = run.config
+    options = {
+        **config,
+        "strategy": run.strategy,
+        "batch_size": _batch_size(run),
+        "no_pretrained": _random(config),
+        "size": config["preprocessing"]["size"],
+        "resize": _resize(config),
+        # Runs without bit-exact results choose fast pixels of their own accord, where there are such.
+        "pixels": None if "pixels" in config or config.get("deterministic") else "reference",
+    }
+    if parent := config.get("parent"):
+        options["continue"] = f"{context.contents.path.name}/runs/{parent['run']}"
+        options["extra_epochs"], options["lr"] = parent["extra_epochs"], parent["lr"]
+    return {**options, **_operating_options(context, run)}
+
+
+def _operating_options(context: ReportContext, run: RunContents) -> dict[str, Any]:
+    """Return what a run's operating point was chosen by; a table of costs has no name any more."""
+    try:
+        point = operating_point.read(run.folder)
+    except StudyError as error:
+        add_problem(context.contents, str(error))
+        return {}
+    if point is None:
+        return {}
+    if "threshold" in point:
+        return {"positive": point["threshold"]["label"], f"min_{point['aim']}": point["minimum"]}
+    return {"costs": "COSTS.csv"}
 
 
 def _random(config: Mapping[str, Any]) -> bool:
@@ -272,10 +286,13 @@ def _random(config: Mapping[str, Any]) -> bool:
     return isinstance(source, dict) and bool(source.get("random")) and "classes" not in source
 
 
-def _epochs_before(row: Row) -> int:
-    """Return the epochs of the runs that a row's run continues from; 0 for none."""
-    parent = row.example_run.config.get("parent") if row.example_run else None
-    return int(parent["epochs"]) if parent else 0
+def _when(run: RunContents) -> tuple[int, str]:
+    """Return what puts runs in an order to make them again: parents first, then as they ended.
+
+    The first one draws the split, by its seed.
+    """
+    parent = run.config.get("parent")
+    return int(parent["epochs"]) if parent else 0, str((run.result or {}).get("ended", ""))
 
 
 def _batch_size(run: RunContents) -> int | str:
