@@ -328,6 +328,14 @@ def test_wrong_input_gets_one_clear_message(runs: list[frostline.Run], table: Pa
     (place / "odd.csv").write_text("path,label,probability\nnew/001.png,kind 0,7\n")
     with pytest.raises(DataError, match="probability '7' is no probability"):
         frostline.evaluate(run, table, predictions=place / "odd.csv")
+    (place / "guess.csv").write_text("path,guess\nnew/001.png,kind 0\n")
+    with pytest.raises(DataError, match=r"'label' is missing .*; rename the one that is it to 'label'$"):
+        frostline.evaluate(run, table, predictions=place / "guess.csv")
+    (place / "two.csv").write_text("file,image,label\nnew/001.png,new/001.png,kind 0\n")
+    with pytest.raises(DataError, match=r"could each be it: rename one to 'path'$"):
+        frostline.evaluate(run, table, predictions=place / "two.csv")
+    (place / "splits.csv").write_text("path,label,splits\nnew/001.png,kind 0,7\n")
+    assert frostline.evaluate(run, table, predictions=place / "splits.csv").others
     (place / "else.csv").write_text("path,label\nqqq.png,kind 0\n")
     with pytest.raises(DataError, match="None of the 1 rows"):
         frostline.evaluate(run, table, predictions=place / "else.csv")

@@ -40,10 +40,13 @@ class ColumnChoice:
     mistakes: list[str] = field(default_factory=list)
 
 
-def choose(columns: Sequence[str], column_names: Mapping[str, str | None]) -> ColumnChoice:
+def choose(
+    columns: Sequence[str], column_names: Mapping[str, str | None], *, of_data: bool = True
+) -> ColumnChoice:
     """Return the columns of the roles in `column_names`, by the given name or a usual one, and optional ones.
 
-    A column that nothing is read from may be called anything, twice or not at all.
+    A column that nothing is read from may be called anything, twice or not at all. Tables that are not
+    `of_data` hold predictions: they have no optional columns, and no options that name theirs.
     """
     chosen = ColumnChoice()
     if len(columns) > MAX_COLUMNS:
@@ -52,8 +55,8 @@ def choose(columns: Sequence[str], column_names: Mapping[str, str | None]) -> Co
         )
         return chosen
     for role, name in column_names.items():
-        _choose(role, name, columns, chosen)
-    if "label" in column_names:
+        _choose(role, name, columns, chosen, of_data)
+    if "label" in column_names and of_data:
         for role in OPTIONAL:
             if role not in column_names:
                 _choose_optional(role, columns, chosen)
@@ -66,7 +69,7 @@ def choose(columns: Sequence[str], column_names: Mapping[str, str | None]) -> Co
     return chosen
 
 
-def _choose(role: str, name: str | None, columns: Sequence[str], chosen: ColumnChoice) -> None:
+def _choose(role: str, name: str | None, columns: Sequence[str], chosen: ColumnChoice, of_data: bool) -> None:
     option = f"--{role}-column"
     if name is not None:
         if name.strip().lower() in columns:
@@ -81,18 +84,24 @@ def _choose(role: str, name: str | None, columns: Sequence[str], chosen: ColumnC
     for aliases in ALIASES[role]:
         present = [alias for alias in aliases if alias in columns]
         if len(present) > 1:
+            way = f"name one, as {option} {present[0]}" if of_data else f"rename one to {role!r}"
             chosen.mistakes.append(
-                f"column {role!r} is missing, and {', '.join(map(repr, present))} could each be it: name "
-                f"one, as {option} {present[0]}"
+                f"column {role!r} is missing, and {', '.join(map(repr, present))} could each be it: {way}"
             )
             return
         if present:
             chosen.places[role] = list(columns).index(present[0])
-            chosen.notes.append(f"The column {present[0]!r} was read as {role}; {option} names another.")
+            another = f"; {option} names another" if of_data else ""
+            chosen.notes.append(f"The column {present[0]!r} was read as {role}{another}.")
             return
     near = get_close_matches(role, [c for c in columns if c not in ALIASES], n=1, cutoff=SLIP_LIKENESS)
     slip = f"; rename {near[0]!r} to {role!r}" if near else ""
-    chosen.mistakes.append(f"column {role!r} is missing ({listed(columns)}){slip}, or name it with {option}")
+    way = (
+        f", or name it with {option}"
+        if of_data
+        else ("" if near else f"; rename the one that is it to {role!r}")
+    )
+    chosen.mistakes.append(f"column {role!r} is missing ({listed(columns)}){slip}{way}")
 
 
 def _choose_optional(role: str, columns: Sequence[str], chosen: ColumnChoice) -> None:

@@ -157,7 +157,7 @@ def _read(table: Path) -> tuple[list[_Row], list[str]]:
     cells = read_cells(table)
     predicted = next((name for name in PREDICTED if name in cells.columns), None)
     probability = next((name for name in PROBABILITY if name in cells.columns), None)
-    chosen = choose(cells.columns, {"path": None, "label": predicted})
+    chosen = choose(cells.columns, {"path": None, "label": predicted}, of_data=False)
     if chosen.mistakes:
         raise DataError(f"{table} cannot be used as predictions: {'; '.join(chosen.mistakes)}")
     if cells.mistakes:
