@@ -91,8 +91,8 @@ since its advice is about pretrained features.
   predicted}}]`, `absent_classes`, `by`, `by_value: [{{value, …}}]` (the same figures), `others` (each as the
   first), `differences: [{{first, other, images, only_first, only_other, mcnemar_p, metrics: {{NAME:
   {{difference, low, high}}}}}}]` (first less other), `mistakes: [{{path, label, predicted, probability,
-  true_probability}}]`, `unreadable`, `notes`, `test_evaluations` (null where no image is of a study's
-  test set), `confusion_file`, `plot`.
+  true_probability}}]`, `unreadable`, `notes`, `test_evaluations` (null where no image is of the test set of
+  the model's own study), `confusion_file`, `plot`.
 - `stages`: `stages: [{{name, shape, parameters, compute_share}}]`, `cuts: [{{index, name,
   verified}}]`, `notes`.
 - `strategies`: `strategies: [{{strategy, usage, meaning, hyperparameters: [{{name, default, meaning,

@@ -404,7 +404,7 @@ def test_store_is_verified_pruned_and_cleared(own_cache: Path) -> None:
     assert "Nothing is cached" in frostline("cache").output
 
 
-@pytest.mark.parametrize("size", ["much", "-3GB", "5 parsecs", ""])
+@pytest.mark.parametrize("size", ["much", "-3GB", "5 parsecs", "", "5"])
 def test_a_wrong_size_is_said(size: str) -> None:
     result = frostline("cache", "prune", "--max-size", size)
     assert result.exit_code == 2

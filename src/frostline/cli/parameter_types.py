@@ -108,9 +108,10 @@ class SizeType(click.ParamType[int]):
         """Return bytes."""
         text = str(value).strip().upper().replace(" ", "")
         digits = text.rstrip("KMGTB")
-        unit = text[len(digits) :] or "B"
+        unit = text[len(digits) :]
         try:
             size = float(digits) * UNITS[unit if unit.endswith("B") else f"{unit}B"]
+            size = size if unit or not size else -1  # 5 may be meant as 5 GB
         except (ValueError, KeyError):
             size = -1
         if not 0 <= size < math.inf:

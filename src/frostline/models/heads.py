@@ -220,7 +220,9 @@ def build_head(spec: str, width: int, classes: int, seed: int) -> nn.Module:
                 part.weight.normal_(0.0, std, generator=generator)
                 part.bias.zero_()
             elif isinstance(part, CosineHead):
-                part.weight.normal_(0.0, 1.0, generator=generator)
+                # Only directions count, and steps turn short vectors further: with entries of about 1 the
+                # default rate learned 16 % of what it reaches 72 % of with these (docs/LOG.md 2026-12-01).
+                part.weight.normal_(0.0, INIT_STD, generator=generator)
     return module
 
 

@@ -49,6 +49,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -563,7 +564,7 @@ def no_study(folder: Path) -> str:
         return f"is not a study: it holds no study.json. {expected}"
     uses = []
     if origin.get("export") != "torch":  # loading that would unpickle
-        uses.append(f"`frostline evaluate {folder} DATA` judges it on labelled images.")
+        uses.append(f"`frostline evaluate {shlex.quote(str(folder))} DATA` judges it on labelled images.")
     if (folder / "infer.py").is_file():
         uses.append("Its infer.py labels images.")
     return " ".join(["is an export, not a study.", *uses, "Its README.md says how to load it.", expected])

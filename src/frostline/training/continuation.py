@@ -6,6 +6,7 @@ That is a new run, which names its parent. An interrupted run is resumed instead
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,7 +173,8 @@ def run_folder(run: str | Path) -> RunFolder:
     if (path / "study.json").is_file():
         best = best_of(Study(path)).folder.path
         raise StudyError(
-            f"{path} is a study. Name one of its runs to continue from, such as {best}, by which it predicts."
+            f"{path} is a study. Name one of its runs to continue from, such as {shlex.quote(str(best))}, by "
+            "which it predicts."
         )
     raise StudyError(f"{path} is not the folder of a run. Expected one such as STUDY/runs/1a2b3c4d5e6f.")
 

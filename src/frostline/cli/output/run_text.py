@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,10 @@ def run(run_: Run, explain: bool = False) -> None:
         out.print(forgotten_line(result["forgetting"]))
     for line in [*_notes(result), *(_arithmetic(result) if explain else [])]:
         out.print(line)
-    out.print(f"\nNext: frostline predict {result['study']} YOUR_IMAGES")
+    if interpolation := result.get("interpolation"):
+        share = interpolation["share"]
+        out.print(f"Weights interpolated: {share:g} of the way from the pretrained ones to the adapted ones.")
+    out.print(f"\nNext: frostline predict {shlex.quote(str(result['study']))} YOUR_IMAGES")
 
 
 def _metric(out: Console, result: dict[str, Any]) -> None:
