@@ -110,7 +110,7 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
         key = _key(path)
         if not samples or samples[-1].key != key:
             samples.append(_Sample(key))
-        label = next(label_of) if place is None and _says_label(path) else ""
+        label = next(label_of) if place is None and _says_label(path) else None
         for sample in (samples[-1], whole.setdefault(key, _Sample(key))):
             sample.add(path, label, is_image=place is not None)
     sample_of = (sample for sample in samples for _ in range(sample.files))
@@ -121,6 +121,7 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
                 source.skipped.append(SkippedImage(image_name, "", text))
             continue
         labels = (sample if sample.labels else whole[sample.key]).labels_of(path)
+        labels = [label for label in labels if label] or labels[:1]  # a .json may say none behind a .cls
         if len(labels) == 1:
             source.images.append(ImageEntry(fetcher.add(image_name, place), labels[0]))
             continue
@@ -142,11 +143,11 @@ class _Sample:
     images: set[str] = field(default_factory=set)  # names without their last ending
     labels: dict[str, list[str]] = field(default_factory=dict)  # by such names
 
-    def add(self, path: str, label: str, *, is_image: bool) -> None:
+    def add(self, path: str, label: str | None, *, is_image: bool) -> None:
         self.files += 1
         if is_image:
             self.images.add(_stem(path))
-        elif label:
+        elif label is not None:
             self.labels.setdefault(_stem(path), []).append(label)
 
     def labels_of(self, path: str) -> list[str]:
