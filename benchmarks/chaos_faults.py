@@ -190,7 +190,10 @@ def _one(case: Case, place: Path, fault: Fault, step: int) -> str:
     if code == 0:
         return "right" if outcome(place / "study") == case.right else "wrong"
     plain = told_plainly(place) or (fault is disk_full and "No space left" in (place / "said").read_text())
-    return "told" if code and plain and _again(case, place) else "wrong"
+    if code and plain and _again(case, place):
+        return "told"
+    print(f"{fault.__name__}: exit code {code}; it said: {(place / 'said').read_text()[-2000:]}")
+    return "wrong"
 
 
 def _otherwise(case: Case, place: Path, fault: Fault, step: int) -> str:
