@@ -329,7 +329,7 @@ def test_wrong_input_gets_one_clear_message(runs: list[frostline.Run], table: Pa
     with pytest.raises(DataError, match="probability '7' is no probability"):
         frostline.evaluate(run, table, predictions=place / "odd.csv")
     (place / "guess.csv").write_text("path,guess\nnew/001.png,kind 0\n")
-    with pytest.raises(DataError, match=r"'label' is missing .*; rename the one that is it to 'label'$"):
+    with pytest.raises(DataError, match=r"'label' is missing .*; expected one that is called 'label'$"):
         frostline.evaluate(run, table, predictions=place / "guess.csv")
     (place / "two.csv").write_text("file,image,label\nnew/001.png,new/001.png,kind 0\n")
     with pytest.raises(DataError, match=r"could each be it: rename one to 'path'$"):
@@ -392,8 +392,8 @@ def test_a_sensitivity_needs_images_of_other_classes(
 
 
 def test_average_precision_on_few_images_is_too_high_and_its_interval_says_so() -> None:
-    """With 60 hard classes of 10 images, 42 of 100 intervals held what 1,000 a class give, 0.372."""
-    for seed in (2, 3, 5):  # the ends were 0.378 and more for two of them
+    """With 60 hard classes of 10 images, 19 of 40 intervals held what 300 a class give, 0.372."""
+    for seed in (2, 3, 5):  # for two of them the lower end was 0.378
         targets = np.repeat(np.arange(60), 10)
         noise = np.random.default_rng(seed).normal(size=(600, 60))
         answers = Answers(targets, metrics.softmax(noise + 2 * np.eye(60)[targets]), np.arange(600))

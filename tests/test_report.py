@@ -343,10 +343,21 @@ def test_the_printed_commands_make_the_same_runs_again(
     )
     outputs = []
     for options in given:
-        command = ["train", "photos/", *shlex.split(options), "--threads", "1", "--study", "one", "--quiet"]
+        command = [
+            "train",
+            "photos/",
+            *shlex.split(options),
+            "--threads",
+            "1",
+            "--study",
+            "my study",
+            "--quiet",
+        ]
         outputs.append(CliRunner().invoke(cli, command))
     assert [output.exit_code for output in outputs] == [0] * 6, outputs
-    context = read_context(tmp_path / "one")
+    assert "Next: frostline predict 'my study' YOUR_IMAGES" in outputs[0].output
+    assert "weights are interpolated at 0.5" in " ".join(outputs[3].output.split())
+    context = read_context(tmp_path / "my study")
     commands = usage_section.repeat(context).splitlines()
     for command in commands:
         again = [*shlex.split(command)[1:], "--threads", "1", "--study", "two", "--quiet"]
@@ -354,7 +365,7 @@ def test_the_printed_commands_make_the_same_runs_again(
     for pattern in ("runs/*/config.json", "runs/*/operating-point.json"):
         names = [
             sorted(str(file.relative_to(tmp_path / study)) for file in (tmp_path / study).glob(pattern))
-            for study in ("one", "two")
+            for study in ("my study", "two")
         ]
         assert names[0] == names[1]
     assert {"linear_probe at 32 px", "linear_probe at 40 px"} < {row.title for row in context.rows}

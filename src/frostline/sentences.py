@@ -216,3 +216,8 @@ def short(accuracy: float | None, low: float | None, high: float | None, on: str
     if accuracy is None or low is None or high is None:
         return "accuracy unknown"
     return f"{percent(accuracy)} ({between(low, high)}) {on}"
+
+
+def interpolated(share: float) -> str:
+    """Say where interpolated weights lie."""
+    return f"at {share:g} between the pretrained network with a probe (0) and the adapted one (1)"

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline import sentences
-from frostline.errors import StudyError
 from frostline.reports import prediction_table
 from frostline.reports.display_names import shortened
-from frostline.reports.study_reader import PredictionTable, StudyContents, add_problem
+from frostline.reports.study_reader import (
+    PredictionTable,
+    StudyContents,
+    add_problem,
+    read_operating_point,
+)
 from frostline.reports.tried_strategies import Row, rows_of_backbone, run_count, stage_count
 from frostline.sentences import Basis, Closeness, between, counted, percent
-from frostline.studies import operating_point
 
 MOST_LINES = 10
 # Raised on a file that is valid JSON with unexpected content.
@@ -259,11 +262,7 @@ def _operating_point(context: ReportContext) -> list[str]:
     run = context.contents.best_run
     if run is None:
         return []
-    try:
-        point = operating_point.read(run.folder)
-    except StudyError as error:
-        add_problem(context.contents, str(error))
-        return []
+    point = read_operating_point(context.contents, run)
     return [] if point is None else list(point["sentences"])
 
 
@@ -281,8 +280,10 @@ def _against_probe(context: ReportContext) -> list[str]:
     """Return what unfreezing gained over the linear probe, and its extra time."""
     rows = rows_of_backbone(context.contents, context.rows)
     best = next((row for row in rows if row.winner), None)
-    probe = next((row for row in rows if row.is_linear_probe and (not best or row.size == best.size)), None)
-    if not probe or not best or best.is_linear_probe or not (probe.seconds and best.seconds):
+    if best is None or best.is_linear_probe:
+        return []
+    probe = next((row for row in rows if row.is_linear_probe and row.size == best.size), None)
+    if probe is None or not (probe.seconds and best.seconds):
         return []
     if probe.accuracy is None or best.accuracy is None:
         return []

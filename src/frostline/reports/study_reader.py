@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from frostline.data import Manifest
 from frostline.errors import DataError, StudyError
 from frostline.sentences import Basis
+from frostline.studies import operating_point
 from frostline.studies.best_run import PassedOver, apart_from, best_of
 from frostline.studies.study_folder import TEST_EVALUATIONS, RunFolder, Study
 from frostline.studies.trial_records import TrialRecord, record_files
@@ -181,6 +182,11 @@ def _try_read(contents: StudyContents, load: Callable[[], T | None]) -> T | None
     except (StudyError, DataError) as error:
         add_problem(contents, str(error))
         return None
+
+
+def read_operating_point(contents: StudyContents, run: RunContents) -> dict[str, Any] | None:
+    """Return how a run's model decides and what it promises; `None` where by the highest probability."""
+    return _try_read(contents, lambda: operating_point.read(run.folder))
 
 
 def _load_json_object(path: Path) -> dict[str, Any] | None:

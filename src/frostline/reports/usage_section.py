@@ -11,16 +11,14 @@ from frostline import sentences
 from frostline.config import AUTO_BATCH, BATCH, OF_OPERATING_POINT
 from frostline.data import as_options
 from frostline.data.splits.grouping import GroupBy
-from frostline.errors import StudyError
 from frostline.reports import chart_parts, charts
 from frostline.reports.chart_parts import Chart
 from frostline.reports.conclusions import ReportContext, duration
 from frostline.reports.display_names import shortened, visible
 from frostline.reports.section import Section
-from frostline.reports.study_reader import RunContents, add_problem
+from frostline.reports.study_reader import RunContents, read_operating_point
 from frostline.reports.tried_strategies import rows_of_backbone
 from frostline.sentences import between, percent
-from frostline.studies import operating_point
 from frostline.studies.best_run import passed_over_line
 
 DEFAULTS = {
@@ -268,11 +266,7 @@ def _train_options(context: ReportContext, run: RunContents) -> dict[str, Any]:
 
 def _operating_options(context: ReportContext, run: RunContents) -> dict[str, Any]:
     """Return what a run's operating point was chosen by; a table of costs has no name any more."""
-    try:
-        point = operating_point.read(run.folder)
-    except StudyError as error:
-        add_problem(context.contents, str(error))
-        return {}
+    point = read_operating_point(context.contents, run)
     if point is None:
         return {}
     if "threshold" in point:

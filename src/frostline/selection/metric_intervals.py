@@ -193,8 +193,8 @@ def _sample_draws(
 def excess(name: str, targets: Ints, probabilities: Floats, units: Sequence[int] | Ints) -> float:
     """Return by how much a metric on these images is expected to lie above that on many; 0 where it does not.
 
-    Average precision on few images of a class is too high: each image ranked first counts as if all that are
-    missing came after it. On a random half of each class it is higher again, by about as much.
+    Average precision on few images of a class is too high, and on a random half of each class higher again,
+    by about as much (simulated; docs/LOG.md 2026-12-01).
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from frostline import sentences
 from frostline.sentences import signed
 
 ACCURACY, LOG_LOSS, SENSITIVITY = "accuracy", "log_loss", "sensitivity@"
@@ -82,7 +83,7 @@ def _interpolated(interpolation: Mapping[str, Any], metric: str) -> str:
     points, share = interpolation["points"], interpolation["share"]
     best = next(point for point in points if point["share"] == share)
     end = next((point for point in points if point["share"] == 1.0), None)
-    where = f"at {share:g} between the pretrained network with a probe (0) and the adapted one (1)"
+    where = sentences.interpolated(share)
     figures = f"{metric} {best[metric]:.3f}, log loss {best['log_loss']:.3f} out of fold"
     if end is None:
         return f"Its weights are interpolated {where}, as requested: {figures}."

@@ -77,8 +77,7 @@ def run(run_: Run, explain: bool = False) -> None:
     for line in [*_notes(result), *(_arithmetic(result) if explain else [])]:
         out.print(line)
     if interpolation := result.get("interpolation"):
-        share = interpolation["share"]
-        out.print(f"Weights interpolated: {share:g} of the way from the pretrained ones to the adapted ones.")
+        out.print(f"Its weights are interpolated {sentences.interpolated(interpolation['share'])}.")
     out.print(f"\nNext: frostline predict {shlex.quote(str(result['study']))} YOUR_IMAGES")
 
 

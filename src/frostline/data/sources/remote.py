@@ -66,6 +66,11 @@ class ImageLocation:
     offset: int | None = None  # of a member of a tar shard
     version: str = ""  # what changes with the content; "" = not known
 
+    @property
+    def start(self) -> tuple[str, int | None]:
+        """Where the bytes begin: members of one shard share an address."""
+        return self.address, self.offset
+
 
 @dataclass
 class Fetcher:
@@ -76,11 +81,8 @@ class Fetcher:
 
     def add(self, name: str, place: ImageLocation) -> str:
         """Note where an image lies; return the name it goes by, which no other image has."""
-        unique_name, count, lies_at = name, 1, (place.address, place.offset)
-        while (other := self.places.setdefault(unique_name, place)) and (
-            other.address,
-            other.offset,
-        ) != lies_at:
+        unique_name, count = name, 1
+        while self.places.setdefault(unique_name, place).start != place.start:
             count += 1
             unique_name = f"{name}#{count}"
         return unique_name

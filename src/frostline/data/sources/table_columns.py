@@ -96,11 +96,7 @@ def _choose(role: str, name: str | None, columns: Sequence[str], chosen: ColumnC
             return
     near = get_close_matches(role, [c for c in columns if c not in ALIASES], n=1, cutoff=SLIP_LIKENESS)
     slip = f"; rename {near[0]!r} to {role!r}" if near else ""
-    way = (
-        f", or name it with {option}"
-        if of_data
-        else ("" if near else f"; rename the one that is it to {role!r}")
-    )
+    way = f", or name it with {option}" if of_data else f"; expected one that is called {role!r}"
     chosen.mistakes.append(f"column {role!r} is missing ({listed(columns)}){slip}{way}")
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -103,8 +104,9 @@ def _matching(address: str) -> list[str]:
 def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
     """Add one shard's images, each with its label."""
     name, members = masked(address).removeprefix("file://"), _looked_through(address)
-    said = [(path, value) for path, place, value in members if place is None and _says_label(path)]
-    label_of = iter(read_labels(value for _, value in said))
+    label_of = iter(
+        read_labels(value for path, place, value in members if place is None and _says_label(path))
+    )
     samples, whole = list[_Sample](), dict[str, _Sample]()
     for path, place, _ in members:
         key = _key(path)
@@ -121,7 +123,6 @@ def _read_shard(address: str, source: Source, fetcher: Fetcher) -> None:
                 source.skipped.append(SkippedImage(image_name, "", text))
             continue
         labels = (sample if sample.labels else whole[sample.key]).labels_of(path)
-        labels = [label for label in labels if label] or labels[:1]  # a .json may say none behind a .cls
         if len(labels) == 1:
             source.images.append(ImageEntry(fetcher.add(image_name, place), labels[0]))
             continue
@@ -150,13 +151,23 @@ class _Sample:
         elif label is not None:
             self.labels.setdefault(_stem(path), []).append(label)
 
-    def labels_of(self, path: str) -> list[str]:
-        """Return the different labels of an image: one, if all is well."""
+    @cached_property
+    def _of_all(self) -> list[str]:
+        """The labels of an image in a sample whose images don't have the names of its labels."""
         if self.images & self.labels.keys():
-            labels = self.labels.get(_stem(path)) or self.labels.get(self.key, [])
-        else:
-            labels = [label for some in self.labels.values() for label in some]
-        return list(dict.fromkeys(labels))
+            return _different(self.labels.get(self.key, []))
+        return _different(label for labels in self.labels.values() for label in labels)
+
+    def labels_of(self, path: str) -> list[str]:
+        """Return the different labels of an image, once all files are added: one, if all is well."""
+        own = self.labels.get(_stem(path))
+        return _different(own) if own else self._of_all
+
+
+def _different(labels: Iterable[str]) -> list[str]:
+    """Return the different labels; "" only where nothing else is said, as by a .json behind a .cls."""
+    different = list(dict.fromkeys(labels))
+    return [label for label in different if label] or different
 
 
 def _looked_through(address: str) -> list[tuple[str, ImageLocation | None, Any]]:
