@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from frostline.cli.command_context import given, stack
+from frostline.cli.parameter_types import SizeType
 from frostline.config import FILE, NAMES, OF_STRATEGIES, read_yaml, write_yaml
 from frostline.errors import FrostlineError, UsageError, did_you_mean
 
@@ -52,6 +53,8 @@ def _as_written(param: click.Parameter, value: Any) -> Any:
         return [f"{key}={entry}" for key, entry in value.items()]
     if isinstance(value, bool | dict):
         return value
+    if isinstance(param.type, SizeType) and isinstance(value, int):
+        return f"{value}B"  # a bare number is bytes, as in Config
     if getattr(param, "multiple", False):
         return [str(one) for one in (value if isinstance(value, list) else [value])]
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
