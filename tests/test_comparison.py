@@ -362,9 +362,17 @@ def test_cuts_that_the_time_cut_short_are_judged_where_all_were_seen(
         lambda self, task: allowed(self, task) and task.cell.fold < 2 + (task.candidate > 3),
     )
     comparison = frostline.compare(
-        tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, **OPTIONS
+        tiny_backbone(), data, study=tmp_path / "s", repeats=1, cuts=True, metric="macro_f1", **OPTIONS
     )
     assert sorted(row["runs"] for row in comparison.standings) == [2, 2, 2, 2, 3, 3]
+    # All figures are of the two folds, and leads are differences of the scores shown.
+    assert {(row["folds"], len(row["trials"])) for row in comparison.standings} == {(2, 2)}
+    assert comparison.out_of_fold["folds"] == len(comparison.out_of_fold["runs"]) == 2
+    leader, *others = comparison.standings
+    assert leader["score"] == max(row["score"] for row in comparison.standings)
+    leads = {difference["other"]: difference["mean"] for difference in comparison.differences}
+    for row in others:
+        assert leads[row["strategy"]] == pytest.approx(leader["score"] - row["score"])
     names = ["linear_probe", "head", *(f"top_k({k})" for k in (1, 2, 3, 4))]
     close = [d["other"] for d in comparison.differences if not d["separated"]]
     assert len(comparison.differences) == len(names) - 1

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from frostline import metrics, sentences
-from frostline.selection import (
-    significance,
-)
+from frostline.selection import added_units, significance
 from frostline.selection.outcome_text import _first, verdict_lines
 from frostline.selection.significance import HeldOutPredictions
 
@@ -137,6 +135,42 @@ def test_it_says_why_the_winner_is_not_who_scored_best(
     assert line.endswith(("is chosen.", "is chosen because it is cheaper."))
 
 
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("log_loss", "by 0.004 of log loss over 1 repeat, not significantly and by 0.005 at most:"),
+        (
+            "macro_f1",
+            "by 0.4 points of macro F1 over 1 repeat, not significantly and by half a point at most:",
+        ),
+    ],
+)
+def test_a_cheaper_winner_is_beside_the_leader_in_the_metrics_own_unit(metric: str, words: str) -> None:
+    result = {
+        "winner": "lp_ft",
+        "repeats": 1,
+        "standings": [{}, {}],
+        "separated": False,
+        "metric": metric,
+        "over_leader": {"measured": -0.0041, "earlier": None, "expected": -0.0041},
+        "differences": [{"leader": "full", "other": "lp_ft", "separated": False}],
+    }
+    assert _first(result) == f"full leads lp_ft {words} lp_ft is chosen because it is cheaper."
+
+
+def test_of_cuts_that_freeze_the_same_none_unfreezes_fewer_layers() -> None:
+    result = {
+        "winner": "linear_probe",
+        "repeats": 1,
+        "standings": [{}, {}],
+        "separated": False,
+        "differences": [{"leader": "head", "other": "linear_probe", "separated": False}],
+    }
+    assert _first(result).endswith("linear_probe is chosen because it is fitted without epochs.")
+    deeper = {**result, "differences": [{**result["differences"][0], "leader": "top_k(1)"}]}
+    assert _first(deeper).endswith("linear_probe is chosen because it unfreezes fewer layers.")
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
 def test_the_interval_of_a_difference_covers_the_truth(metric: str) -> None:
     inside = 0
@@ -200,6 +234,70 @@ def test_candidates_that_never_differ_may_differ_on_other_images(
     assert alike.low < -0.01
     assert alike.high > 0.01
     assert alike.error > 0
+
+
+def shuffled(held: HeldOutPredictions, seed: int) -> HeldOutPredictions:
+    """The same rows in another order."""
+    order = np.random.default_rng(seed).permutation(len(held.images))
+    return HeldOutPredictions(
+        held.images, held.repeats, held.units, held.targets[order], held.probabilities[order]
+    )
+
+
+def of_own(own: np.ndarray) -> HeldOutPredictions:
+    """Predictions in three classes that give each image's class a probability (n,)."""
+    count = len(own)
+    targets = np.arange(count) % 3
+    probabilities = np.repeat((1 - own[:, None]) / 2, 3, axis=1)
+    probabilities[np.arange(count), targets] = own
+    return HeldOutPredictions(
+        np.arange(count), np.zeros(count, np.int64), np.arange(count), targets, probabilities
+    )
+
+
+def test_the_interval_of_a_log_loss_is_a_paired_t_in_whatever_order() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.uniform(0.5, 0.95, 60)
+    other = own - rng.uniform(0, 0.2, 60)
+    own[0] = 1 - 1e-7  # the first of its class is very sure
+    gains = np.log(own) - np.log(other)
+    half = 2.001 * gains.std(ddof=1) / 60**0.5  # Student's t of 59 degrees of freedom
+    for seed in range(4):
+        pair = [shuffled(of_own(values), seed) for values in (own, other)]
+        gap = significance.difference(*pair, "log_loss")
+        assert (gap.mean, gap.low, gap.high) == pytest.approx(
+            (gains.mean(), gains.mean() - half, gains.mean() + half), rel=1e-3
+        )
+
+
+def test_repeats_that_differ_widen_the_interval_of_a_log_loss() -> None:
+    def twice(moves: tuple[float, float]) -> HeldOutPredictions:
+        halves = [of_own(np.linspace(0.5, 0.9, 60) - move) for move in moves]
+        return HeldOutPredictions(
+            np.tile(np.arange(60), 2),
+            np.repeat([0, 1], 60),
+            np.tile(np.arange(60), 2),
+            np.concatenate([half.targets for half in halves]),
+            np.concatenate([half.probabilities for half in halves]),
+        )
+
+    same = significance.difference(twice((0, 0)), twice((0.1, 0.1)), "log_loss")
+    apart = significance.difference(twice((0, 0)), twice((0.0, 0.2)), "log_loss")
+    assert apart.error > 5 * same.error
+    assert same.separated
+    assert not apart.separated
+
+
+def test_added_units_are_the_same_in_whatever_order_images_stand() -> None:
+    own = np.random.default_rng(0).uniform(0.1, 0.95, 60)
+    samples = []
+    for seed in range(4):
+        held = shuffled(of_own(own), seed)
+        both = [held.probabilities, held.probabilities**2]
+        sample = added_units.add(held.targets, both, held.units, added_units.OF_TWO)
+        samples.append([matrix[60:] for matrix in sample.probabilities])
+    for sample in samples[1:]:
+        np.testing.assert_array_equal(sample, samples[0])
 
 
 @pytest.mark.parametrize("metric", ["accuracy", share_right])

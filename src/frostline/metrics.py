@@ -247,6 +247,11 @@ def goodness(metric: Metric, targets: Ints, probabilities: Floats) -> float:
     return -value if metric == "log_loss" else value
 
 
+def log_losses(targets: Ints, probabilities: Floats) -> Floats:
+    """Return each image's log loss in nats, (n,); their mean is the metric."""
+    return np.asarray(-np.log(_rows(probabilities)[np.arange(len(targets)), targets]))
+
+
 def _rows(probabilities: Floats) -> Floats:
     """Rows that sum to 1 in double precision, none of them 0: what a log needs."""
     clipped = np.clip(probabilities.astype(np.float64), LEAST_PROBABILITY, 1.0)

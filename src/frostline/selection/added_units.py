@@ -60,8 +60,8 @@ def add(
 ) -> AddedSample:
     """Return a sample with units added: `OF_ONE` for one model's, `OF_TWO` for two on the same images.
 
-    An added unit is of a class as often as an image is, as large as the others on average, and as confident
-    as the class's first image.
+    An added unit is of a class as often as an image is, as large as the others on average, and each model is
+    as confident of it as of the class's median image.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def add(
     """
     count = int(units.max()) + 1 if count is None else count
     size = max(1, round(len(targets) / len(np.unique(units))))
-    labels, first, images = np.unique(targets, return_index=True, return_counts=True)
+    labels, images = np.unique(targets, return_counts=True)
     classes = probabilities[0].shape[1]
     shares, added_targets, added_units = [np.ones(count)], [targets], [units]
     matrices = [[matrix] for matrix in probabilities]
@@ -88,14 +88,21 @@ def add(
         added_targets.append(np.repeat(labels, size))
         added_units.append(np.repeat(count + place * classes + labels, size))
         for matrix, right, rows in zip(probabilities, rightness, matrices, strict=True):
-            answered = [_answer(matrix[row], label, right) for row, label in zip(first, labels, strict=True)]
-            rows.append(np.repeat(np.array(answered), size, axis=0))
+            answers_of = [_answer(_median(matrix[targets == label]), label, right) for label in labels]
+            rows.append(np.repeat(np.array(answers_of), size, axis=0))
     return AddedSample(
         np.concatenate(added_targets),
         tuple(np.concatenate(rows) for rows in matrices),
         np.concatenate(added_units),
         np.concatenate(shares),
     )
+
+
+def _median(rows: Floats) -> Floats:
+    """Return the row (classes,) of median confidence among `rows`, (images, classes), in whatever order."""
+    confidences = rows.max(axis=1)
+    median = np.sort(confidences)[(len(rows) - 1) // 2]
+    return np.asarray(min(rows[confidences == median], key=tuple))
 
 
 def _answer(row: Floats, label: int, right: bool) -> Floats:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,14 @@ from frostline.config import OF_OPERATING_POINT, REPEATS
 from frostline.data import spread_of_folds
 from frostline.errors import NoTime
 from frostline.progress import Activity, Progress
-from frostline.selection import early_stopping, resampling, wise_ft_share
+from frostline.selection import early_stopping, resampling, standings, wise_ft_share
 from frostline.selection.candidates import Candidate
 from frostline.selection.compare_request import CompareRequest
 from frostline.selection.comparison_result import Comparison
-from frostline.selection.out_of_fold import gather, longest, write_predictions
+from frostline.selection.out_of_fold import longest, write_predictions
 from frostline.selection.outcome_text import verdict_lines
-from frostline.selection.ranking import Ranking, complete_repeats, evaluated_folds, rank, without_incomplete
-from frostline.selection.significance import HeldOutPredictions, Verdict, optimism
+from frostline.selection.ranking import Ranking, evaluated_folds, rank
+from frostline.selection.significance import HeldOutPredictions, optimism
 from frostline.selection.trial_runner import PLAN, ComparisonTimeUp, TrialRunner, sub_study
 from frostline.selection.winner_artifacts import write_error_gallery, write_selective_prediction
 from frostline.selection.winner_evaluation import evidence
@@ -80,32 +79,33 @@ def conclude(
     ranking = rank(request, runner)
     if ranking is None:
         raise NoTime(_no_time(request, runner))
-    verdict, all_predictions, index = ranking.verdict, ranking.predictions, ranking.winner
-    ended_because, promising = runner.ended_because, _promising(runner)
-    standings = _standings(request, runner, all_predictions, index)
-    runner, predictions = without_incomplete(runner, index), all_predictions[index]
+    verdict, index, predictions = ranking.verdict, ranking.winner, ranking.predictions[ranking.winner]
+    ended_because, promising = runner.ended_because, standings.promising(request, runner)
+    rows = standings.rows(request, runner, ranking)
+    runner = _without_other_runs(runner, ranking)
     winner = request.candidates[index]
     backbone = request.backbones[winner.model]
     request.study.write("backbone.json", backbone.as_dict())
     interpolation = _interpolation(request, runner, index, predictions)
-    folds = evaluated_folds(runner, index)
-    held_out = _held_out(request, interpolation.predictions if interpolation else predictions, ranking, folds)
+    spread = spread_of_folds(evaluated_folds(runner, index))
+    final_predictions = interpolation.predictions if interpolation else predictions
+    held_out = _held_out(request, final_predictions, ranking, spread)
     share = interpolation.share if interpolation else None
     stopping = _early_stopping(request, runner, index)
     run, on_every_image = _final_run(request, runner, index, held_out["temperature"], share, stopping)
     if interpolation and not on_every_image:  # the model used is a run on a fold, whose weights stay
         request.progress.log("The model used is a run on a fold: its weights are not interpolated.")
-        interpolation = share = None
-        held_out = _held_out(request, predictions, ranking, folds)
-    held_out |= _evaluated_runs(runner, index, predictions, folds)
+        interpolation, share, final_predictions = None, None, predictions
+        held_out = _held_out(request, predictions, ranking, spread)
+    held_out |= _evaluated_runs(runner, ranking)
     write_error_gallery(request, runner, index, share)
     write_selective_prediction(request, runner, index, run, share)
     point = _operating_point(
         request,
         run,
-        interpolation.predictions if interpolation else predictions,
+        final_predictions,
         held_out["temperature"] if on_every_image else None,
-        spread_of_folds(folds),
+        spread,
     )
     reused = earlier_result is not None and run.reused
     result = {
@@ -127,11 +127,11 @@ def conclude(
         "folds": runner.schedule.folds,
         "judged_on_folds": ranking.depth,
         "metric": metrics.name_of(request.metric),
-        "standings": standings,
-        "strategies_tried": sum(row["runs"] > 0 for row in standings),
-        "runs": sum(row["runs"] for row in standings),
-        "differences": _differences(runner, verdict),
-        "over_leader": _over_leader(request, verdict, index),
+        "standings": rows,
+        "strategies_tried": sum(row["runs"] > 0 for row in rows),
+        "runs": sum(row["runs"] for row in rows),
+        "differences": standings.differences(runner, verdict),
+        "over_leader": standings.over_leader(request, verdict, index),
         "out_of_fold": held_out,
         **({} if interpolation is None else {"interpolation": interpolation.report}),
         **({} if point is None else {"operating_point": point.as_dict()}),
@@ -147,9 +147,7 @@ def conclude(
         "options": _repeatable(request),
         "joined": [str(candidate) for candidate in request.earlier.joined],
         "not_compared": [run.as_dict() for run in request.earlier.apart],
-        "evaluation": evidence(
-            request, folds, interpolation.predictions if interpolation else predictions, bool(ranking.repeats)
-        ),
+        "evaluation": evidence(request, ranking.folds(index), final_predictions, bool(ranking.repeats)),
         "study": str(request.study.path),
         "run": str(run.folder.path.relative_to(request.study.path)),
     }
@@ -267,28 +265,11 @@ def _no_time(request: CompareRequest, runner: TrialRunner) -> str:
     return refusal(request.config.minutes or 0.0, runner.clock.watch.seconds + need_s, what)
 
 
-def _promising(runner: TrialRunner) -> list[dict[str, Any]]:
-    """Return the candidates that lead on the folds they have, but lack some: folds and lead of each."""
-    if runner.terms is None:
-        return []
-    board = runner.board()
-    return [
-        {
-            "strategy": str(runner.candidates[index]),
-            "folds": sum(task.candidate == index for task in runner.outcomes),
-            "ahead": board.lead(index),
-            "beside": str(runner.candidates[board.leader]),
-        }
-        for index in board.promising
-        if board.leader is not None
-    ]
-
-
 def _held_out(
     request: CompareRequest,
     predictions: HeldOutPredictions,
     ranking: Ranking,
-    folds: int,
+    spread: float,
 ) -> dict[str, Any]:
     """Write the winner's held-out predictions, and return its scores on them.
 
@@ -299,7 +280,6 @@ def _held_out(
     if not len(predictions.images):
         figures = ("accuracy", "low", "high", "optimism", *metrics.BELIEVED, *metrics.BALANCE)
         return {**dict.fromkeys(figures), "images": 0, "temperature": 1.0}
-    spread = spread_of_folds(folds)
     accuracy, low, high = predictions.accuracy_interval(spread)
     moved = ranking.verdict.moved if ranking.verdict else None
     bias = optimism(ranking.first_repeat, "accuracy", request.config.seed, moved)
@@ -330,16 +310,21 @@ def _held_out(
     }
 
 
-def _evaluated_runs(
-    runner: TrialRunner, index: int, predictions: HeldOutPredictions, folds: int
-) -> dict[str, Any]:
+def _evaluated_runs(runner: TrialRunner, ranking: Ranking) -> dict[str, Any]:
     """Return which runs the out-of-fold scores belong to, with the number of images and folds."""
+    index = ranking.winner
     return {
         "strategy": str(runner.candidates[index].strategy),
-        "images": len(np.unique(predictions.images)),
-        "folds": folds,
-        "runs": sorted(str(o["run"]) for t, o in runner.outcomes.items() if t.candidate == index),
+        "images": len(np.unique(ranking.predictions[index].images)),
+        "folds": ranking.folds(index),
+        "runs": sorted(str(outcome["run"]) for outcome in ranking.outcomes[index].values()),
     }
+
+
+def _without_other_runs(runner: TrialRunner, ranking: Ranking) -> TrialRunner:
+    """Return the runner without the winner's runs that its figures are not of."""
+    others = {task: o for task, o in runner.outcomes.items() if task.candidate != ranking.winner}
+    return replace(runner, outcomes=others | ranking.outcomes[ranking.winner])
 
 
 def _not_started(runner: TrialRunner) -> list[int]:
@@ -448,95 +433,3 @@ def _train_winner(
         feature_cache=request.cache,
         progress=request.progress,
     )
-
-
-def _standings(
-    request: CompareRequest,
-    runner: TrialRunner,
-    all_predictions: Mapping[int, HeldOutPredictions],
-    winner: int,
-) -> list[dict[str, Any]]:
-    """Return a row for each candidate with its runs and scores, the best first.
-
-    The intervals are of a new model's accuracy on new images, like the headline's. `trials` are the folders
-    of the runs that the scores are of: the longest.
-    """
-    rows, repeats = [], complete_repeats(runner)
-    for index, candidate in enumerate(runner.candidates):
-        runs = {task: o for task, o in runner.outcomes.items() if task.candidate == index}
-        tasks = longest(runner.outcomes, index)
-        outcomes = [runs[task] for task in tasks]
-        row: dict[str, Any] = {
-            **({"model": candidate.model} if candidate.model else {}),
-            "strategy": str(candidate.strategy),
-            "augment": candidate.augment,
-            "candidate": index,
-            "winner": index == winner,
-            "joined": candidate in request.earlier.joined,
-            "runs": len(runs),
-            "trials": sorted(Path(str(outcome["run"])).as_posix() for outcome in outcomes),
-            "share": _share(runner, index),
-            "repeats": repeats.get(index, 0),
-            "folds": len(tasks),
-            "score": _mean([o["score"] for o in outcomes]),
-            "accuracy": _mean([o["accuracy"] for o in outcomes]),
-            "low": None,
-            "high": None,
-            "seconds": sum(o["seconds"] for o in runs.values()),
-            "run_seconds": _mean([o["seconds"] for o in outcomes]),
-            "predicted_seconds": runner.whole_s[index],
-        }
-        predictions = all_predictions.get(index)
-        if predictions is None and tasks:
-            predictions = gather(runner.data, runner.study.path, runner.outcomes, [index])[index]
-        if predictions is not None and len(predictions.images):
-            spread = spread_of_folds(evaluated_folds(runner, index))
-            row["accuracy"], row["low"], row["high"] = predictions.accuracy_interval(spread)
-        rows.append((max((task.share for task in tasks), default=0.0), row))
-    best_first = sorted(rows, key=lambda r: (-r[1]["repeats"], -r[0], -(r[1]["score"] or 0.0)))
-    return [row for _, row in best_first]
-
-
-def _share(runner: TrialRunner, index: int) -> float:
-    """Return the largest share of its epochs that a candidate was trained for; 0 without a run."""
-    tasks = longest(runner.outcomes, index)
-    if tasks and not runner.candidates[index].strategy.trains:
-        return 1.0  # a head with a closed-form solution has no epochs: its short run is a whole one
-    return tasks[0].share if tasks else 0.0
-
-
-def _differences(runner: TrialRunner, verdict: Verdict | None) -> list[dict[str, Any]]:
-    """Return the difference between the leader and each other repeated candidate."""
-    if verdict is None:
-        return []
-    names = [str(candidate) for candidate in runner.candidates]
-    return [
-        {
-            "leader": names[verdict.leader],
-            "other": names[other],
-            "candidates": [verdict.leader, other],
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-            "separated": difference.separated,
-        }
-        for other, difference in verdict.differences.items()
-    ]
-
-
-def _over_leader(request: CompareRequest, verdict: Verdict | None, winner: int) -> dict[str, Any] | None:
-    """Return why the winner is not who scored best: its score less the leader's, measured, in earlier trials
-    (`None` if they had no say) and expected by both. `None` where the winner is the leader.
-    """
-    if verdict is None or winner == verdict.leader or request.thorough:
-        return None
-    earlier = request.leads_by_index.get((winner, verdict.leader))
-    return {
-        "measured": -verdict.differences[winner].mean,
-        "earlier": None if earlier is None else earlier[0],
-        "expected": verdict.expected[winner],
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -141,11 +141,13 @@ def _first(result: Mapping[str, Any]) -> str:
     if result["separated"]:
         return f"{winner} wins{by} over {basis}, significantly better than every other repeated strategy."
     if (over := result.get("over_leader")) is not None:
-        return _over_leader(winner, leader, over, f"{by} over {basis}")
+        return _over_leader(winner, leader, over, metric, f" over {basis}")
     if leader != winner:  # of cuts
+        heads = winner.startswith("linear_probe") and leader.startswith("head")
+        why = "is fitted without epochs" if heads else "unfreezes fewer layers"
         return (
             f"{winner} and {leader} are not significantly different{by} over {basis}: {winner} is chosen "
-            "because it unfreezes fewer layers."
+            f"because it {why}."
         )
     if all(difference["separated"] for difference in result["differences"]):
         return f"{winner} leads every other{by} over {basis}: not enough to name a winner."
@@ -154,14 +156,19 @@ def _first(result: Mapping[str, Any]) -> str:
     )
 
 
-def _over_leader(winner: str, leader: str, over: Mapping[str, float | None], basis: str) -> str:
+def _over_leader(winner: str, leader: str, over: Mapping[str, float | None], metric: str, basis: str) -> str:
     """Return why `winner` was chosen over the candidate that scored best."""
     measured, earlier, expected = over["measured"], over["earlier"], over["expected"]
     assert measured is not None
     assert expected is not None
-    line = f"{leader} leads {winner} by {-100 * measured:.1f} points{basis}, not significantly"
+    if _is_share(metric):
+        ahead = f"{-100 * measured:.1f} points{'' if metric == ACCURACY else f' of {in_words(metric)}'}"
+        little = "half a point"
+    else:
+        ahead, little = f"{-measured:.3f} of {in_words(metric)}", "0.005"
+    line = f"{leader} leads {winner} by {ahead}{basis}, not significantly"
     if earlier is None:
-        return f"{line} and by half a point at most: {winner} is chosen because it is cheaper."
+        return f"{line} and by {little} at most: {winner} is chosen because it is cheaper."
     beside = f"{abs(100 * earlier):.1f} points {'better' if earlier >= 0 else 'worse'}"
     line += f"; in earlier trials {winner} was {beside} on average. By both "
     if expected >= 0:

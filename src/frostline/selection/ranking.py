@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from frostline.selection.anytime import repeats_judged
 from frostline.selection.compare_request import CompareRequest
-from frostline.selection.out_of_fold import gather
+from frostline.selection.out_of_fold import gather, longest
 from frostline.selection.resampling import Cell
 from frostline.selection.significance import HeldOutPredictions, Verdict, difference, judge, shallowest
 from frostline.selection.successive_halving import Task
@@ -29,6 +29,8 @@ class Ranking:
         Held-out predictions of each candidate that was run on every fold, over all its complete repeats.
     first_repeat
         The same for the first repeat alone.
+    outcomes
+        The runs that `predictions` are of, by candidate.
     repeats
         Repeats that the verdict is based on.
     depth
@@ -39,8 +41,13 @@ class Ranking:
     verdict: Verdict | None
     predictions: dict[int, HeldOutPredictions]
     first_repeat: dict[int, HeldOutPredictions]
+    outcomes: dict[int, dict[Task, Outcome]]
     repeats: int
     depth: int
+
+    def folds(self, index: int) -> int:
+        """Return how many folds of a repeat a candidate's predictions are of."""
+        return len({task.cell.fold for task in self.outcomes[index]})
 
 
 def rank(request: CompareRequest, runner: TrialRunner) -> Ranking | None:
@@ -55,28 +62,29 @@ def rank(request: CompareRequest, runner: TrialRunner) -> Ranking | None:
     leads = request.leads_by_index
 
     def over(indices: Iterable[int], repeat_count: int, folds: int) -> dict[int, HeldOutPredictions]:
-        outcomes = {
-            task: outcome
-            for task, outcome in runner.outcomes.items()
-            if task.share == 1.0 and task.cell.repeat < repeat_count and task.cell.fold < folds
-        }
+        outcomes = _whole_runs(runner, repeat_count, folds)
         return gather(runner.data, runner.study.path, outcomes, indices)
 
     if request.thorough and len(repeats) < len(runner.candidates):
-        outcomes = shared_outcomes(runner)
-        predictions = gather(
-            runner.data, runner.study.path, outcomes, sorted({t.candidate for t in outcomes})
-        )
-        if len(predictions) < 2:
+        outcomes = _shared_outcomes(runner)
+        candidates = sorted({task.candidate for task in outcomes})
+        if len(candidates) < 2:
             return None
+        predictions = gather(runner.data, runner.study.path, outcomes, candidates)
         verdict = shallowest(judge(predictions, seconds, metric, seed))
-        return Ranking(verdict.winner, verdict, predictions, predictions, 0, depth)
+        by_candidate = {index: _of(outcomes, index) for index in candidates}
+        return Ranking(verdict.winner, verdict, predictions, predictions, by_candidate, 0, depth)
     if not repeats:
         return None
     first_repeat = over(repeats, 1, depth)
-    predictions = {c: over([c], count, evaluated_folds(runner, c))[c] for c, count in repeats.items()}
+    by_candidate = {
+        c: _of(_whole_runs(runner, count, evaluated_folds(runner, c)), c) for c, count in repeats.items()
+    }
+    predictions = {
+        c: gather(runner.data, runner.study.path, outcomes, [c])[c] for c, outcomes in by_candidate.items()
+    }
     if len(repeats) == 1:
-        return Ranking(next(iter(repeats)), None, predictions, first_repeat, 1, depth)
+        return Ranking(next(iter(repeats)), None, predictions, first_repeat, by_candidate, 1, depth)
     repeats_compared = sorted(repeats.values())[-2]
     repeated = [index for index, count in repeats.items() if count >= repeats_compared]
     compared = first_repeat if repeats_compared == 1 else over(repeated, repeats_compared, depth)
@@ -88,7 +96,7 @@ def rank(request: CompareRequest, runner: TrialRunner) -> Ranking | None:
     }
     verdict = replace(verdict, differences={**verdict.differences, **others})
     verdict = shallowest(verdict) if request.thorough else verdict
-    return Ranking(verdict.winner, verdict, predictions, first_repeat, repeats_compared, depth)
+    return Ranking(verdict.winner, verdict, predictions, first_repeat, by_candidate, repeats_compared, depth)
 
 
 def complete_repeats(runner: TrialRunner) -> dict[int, int]:
@@ -103,23 +111,16 @@ def evaluated_folds(runner: TrialRunner, index: int) -> int:
     return folds if all_folds else runner.depth
 
 
-def without_incomplete(runner: TrialRunner, index: int) -> TrialRunner:
-    """Return the runner without the winner's runs on repeats that it did not complete."""
-    repeats, folds = complete_repeats(runner).get(index), evaluated_folds(runner, index)
-    if repeats is None:  # a comparison of cuts that ran out of time
-        return replace(runner, outcomes=shared_outcomes(runner))
-    return replace(
-        runner,
-        outcomes={
-            task: outcome
-            for task, outcome in runner.outcomes.items()
-            if task.candidate != index
-            or (task.share == 1.0 and task.cell.repeat < repeats and task.cell.fold < folds)
-        },
-    )
+def _whole_runs(runner: TrialRunner, repeats: int, folds: int) -> dict[Task, Outcome]:
+    """Return the outcomes of whole runs on the first so many repeats and folds."""
+    return {
+        task: outcome
+        for task, outcome in runner.outcomes.items()
+        if task.share == 1.0 and task.cell.repeat < repeats and task.cell.fold < folds
+    }
 
 
-def shared_outcomes(runner: TrialRunner) -> dict[Task, Outcome]:
+def _shared_outcomes(runner: TrialRunner) -> dict[Task, Outcome]:
     """Return the outcomes on cells that every candidate was run on."""
     candidates = range(len(runner.candidates))
     return {
@@ -127,3 +128,8 @@ def shared_outcomes(runner: TrialRunner) -> dict[Task, Outcome]:
         for task, outcome in runner.outcomes.items()
         if all(replace(task, candidate=candidate) in runner.outcomes for candidate in candidates)
     }
+
+
+def _of(outcomes: Mapping[Task, Outcome], index: int) -> dict[Task, Outcome]:
+    """Return a candidate's longest runs among outcomes: those that `gather` reads."""
+    return {task: outcomes[task] for task in longest(outcomes, index)}

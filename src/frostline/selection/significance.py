@@ -2,7 +2,8 @@
 
 Intervals come from a two-way bootstrap over images and repeats. Images of one group, and copies of one image,
 are drawn together. Two units are added, of which each candidate alone predicts one rightly (Bonett and Price
-2012): images on which the two never differ don't show that they never would.
+2012): images on which the two never differ don't show that they never would. The interval of a log loss, a
+mean over images, is Student's.
 """
 
 from __future__ import annotations
@@ -160,6 +161,9 @@ def difference(
     if not (np.array_equal(first.images, second.images) and np.array_equal(first.repeats, second.repeats)):
         raise ValueError("Two candidates can only be paired on the same images in the same order.")
     mean = first.score(metric) - second.score(metric)
+    if metric == "log_loss" and (widths := _log_loss_widths(first, second)) is not None:
+        half, error = widths
+        return Difference(mean, mean - half, mean + half, error)
     if metric == "accuracy":
         drawn = _draw_accuracy_differences(first, second, seed)
     else:
@@ -301,6 +305,28 @@ def shallowest(verdict: Verdict) -> Verdict:
     """Return the verdict by which the first listed that is not significantly worse than the leader wins."""
     close = [name for name, gap in verdict.differences.items() if not gap.separated]
     return replace(verdict, winner=min([verdict.leader, *close]))
+
+
+def _log_loss_widths(first: HeldOutPredictions, second: HeldOutPredictions) -> tuple[float, float] | None:
+    """Return half the width of the 95 % interval of a difference of log losses, and its standard error.
+
+    As `metrics.mean_interval` of each image's mean over repeats, with the variance between repeats added.
+    `None` where every image has the same difference.
+    """
+    from scipy.stats import t
+
+    gains = metrics.log_losses(second.targets, second.probabilities)
+    gains = gains - metrics.log_losses(first.targets, first.probabilities)
+    _, index, times = np.unique(first.images, return_inverse=True, return_counts=True)
+    unit = np.zeros(len(times), dtype=np.int64)
+    unit[index] = first.units
+    low, high = metrics.mean_interval(np.bincount(index, weights=gains) / times, unit)
+    if low is None or high is None:
+        return None
+    means = [gains[first.repeats == repeat].mean() for repeat in np.unique(first.repeats)]
+    quantile = float(t.ppf(0.975, len(np.unique(unit)) - 1))
+    error = float(np.hypot((high - low) / 2 / quantile, np.std(means) / np.sqrt(len(means))))
+    return quantile * error, error
 
 
 def _draw_accuracy_differences(first: HeldOutPredictions, second: HeldOutPredictions, seed: int) -> Floats:

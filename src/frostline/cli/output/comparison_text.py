@@ -56,12 +56,11 @@ def again_line(finished: bool) -> str:
 def standings(result: dict[str, Any]) -> Table:
     """Return a table of the standings."""
     folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
-    title = f"Accuracy on held-out images (95 % interval of a new model{folds})"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     several, metric = "models" in result, result["metric"]
     decides = () if metric == ACCURACY else (in_words(metric),)
-    if decides:
-        title += f"; {decides[0]} decides"
+    title = f"Accuracy on held-out images (95 % interval of a new model{folds})"
+    title += f"; {decides[0]} decides" if decides else ""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = (*(("network",) if several else ()), "strategy", *decides)
     for name in (*columns, "accuracy", "95 %", "a run", "repeats", ""):
         left = name in ("network", "strategy", "")

@@ -240,7 +240,10 @@ class Answers:
                     name = metrics.name_of(metric)
                     differences[name] = Estimate(first - second, *ends[name])
         if whole:
-            gains = self._log_losses() - other._log_losses()
+            losses, others = (
+                metrics.log_losses(answers.targets, answers.probabilities) for answers in (self, other)
+            )
+            gains = losses - others
             low, high = metrics.mean_interval(gains, self.units)
             differences["log_loss"] = Estimate(float(gains.mean()), low, high)
         return PairedDifference(
@@ -251,11 +254,6 @@ class Answers:
             only_other=int((other_right & ~first_right).sum()),
             mcnemar_p=significance.mcnemar(first_right, other_right) if self.independent else None,
         )
-
-    def _log_losses(self) -> Floats:
-        """Return each image's log loss in nats, (images,)."""
-        own = self.probabilities[np.arange(len(self.targets)), self.targets]
-        return np.asarray(-np.log(np.clip(own, metrics.LEAST_PROBABILITY, 1.0)))
 
     def _held(self) -> significance.HeldOutPredictions:
         count = len(self.targets)
