@@ -78,6 +78,10 @@ def test_a_probe_then_whole_folds_for_the_best_that_fits_then_the_next() -> None
     assert simulation.end is not None
     assert simulation.end.over
     assert simulation.end.ending == Ending(EndingKind.DONE)
+    one_fold = simulate([CandidateCost(1.0, 1.0)], [0.5], replace(FOLDS, depth=1, repeats=1)).end
+    assert one_fold is not None
+    assert one_fold.ending is not None
+    assert "on the one fold that the time is enough for: nothing" in one_fold.ending.sentence(["head"])
 
 
 def test_where_the_larger_does_not_fit_its_smaller_relative_is_judged_on_all_folds() -> None:

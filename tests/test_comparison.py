@@ -14,7 +14,7 @@ import pytest
 
 import frostline
 from frostline.data import Manifest
-from frostline.errors import DataError, UsageError
+from frostline.errors import DataError, NoTime, UsageError
 from frostline.reports import tried_strategies
 from frostline.reports.study_reader import read
 from frostline.selection import (
@@ -329,6 +329,27 @@ def test_interrupted_it_goes_on(tmp_path: Path) -> None:
         for standings in (result["standings"], plain.standings)
     ]
     assert reached[0] == reached[1]  # the winner of two that are close is the cheaper by predicted seconds
+
+
+def test_less_time_than_earlier_calls_have_taken_is_refused(tmp_path: Path) -> None:
+    """A limit is of all calls together: it must not end in a worse model at once, "86 s of 30 s"."""
+    data = without_val(tmp_path, train=6, test=2)
+
+    def stop(line: str) -> None:
+        if "(repeat 1, fold 2" in line:
+            raise KeyboardInterrupt
+
+    given = {"study": tmp_path / "study", "repeats": 1, **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        frostline.compare(tiny_backbone(), data, STRATEGIES[:2], log=stop, **given)
+    (clock,) = (tmp_path / "study").glob("comparisons/*/clock.json")
+    clock.write_text('{"seconds": 80.0}')
+    with pytest.raises(NoTime, match=r"--minutes 0.5 is less than .* earlier calls \(80 s, which count\)"):
+        frostline.compare(tiny_backbone(), data, STRATEGIES[:2], minutes=0.5, **given)
+    whole = frostline.compare(tiny_backbone(), data, STRATEGIES[:2], **given)
+    assert (whole.finished, whole.every_image) == (True, True)
+    assert whole.seconds > 80
+    assert frostline.compare(tiny_backbone(), data, STRATEGIES[:2], minutes=0.5, **given).reused
 
 
 def test_nothing_to_hold_out_is_one_message(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from frostline.errors import UsageError
 from frostline.feature_cache import FeatureCache
 from frostline.progress import Progress
 from frostline.selection import (
-    conclusion,
+    standings,
     successive_halving,
     winner_artifacts,
 )
@@ -205,7 +205,7 @@ def test_a_head_that_is_solved_for_has_no_epochs_to_run_short_of() -> None:
     assert ["of its epochs" in line for line in lines] == [False, True]
     trial_runner.log_outcome(Task(0, 1.0, Cell(0, 0)), outcome)  # the same run again
     assert len(lines) == 2
-    assert [conclusion._share(trial_runner, index) for index in (0, 1)] == [1.0, 0.25]
+    assert [standings._share(trial_runner, index) for index in (0, 1)] == [1.0, 0.25]
 
 
 def test_a_short_schedule_has_every_phase() -> None:

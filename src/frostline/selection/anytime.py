@@ -41,18 +41,22 @@ class Ending:
         Seconds that it needs.
     left_s
         Seconds that are left for it.
+    one_fold
+        Whether candidates are judged on one fold of several.
     """
 
     kind: EndingKind
     index: int | None = None
     need_s: float = 0.0
     left_s: float = 0.0
+    one_fold: bool = False
 
     def sentence(self, candidates: Sequence[object]) -> str:
         """Return the reason in words; `candidates` are those of the comparison."""
         match self.kind:
             case EndingKind.DONE:
-                return "Every candidate was evaluated on every fold: nothing is left to run."
+                folds = "the one fold that the time is enough for" if self.one_fold else "every fold"
+                return f"Every candidate was evaluated on {folds}: nothing is left to run."
             case EndingKind.NO_TIME:
                 assert self.index is not None
                 return (
@@ -209,7 +213,7 @@ def _nothing(board: Scoreboard) -> NextTrial:
     last = Cell(board.terms.repeats - 1, board.depth - 1)
     if any(Task(c, 1.0, last) not in board.results for c in board.finalists):
         return NextTrial(None, ending=Ending(EndingKind.NO_TIME_TO_REPEAT))
-    return NextTrial(None, ending=Ending(EndingKind.DONE))
+    return NextTrial(None, ending=Ending(EndingKind.DONE, one_fold=board.depth < board.terms.folds))
 
 
 def repeats_judged(results: Collection[Task], count: int, depth: int) -> dict[int, int]:

@@ -29,7 +29,16 @@ from frostline.selection.conclusion import conclude
 from frostline.selection.earlier_runs import join
 from frostline.selection.scoreboard import Terms
 from frostline.selection.trial_queue import TrialQueue
-from frostline.selection.trial_runner import ENDING_S, PLAN, Clock, TrialRunner, as_data, closing_s, from_data
+from frostline.selection.trial_runner import (
+    CLOCK,
+    ENDING_S,
+    PLAN,
+    Clock,
+    TrialRunner,
+    as_data,
+    closing_s,
+    from_data,
+)
 from frostline.strategies import (
     NAMED,
     Strategy,
@@ -326,7 +335,7 @@ def _cut_strategies(backbone: Backbone) -> list[Strategy]:
 def _runner(request: CompareRequest) -> TrialRunner:
     """Return the runner with a new plan, or with that of an earlier call with the same time limit."""
     request.folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock.begin(request.config.minutes, request.folder / "clock.json", request.watch)
+    clock = Clock.begin(request.config.minutes, request.folder / CLOCK, request.watch)
     file = request.folder / PLAN
     plan = json.loads(file.read_text()) if file.exists() else {}
     if not plan or plan["minutes"] != request.config.minutes:
@@ -366,7 +375,10 @@ def _demand_time(request: CompareRequest) -> float:
 
     Returns the seconds that must be left once the network is timed.
     """
-    if request.config.minutes is None or (request.folder / PLAN).exists():
+    if request.config.minutes is None:
+        return 0.0
+    if (request.folder / PLAN).exists():
+        _demand_time_left(request, request.config.minutes)
         return 0.0
     data, threads = request.data, request.config.threads
     samples, classes = resampling.pool(data), len(data.classes)
@@ -381,6 +393,17 @@ def _demand_time(request: CompareRequest) -> float:
         what = "loading, timing the network, a pass over the images and what follows the last training"
         raise NoTime(refusal(request.config.minutes, floor_s, what))
     return after_s
+
+
+def _demand_time_left(request: CompareRequest, minutes: float) -> None:
+    """Raise `NoTime` if calls with another limit, or none, have taken as long as this one's limit."""
+    earlier = json.loads((request.folder / PLAN).read_text())
+    clock = Clock.begin(minutes, request.folder / CLOCK, request.watch)
+    floor_s = clock.spent_s + ENDING_S
+    concluded = read_result(request.folder) is not None
+    if earlier["minutes"] != minutes and not concluded and floor_s > clock.limit_s:
+        what = f"this comparison's earlier calls ({clock.earlier_s:.0f} s, which count), loading and the end"
+        raise NoTime(refusal(minutes, floor_s, what))
 
 
 def _rates(request: CompareRequest, backbone: Backbone) -> Rates:

@@ -44,6 +44,7 @@ ENDING_S = 2.6
 MOST_WAITING = 4.0  # largest slow-down by other processes: two cores shared by eight busy processes
 DISTANCES = 0.05  # largest share of the limit for the distances of held-out images: a choice
 PLAN = "plan.json"  # in a comparison's folder: what was fixed before the first run
+CLOCK = "clock.json"  # there, too: the seconds that calls have taken
 POLL_S = 0.5  # seconds between checks of what other processes have finished
 
 
