@@ -168,7 +168,8 @@ def summarise(path: Path) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     rows = read(path)
     names = list(dict.fromkeys(row["name"] for row in rows))
-    for minutes, name, of in itertools.product(MINUTES, names, (*SETS, "all")):
+    limits = sorted({row["minutes"] for row in rows})
+    for minutes, name, of in itertools.product(limits, names, (*SETS, "all")):
         mine = [r for r in rows if (r["minutes"], r["name"]) == (minutes, name) and of in (r["set"], "all")]
         ran = [row for row in mine if "refused" not in row]
         if ran:
