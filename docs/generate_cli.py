@@ -129,8 +129,9 @@ since its advice is about pretrained features.
   seconds_saved}}`: the winner's epochs of those planned, and what its runs saved), `ended_because` (why no
   more runs were made, with minutes; else empty), `standings:
   [{{strategy, augment, candidate, winner, runs, trials, share, repeats, folds, score, accuracy, low,
-  high, run_seconds, predicted_seconds, joined}}]` (`low` to `high` of those with predictions; `trials`
-  are the folders of the runs that the figures are of), `promising: [{{strategy, folds, ahead,
+  high, judged_accuracy, run_seconds, predicted_seconds, joined}}]` (`low` to `high` of those with
+  predictions; `trials` are the folders of the runs that the figures are of; `judged_accuracy`: on the one
+  fold that the others were judged on, of one that has all), `promising: [{{strategy, folds, ahead,
   beside}}]` (ahead of the winner on fewer folds), `folds`, `judged_on_folds` (1: a hold-out), `joined`
   (strategies that were trained in the study before), `not_compared: [{{run, strategy, figure, kind,
   reason}}]` (those that could not join), `predicting: {{run, why, winner}}` (the run that `predict` uses),

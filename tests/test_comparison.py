@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 
 import frostline
+from frostline.cli.output import comparison_text
 from frostline.data import Manifest
 from frostline.errors import DataError, NoTime, UsageError
 from frostline.reports import tried_strategies
 from frostline.reports.study_reader import read
-from frostline.selection import (
-    ranking,
-    resampling,
-)
+from frostline.selection import ranking, resampling, scoreboard
 from frostline.selection.resampling import Cell
 from frostline.selection.significance import HeldOutPredictions, Verdict, judge
 from frostline.selection.trial_runner import Clock, TrialRunner
 from frostline.strategies import parse
+from frostline.studies.study_folder import Study
 from tiny import tiny_backbone, tiny_model, write_table
 
 pytestmark = pytest.mark.usefixtures("tiny_store")
@@ -279,6 +278,32 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     assert (last["strategy"], last["repeats"]) == ("full(epochs=9999)", 0)
     assert comparison.winner
     assert len(frostline.predict(study, tmp_path / "images", module=tiny_model())) == 60
+
+
+def test_a_probe_on_all_folds_says_what_it_has_on_the_one_that_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hard fold made the winner look twelve points worse than a probe that it beat there."""
+    monkeypatch.setattr(scoreboard, "FOLD_SHARE", 0.0)  # a fold of every candidate costs too much
+    data = without_val(tmp_path, train=12, test=2)
+    comparison = frostline.compare(
+        tiny_backbone(), data, STRATEGIES[:2], study=tmp_path / "study", repeats=1, minutes=10, **OPTIONS
+    )
+    rows = {row["strategy"]: row for row in comparison.standings}
+    probe, head = rows["linear_probe"], rows["head(epochs=4)"]
+    assert (probe["folds"], head["folds"], head["judged_accuracy"]) == (5, 1, None)
+    first = Study(tmp_path / "study").run_at(
+        next(t for t in probe["trials"] if split_of(t) == split_of(head["trials"][0]))
+    )
+    assert probe["judged_accuracy"] == pytest.approx(first.read("result.json")["val_accuracy"])
+    line = next(line for line in comparison.verdict if line.startswith("linear_probe was evaluated on all 5"))
+    assert line.endswith(f"{100 * probe['judged_accuracy']:.1f} % on the one that the others were judged on.")
+    assert "a new model, one fold of 5)" in str(comparison_text.standings(comparison.result).title)
+
+
+def split_of(trial: str) -> str:
+    """Return the folder of the split that a run is of."""
+    return Path(trial).parts[1]
 
 
 @pytest.mark.slow

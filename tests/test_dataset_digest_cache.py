@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from frostline.data import image_scan, load_data
 from frostline.data.decoding_threads import decoding_threads
 from frostline.data.digest_cache import DECODER, CachedContent, DigestCache, FileKey
-from frostline.errors import UsageError
+from frostline.errors import DataError, UsageError
 from test_dataset_sources import by_class, save
 
 LONG_AGO_NS = time.time_ns() - 3_600_000_000_000
@@ -57,6 +58,39 @@ def test_a_second_look_reads_only_what_changed(tmp_path: Path, reads: list[str])
     save(tmp_path / "a" / "000.png", 500)
     assert load_data(tmp_path).digest != first.digest
     assert reads == ["hash a/000.png", "decode a/000.png"]
+
+
+def test_another_picture_of_the_same_name_size_and_time_is_read(tmp_path: Path) -> None:
+    """As archives restore them: only the file system's own time tells."""
+    paths = [tmp_path / name / "000.bmp" for name in ("a", "b")]
+    for shade, path in enumerate(paths):
+        path.parent.mkdir()
+        Image.new("RGB", (8, 8), (40, 90 * shade, 0)).save(path)
+        os.utime(path, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    first = {sample.path: sample.digest for sample in load_data(tmp_path).samples}
+    contents = [path.read_bytes() for path in paths]
+    time.sleep(0.05)  # a tick of the file system's clock
+    for path, content in zip(paths, reversed(contents), strict=True):
+        path.write_bytes(content)
+        os.utime(path, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    second = {sample.path: sample.digest for sample in load_data(tmp_path).samples}
+    assert (second["a/000.bmp"], second["b/000.bmp"]) == (first["b/000.bmp"], first["a/000.bmp"])
+
+
+def test_a_file_that_turns_out_another_is_read_anew_when_the_data_is_loaded_again(
+    tmp_path: Path,
+) -> None:
+    settled(by_class(tmp_path, {"a": 3, "b": 3}))
+    data = load_data(tmp_path)
+    path, memory = tmp_path / "a" / "000.png", DigestCache()
+    status = path.stat()
+    key = FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    memory.remember(files=[(key, "ab" * 32)])  # no file system tells
+    stale = load_data(tmp_path)
+    (sample,) = (sample for sample in stale.samples if sample.path == "a/000.png")
+    with pytest.raises(DataError, match="has changed since it was indexed: load the data again, or repeat"):
+        stale.picture(sample)
+    assert load_data(tmp_path).digest == data.digest
 
 
 def test_a_renamed_folder_is_hashed_but_not_decoded(tmp_path: Path, reads: list[str]) -> None:

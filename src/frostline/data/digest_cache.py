@@ -1,8 +1,8 @@
 """Cache of file digests, image traits and pixel digests, in one SQLite file.
 
-Five tables: `files` says which content a path of this size and time held; `contents` says what that content
-turned out to be (sound, damaged and why, its perceptual mark, its traits); `pixels` digests what was decoded,
-`tops` the first rows of large JPEGs, `edges` what such rows of a large picture may have been.
+Five tables: `files` says which content a path of this size and these times held; `contents` says what that
+content turned out to be (sound, damaged and why, its perceptual mark, its traits); `pixels` digests what was
+decoded, `tops` the first rows of large JPEGs, `edges` what such rows of a large picture may have been.
 Losing any of it costs time, never correctness: where the cache cannot be used, `trouble` says so once
 and every lookup is empty. Safe with several processes at once (write-ahead log, a time-out, no
 connection kept open).
@@ -24,7 +24,7 @@ from frostline.system import directories
 
 # Raise when a table changes, a mark (`near_duplicates.mark_of`) changes or every image gets a new trait:
 # a new file is then begun.
-FORMAT = 3
+FORMAT = 4
 
 # Another Pillow may read what this one could not, and the other way round.
 DECODER = formats.decoder()
@@ -37,7 +37,8 @@ BATCH_ROWS = 500
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS files (
-    path BLOB PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, digest BLOB) WITHOUT ROWID;
+    path BLOB PRIMARY KEY, size_bytes INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, digest BLOB)
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS contents (
     digest BLOB PRIMARY KEY, decoder TEXT, decoded INTEGER, fault TEXT, mark BLOB, traits TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pixels (
@@ -62,11 +63,16 @@ class CachedContent:
 
 @dataclass(frozen=True, slots=True)
 class FileKey:
-    """Path, size and time of a file: unchanged means that its content is unchanged."""
+    """Path, size and times of a file: unchanged means that its content is unchanged.
+
+    Archives and copies restore the time of modification (`mtime`), and pictures of as many pixels may have as
+    many bytes. The time of the last change (`ctime`) is the file system's own; 0 where there is none.
+    """
 
     path: bytes
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int = 0
 
 
 class DigestCache:
@@ -79,11 +85,14 @@ class DigestCache:
         """Return the digest of every file that is known and unchanged."""
         key_of = {key.path: key for key in keys}
         digests: dict[FileKey, str] = {}
-        for path, size_bytes, mtime_ns, digest in self._select("files", "path", list(key_of)):
-            key = key_of[path]
-            if (size_bytes, mtime_ns) == (key.size_bytes, key.mtime_ns):
-                digests[key] = digest.hex()
+        for *key, digest in self._select("files", "path", list(key_of)):
+            if key_of[key[0]] == FileKey(*key):
+                digests[FileKey(*key)] = digest.hex()
         return digests
+
+    def forget_file(self, path: bytes) -> None:
+        """Delete what a path held, where that turned out to be another content."""
+        self._run(lambda connection: connection.execute("DELETE FROM files WHERE path = ?", (path,)))
 
     def contents_of(self, digests: Iterable[str]) -> dict[str, CachedContent]:
         """Return what this decoder found in each content, where it has been seen."""
@@ -118,7 +127,10 @@ class DigestCache:
             table: [(bytes.fromhex(digest), DECODER, value) for digest, value in pairs]
             for table, pairs in (("pixels", pixels), ("tops", tops), ("edges", edges))
         }
-        file_rows = [(key.path, key.size_bytes, key.mtime_ns, bytes.fromhex(digest)) for key, digest in files]
+        file_rows = [
+            (key.path, key.size_bytes, key.mtime_ns, key.ctime_ns, bytes.fromhex(digest))
+            for key, digest in files
+        ]
         content_rows = [
             (
                 bytes.fromhex(content.digest),
@@ -132,7 +144,7 @@ class DigestCache:
         ]
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", file_rows)
+            connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", file_rows)
             connection.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", content_rows)
             for table, rows in digest_rows.items():
                 connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", rows)
@@ -160,7 +172,7 @@ class DigestCache:
             self._run(read)
         return rows
 
-    def _run(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    def _run(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Do `work` in one transaction, unless the cache has failed or fails now."""
         if self.trouble:
             return
@@ -182,7 +194,7 @@ def _content_of_row(row: Any) -> CachedContent | None:
         return None
 
 
-def _patiently(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+def _patiently(path: Path, work: Callable[[sqlite3.Connection], object]) -> None:
     """Do `work`, again while another process holds the file.
 
     SQLite's own time-out does not cover the moments in which a first process turns the log on or a last one
@@ -198,7 +210,7 @@ def _patiently(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
             time.sleep(0.02)
 
 
-def _once(path: Path, work: Callable[[sqlite3.Connection], None]) -> None:
+def _once(path: Path, work: Callable[[sqlite3.Connection], object]) -> None:
     with closing(sqlite3.connect(path, timeout=TIMEOUT_S)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")

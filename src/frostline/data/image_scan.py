@@ -215,7 +215,7 @@ def _key(path: Path) -> FileKey | DamagedImage:
         status = path.stat()
     except OSError as error:
         return DamagedImage(f"cannot be read ({error.strerror or error})")
-    return FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns)
+    return FileKey(os.fsencode(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _of_items(chunk: Sequence[ImageEntry], source: Source, cache: DigestCache, workers: int) -> list[Indexed]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class SampleReader:
         content = self._content(sample)
         if not isinstance(content, bytes):
             return b""
-        _demand_unchanged(sample, content)
+        self._demand_unchanged(sample, content)
         return pixel_digest.note_top(sample.digest, content)
 
     def faults(self, samples: Iterable[Sample], progress: Progress) -> dict[str, str]:
@@ -109,7 +110,7 @@ class SampleReader:
         """Decode one sample. Raises `DamagedImage` with the reason alone, `DataError` where it changed."""
         content = self._content(sample)
         if isinstance(content, bytes):
-            _demand_unchanged(sample, content)
+            self._demand_unchanged(sample, content)
         if side_pixels and isinstance(content, bytes):
             return decoding.picture_small(content, side_pixels)
         if decoder is not None and isinstance(content, bytes):
@@ -162,7 +163,12 @@ class SampleReader:
                 return False
         return self._jpegs[digest]
 
-
-def _demand_unchanged(sample: Sample, content: bytes) -> None:
-    if hashlib.sha256(content).hexdigest() != sample.digest:
-        raise DataError(f"{sample.path} has changed since it was indexed: load the data again.")
+    def _demand_unchanged(self, sample: Sample, content: bytes) -> None:
+        """Raise `DataError` for bytes that are not the sample's, and forget that its path held these."""
+        if hashlib.sha256(content).hexdigest() == sample.digest:
+            return
+        if self._items is None and self._root is not None:
+            DigestCache().forget_file(os.fsencode(self._root / sample.path))
+        raise DataError(
+            f"{sample.path} has changed since it was indexed: load the data again, or repeat the command."
+        )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from frostline import sentences
-from frostline.sentences import signed
+from frostline.sentences import percent, signed
 
 ACCURACY, LOG_LOSS, SENSITIVITY = "accuracy", "log_loss", "sensitivity@"
 SHARES = (ACCURACY, "balanced_accuracy", "macro_f1", "auroc", "average_precision")  # differences in points
@@ -21,6 +21,9 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         word = "significant" if difference["separated"] else "not significantly different"
         gap = _gap(difference, result.get("metric", ACCURACY))
         lines.append(f"{difference['leader']} over {difference['other']}: {gap}, {word}.")
+    lines += [
+        _on_more_folds(row, result) for row in result["standings"] if row.get("judged_accuracy") is not None
+    ]
     if interpolation := result.get("interpolation"):
         lines.append(_interpolated(interpolation, result["metric"]))
     if stopping := result.get("early_stopping"):
@@ -67,6 +70,14 @@ def in_words(metric: str) -> str:
     if specificity:
         return f"{sensitivity} at a specificity of {specificity}"
     return WORDS.get(metric, metric.replace("_", " ") if metric in SHARES else metric)
+
+
+def _on_more_folds(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Return a sentence about a strategy with more folds than it was judged on: whether that fold is hard."""
+    return (
+        f"{row['strategy']} was evaluated on all {result['folds']} folds: {percent(row['accuracy'])} there, "
+        f"{percent(row['judged_accuracy'])} on the one that the others were judged on."
+    )
 
 
 def _promising(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ def rows(request: CompareRequest, runner: TrialRunner, ranking: Ranking) -> list
             "accuracy": None,
             "low": None,
             "high": None,
+            "judged_accuracy": None,
             "seconds": sum(o["seconds"] for o in runs.values()),
             "run_seconds": _mean([o["seconds"] for o in outcomes]),
             "predicted_seconds": runner.whole_s[index],
@@ -55,6 +56,8 @@ def rows(request: CompareRequest, runner: TrialRunner, ranking: Ranking) -> list
             spread = spread_of_folds(evaluated_folds(runner, index))
             row["score"] = predictions.score(request.metric)
             row["accuracy"], row["low"], row["high"] = predictions.accuracy_interval(spread)
+        if ranking.verdict is not None and len(tasks) > row["repeats"] * ranking.depth > 0:
+            row["judged_accuracy"] = ranking.first_repeat[index].accuracy_interval()[0]
         standings.append(row)
     return sorted(standings, key=partial(_place, ranking))
 

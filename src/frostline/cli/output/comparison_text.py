@@ -55,10 +55,9 @@ def again_line(finished: bool) -> str:
 
 def standings(result: dict[str, Any]) -> Table:
     """Return a table of the standings."""
-    folds = f", {result['folds']} folds each" if result["folds"] > 1 else ""
     several, metric = "models" in result, result["metric"]
     decides = () if metric == ACCURACY else (in_words(metric),)
-    title = f"Accuracy on held-out images (95 % interval of a new model{folds})"
+    title = f"Accuracy on held-out images (95 % interval of a new model{_folds(result)})"
     title += f"; {decides[0]} decides" if decides else ""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = (*(("network",) if several else ()), "strategy", *decides)
@@ -81,6 +80,15 @@ def standings(result: dict[str, Any]) -> Table:
             style="bold" if _is_winner(row, result) else None,
         )
     return table
+
+
+def _folds(result: dict[str, Any]) -> str:
+    """Return how many folds all rows are of; nothing where there is one fold or rows differ."""
+    folds, ranked = result["folds"], [row for row in result["standings"] if row["repeats"]]
+    each = {row["folds"] / row["repeats"] for row in ranked if row["judged_accuracy"] is None}
+    if folds == 1 or len(each) != 1:
+        return ""
+    return f", {folds} folds each" if each == {folds} else f", one fold of {folds}" if each == {1} else ""
 
 
 def _score(score: float | None, metric: str) -> str:
