@@ -357,3 +357,32 @@ def test_the_prompt_chooses_and_predicts_by_it(
     result = CliRunner().invoke(cli, ["predict", str(place / "study"), "x.png", "--all-probabilities"])
     assert result.exit_code == 2
     assert "add --output FILE.csv" in result.output
+
+
+def test_a_precision_counts_an_image_as_often_as_it_is_predicted() -> None:
+    """Of three repeats: two of the class always, and four others once in three each."""
+    own = np.array([[0.9, 0.9, 0.9]] * 2)
+    others = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.1, 0.1]])
+    p = np.concatenate([own, others]).T.ravel()  # repeat after repeat
+    images, targets = np.tile(np.arange(6), 3), np.tile([0, 0, 1, 1, 1, 1], 3)
+    held = HeldOut(CLASSES, targets, np.stack([p, 1 - p], 1), images, images, "out of fold")
+    rate = held.precision(0, 0.5)
+    assert rate.value == pytest.approx(6 / 10)  # 2 of 6 images
+    assert rate.images == 6
+    assert rate.low is not None
+    assert rate.high is not None
+    once = metrics.wilson(0.6, 6)  # not as sure as six independent ones, and no surer
+    assert rate.low < once[0]
+    assert rate.high > once[1]
+    point = OperatingTarget(CLASSES[0], min_recall=0.9).choose(held)
+    f = point.figures
+    assert f["recall"].value == 1
+    assert f["precision"].value == pytest.approx(0.6)
+
+
+def test_equal_weights_change_no_interval() -> None:
+    rng = np.random.default_rng(0)
+    correct, units = rng.random(40).round(), rng.integers(0, 12, 40)
+    for unit in (None, units):
+        plain = metrics.rate_interval(correct, unit)
+        assert metrics.rate_interval(correct, unit, weights=np.full(40, 3.0)) == pytest.approx(plain)

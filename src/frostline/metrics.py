@@ -291,17 +291,22 @@ def interval(targets: Ints, guesses: Ints, units: Sequence[int] | Ints | None = 
 
 
 def rate_interval(
-    correct: Floats, units: Sequence[int] | Ints | None = None, spread: float = 1.0
+    correct: Floats,
+    units: Sequence[int] | Ints | None = None,
+    spread: float = 1.0,
+    weights: Floats | None = None,
 ) -> tuple[float, float]:
     """Return a 95 % interval of a mean of fractions, as `interval` does.
 
     Parameters
     ----------
-    right : ndarray, shape (n,)
+    correct : ndarray, shape (n,)
         A fraction 0–1 for each image.
     units : sequence of int or None, length n
     spread : float
         How many times the variance over images the mean has.
+    weights : ndarray, shape (n,), or None
+        How much each image counts in the mean; None: all alike.
 
     Returns
     -------
@@ -309,15 +314,17 @@ def rate_interval(
     """
     from scipy.stats import t
 
-    n, rate = len(correct), float(correct.mean())
+    n, rate = len(correct), float(np.average(correct, weights=weights))
     count = n if units is None else len(np.unique(np.asarray(units)))
     if count == 1 < n:
         return 0.0, 1.0
-    inflation = design_effect(correct, units)
+    inflation = design_effect(correct, units, weights)
     return wilson(rate, n / inflation / spread, float(t.ppf(0.975, count - 1)) if inflation > 1 else Z95)
 
 
-def design_effect(correct: Floats, units: Sequence[int] | Ints | None = None) -> float:
+def design_effect(
+    correct: Floats, units: Sequence[int] | Ints | None = None, weights: Floats | None = None
+) -> float:
     """Return how many times the variance of a mean is that of as many independent images (Kish 1965).
 
     Parameters
@@ -325,21 +332,26 @@ def design_effect(correct: Floats, units: Sequence[int] | Ints | None = None) ->
     correct : ndarray, shape (n,)
         A fraction 0–1 for each image.
     units : sequence of int or None, length n
+    weights : ndarray, shape (n,), or None
+        As `rate_interval` takes it.
 
     Returns
     -------
     float
         1 where every image is its own unit, and never less; n where all are one unit.
     """
-    n, rate = len(correct), float(correct.mean())
+    n, rate = len(correct), float(np.average(correct, weights=weights))
     _, index = np.unique(np.arange(n) if units is None else np.asarray(units), return_inverse=True)
     count = int(index.max()) + 1
-    if count in (1, n):
+    alike = weights is None or np.ptp(weights) == 0
+    if count == 1 or (count == n and alike):
         return n / count
-    residuals = np.bincount(index, weights=correct - rate)
+    weights = np.ones(n) if weights is None else weights * (n / weights.sum())
+    residuals = np.bincount(index, weights=weights * (correct - rate))
     clustered = float((residuals**2).sum()) * count / (count - 1) / n**2
     simple = rate * (1.0 - rate) / n
-    by_size = float((np.bincount(index) ** 2).sum()) / n  # images a unit, as a unit's images meet them
+    # Images a unit, as a unit's images meet them.
+    by_size = float((np.bincount(index, weights=weights) ** 2).sum()) / n
     return max(1.0, clustered / simple) if simple > 0 else by_size
 
 

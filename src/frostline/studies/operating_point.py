@@ -145,15 +145,21 @@ class HeldOut:
     basis: str
     spread: float = 1.0
 
-    def rate(self, correct: Floats, rows: NDArray[np.bool_]) -> Rate:
-        """Return the mean of fractions (n,) over the images of some rows, an image's rows averaged."""
+    def rate(self, correct: Floats, rows: NDArray[np.bool_], by_row: bool = False) -> Rate:
+        """Return the mean of fractions (n,) over the images of some rows, an image's rows averaged.
+
+        `by_row`: an image counts as often as it has such rows.
+        """
         if not rows.any():
             return Rate(None, None, None, 0)
         _, place = np.unique(self.images[rows], return_inverse=True)
-        means = (np.bincount(place, weights=correct[rows]) / np.bincount(place)).astype(np.float64)
+        times = np.bincount(place).astype(np.float64)
+        means = np.bincount(place, weights=correct[rows]) / times
         unit = np.zeros(len(means), dtype=np.int64)
         unit[place] = self.units[rows]
-        return Rate(float(means.mean()), *metrics.rate_interval(means, unit, self.spread), images=len(means))
+        weights = times if by_row else None
+        ends = metrics.rate_interval(means, unit, self.spread, weights)
+        return Rate(float(np.average(means, weights=weights)), *ends, images=len(means))
 
     def recall(self, place: int, threshold: float) -> Rate:
         """Return the share of a class's images that are predicted as it from a threshold on."""
@@ -161,9 +167,9 @@ class HeldOut:
         return self.rate(predicted, self.targets == place)
 
     def precision(self, place: int, threshold: float) -> Rate:
-        """Return the share of the images predicted as a class that are of it."""
+        """Return the share of the predictions of a class that are right."""
         own = (self.targets == place).astype(np.float64)
-        return self.rate(own, self.probabilities[:, place] >= threshold)
+        return self.rate(own, self.probabilities[:, place] >= threshold, by_row=True)
 
     def cost(self, costs: Floats, guesses: Ints) -> Rate:
         """Return the mean cost of an image, with Student's t interval."""
