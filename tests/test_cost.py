@@ -284,6 +284,17 @@ def test_disk_is_the_rows_of_each_view() -> None:
     assert cost.disk_bytes == (3 * 100 + 20) * 128 + (20 + 40) * 256
 
 
+def test_disk_holds_the_statistics_of_plain_views() -> None:
+    known = dataclasses.replace(INVENTED, statistics=(10, 6))  # of block, and of stem
+    given = {**DATA, "flip": "none", "cache": "keep"}
+    probe = predict("linear_probe", known, **given)  # type: ignore[arg-type]
+    rows = predict("linear_probe", INVENTED, **given).disk_bytes  # type: ignore[arg-type]
+    assert probe.disk_bytes == rows + (100 + 20 + 40) * 4 * (10 + 6)
+    lowest = predict("top_k(1, epochs=6)", known, **given).disk_bytes  # type: ignore[arg-type]
+    rows = predict("top_k(1, epochs=6)", INVENTED, **given).disk_bytes  # type: ignore[arg-type]
+    assert lowest > rows
+
+
 # --- what must hold whatever the rates -------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from frostline.cost.cache_tradeoff import (
     views_of,
 )
 from frostline.cost.rates import FLOAT_BYTES, Rates
-from frostline.strategies import Hyperparameters, ResolvedPhase, Strategy
+from frostline.strategies import SEVERAL, Hyperparameters, ResolvedPhase, Strategy
 
 # Features of a phase that stay in memory once they were read. A choice: all pooled features of a few thousand
 # images and several views, and a small part of what one training step of a convolutional network takes.
@@ -108,6 +108,7 @@ class Walk:
     def __init__(self, rates: Rates, job: Job) -> None:
         self.rates, self.job, self.result = rates, job, WalkResult()
         self._filled: set[tuple[int, str, int]] = set()  # (cut, subset, view) that are kept by now
+        self._described: set[tuple[int, str, str]] = set()  # (cut, subset, plan) whose statistics are kept
         self._decoded: set[str] = set()  # subsets whose pictures are in memory
         self.decode_s = self.beside_s = 0.0  # of one thread, and of what is computed beside it
         self.views = 0 if job.still or job.mixes else views_of(job.phases)
@@ -131,6 +132,15 @@ class Walk:
     def _count_cached(self, images: int, row_bytes: int) -> None:
         self.result.disk_bytes += images * row_bytes
         self.result.features += images
+
+    def _count_statistics(self, cut: int, subset: str, images: int, plan: str = "frozen") -> None:
+        """Add what a pass over plain views leaves of the stages below `cut`, for heads that read several."""
+        ends = sorted((stage.cut for stage in self.rates.stages if stage.cut), reverse=True)
+        for end, width in list(zip(ends, self.rates.statistics, strict=False))[:SEVERAL]:
+            place = (end, subset, plan)
+            if end <= cut and place not in self._described:
+                self._described.add(place)
+                self.result.disk_bytes += images * width * FLOAT_BYTES
 
     def _add(self, item: str, seconds: float) -> None:
         self.result.seconds[item] += seconds
@@ -191,6 +201,8 @@ class Walk:
         self._filled.add(place)
         row_bytes = rates.at(cut).row_bytes
         self._count_cached(images, row_bytes)
+        if view == 0:
+            self._count_statistics(cut, subset, images)
         if self.job.warm:
             return
         early = max((c for c, p, v in self._filled if (p, v) == (subset, view) and c < cut), default=0)
@@ -251,6 +263,7 @@ class Walk:
             return
         self._filled.add((last, "train", 0))
         self._count_cached(images, rates.last.row_bytes)
+        self._count_statistics(last, "train", images)
         if not self.job.warm:
             if pixels:
                 self._decode(images * (rates.file_s + rates.crop_s), self._forward(last, images))
@@ -409,6 +422,7 @@ class Walk:
             if keeps:
                 self._find(cut, True)
                 self._count_cached(images, row_bytes)
+                self._count_statistics(cut, subset, images, "figures")
                 self._add("final figures", images * rates.read.at(row_bytes))
             if not (keeps and job.warm) and images:
                 if cut > 0 or subset == "test":  # of val the first validation holds the pixels

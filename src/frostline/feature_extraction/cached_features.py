@@ -347,22 +347,50 @@ class Frozen:
         if form is not None:
             cached.put(keys, rows, form)
 
-    def with_statistics(self, images: Images, items: Sequence[Item], workers: Workers = 0) -> Tensor:
-        """Return features at the last cut and the statistics of `taps` after them, (n, all widths).
+    def with_statistics(
+        self, images: Images, chunks: Iterable[Sequence[Item]], workers: Workers = 0
+    ) -> Iterator[Tensor]:
+        """Yield, for each chunk, features at the last cut and the statistics of `taps` after them.
 
         Read where cached, computed where not; the same bits.
+
+        Parameters
+        ----------
+        images : Images
+        chunks : iterable of sequence of (position, view)
+        workers : int or "auto"
+
+        Yields
+        ------
+        Tensor, shape (n, all widths)
         """
         if self.cached is None or self.statistics is None:
-            (computed,) = self._computed(images, items, workers)
-            return computed
+            for items in chunks:
+                yield from self._computed(images, items, workers)
+            return
+        try:
+            for items in chunks:
+                yield self._read_with_statistics(self.cached, self.statistics, images, items, workers)
+        finally:
+            self.cached.close()
+            self.statistics.close()
+
+    def _read_with_statistics(
+        self,
+        cached: CachedPrefix,
+        statistics_rows: StatisticsCache,
+        images: Images,
+        items: Sequence[Item],
+        workers: Workers,
+    ) -> Tensor:
         keys = [_key(images, item) for item in items]
-        raw, gone = self.cached.read(keys)
-        statistics, gone_statistics = self.statistics.read(keys)
+        raw, gone = cached.read(keys)
+        statistics, gone_statistics = statistics_rows.read(keys)
         missing = sorted({*gone, *gone_statistics})
         self.counts.from_cache += len(items) - len(missing)
         values = None
-        if len(missing) < len(items) and self.cached.form is not None:
-            values = self._side_by_side(from_bytes(raw, self.cached.form), statistics)
+        if len(missing) < len(items) and cached.form is not None:
+            values = self._side_by_side(from_bytes(raw, cached.form), statistics)
         for start in range(0, len(missing), self.config.batch):
             chunk = missing[start : start + self.config.batch]
             (computed,) = self._computed(images, [items[place] for place in chunk], workers)

@@ -69,4 +69,4 @@ def features_and_statistics(
     frozen.fill_statistics(images, items, workers=workers, progress=progress)
     size = frozen.config.batch
     chunks = [items[i : i + size] for i in range(0, len(items), size)]
-    return np.concatenate([frozen.with_statistics(images, chunk, workers).numpy() for chunk in chunks])
+    return np.concatenate([values.numpy() for values in frozen.with_statistics(images, chunks, workers)])

@@ -141,8 +141,8 @@ class ForwardPass:
         if several is not None and self.cut is self.backbone.cuts[-1]:
             frozen = self._frozen(model, self.backbone.cuts[-1], several.layers)
             frozen.fill_statistics(images, items, workers=self.workers, progress=self.progress)
-            for positions, chunk in zip(places, chunks, strict=True):
-                z = frozen.with_statistics(images, chunk, self.workers)
+            read = frozen.with_statistics(images, chunks, self.workers)
+            for positions, z in zip(places, read, strict=True):
                 with torch.no_grad(), self.config.plan.autocast(), above(positions):
                     out = several.of_statistics(z.to(self.config.plan.device))
                 yield Outputs(positions, z, z[:, : self.backbone.feature_width], out.float().cpu())

@@ -119,10 +119,8 @@ def extract_features(
         )
         items = [(position, 0) for position in range(len(images))]
         frozen.fill_statistics(images, items, workers=workers, progress=progress)
-        starts = range(0, len(items), EVALUATION_BATCH)
-        batches = (
-            frozen.with_statistics(images, items[i : i + EVALUATION_BATCH], workers).numpy() for i in starts
-        )
+        chunks = [items[i : i + EVALUATION_BATCH] for i in range(0, len(items), EVALUATION_BATCH)]
+        batches = (values.numpy() for values in frozen.with_statistics(images, chunks, workers))
         vectors = np.concatenate(list(batches)) if place is None else None
         if place is not None:
             _write(place, data.samples, batches)
