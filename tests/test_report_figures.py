@@ -171,6 +171,40 @@ def test_rates_drawn_are_the_rates_trained_with(strategy: str, tmp_path: Path) -
     assert column == len(drawn.columns)
 
 
+STOPPED = "phases(0@2, all@10)"
+
+
+def test_of_a_stopped_run_only_what_was_trained_is_drawn(tmp_path: Path) -> None:
+    """It said "Epochs 3–12 ... up to 0.001" of two epochs that were still warming up."""
+    data = studies.begin(tmp_path / "study")
+    folder = studies.write_run(tmp_path / "study", STOPPED, data)
+    result = json.loads((folder / "result.json").read_text())
+    probe, rest = schedule(
+        parse(STOPPED), stages=len(studies.STAGES), images=len(data.subset("train")), batch=32
+    )
+    done = probe.steps + 1
+    (folder / "result.json").write_text(json.dumps({**result, "steps": done, "stopped": "minutes"}))
+    contents = read(tmp_path / "study")
+    drawn = flow(contents, contents.runs[0])
+    assert drawn is not None
+    assert len(drawn.columns) == probe.epochs + 1
+    first, second, stopped = drawn.phases
+    assert first.startswith(f"Epochs 1–{probe.epochs}: only the head is trained")
+    known = hyperparameters(parse(STOPPED))
+    reached = rest.lr * lr_schedule.scale(0, rest.steps, known.warmup)
+    assert reached < rest.lr
+    assert second.startswith(f"Epoch {probe.epochs + 1}: every stage is trained, ")
+    assert f"at a learning rate of up to {reached:.3g}" in second
+    planned = probe.steps + rest.steps
+    assert stopped == (
+        f"It was stopped in epoch {probe.epochs + 1} of {probe.epochs + rest.epochs}, after {done:,} of "
+        f"{planned:,} steps."
+    )
+    assert drawn.stages[0].peak == pytest.approx(
+        lr_schedule.peak(reached, known.layer_decay, len(studies.STAGES) - 1)
+    )
+
+
 def test_peaks_are_the_optimizers() -> None:
     backbone = tiny_backbone()
     parsed = hyperparameters(parse("full"))

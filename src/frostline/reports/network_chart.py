@@ -1,6 +1,7 @@
 """The network's stages, and the learning rate of each in each epoch. Imports no torch.
 
-Stages are in the order of the forward pass. A stage that is frozen in an epoch has no rate there.
+Stages are in the order of the forward pass. A stage that is frozen in an epoch has no rate there. Of a run
+that was stopped only what was trained is drawn.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def flow(contents: StudyContents, run: RunContents) -> Flow | None:
         phases, parsed = resolved_phases(contents, run), hyperparameters(parse(run.strategy))
     except UsageError:
         return None
-    rates = _rates(phases, parsed, len(network["stages"]))
+    done = _done(phases, parsed, int(run.result.get("steps", sum(phase.steps for phase in phases))))
+    rates = _rates(done, parsed, len(network["stages"]))
     head = len(network["stages"]) - 1
     columns = list(range(len(rates)))
     width = math.ceil(len(columns) / MOST_COLUMNS) or 1
@@ -79,28 +81,61 @@ def flow(contents: StudyContents, run: RunContents) -> Flow | None:
                 _highest(row[index] for row in rates[column : column + width]) for column in columns[::width]
             ),
             peak=_highest(
-                lr_schedule.peak(phase.lr, parsed.layer_decay, head - index)
-                for phase in phases
-                if index >= phase.cut
+                lr_schedule.peak(part.peak_lr, parsed.layer_decay, head - index)
+                for part in done
+                if index >= part.phase.cut
             ),
         )
         for index, stage in enumerate(network["stages"])
     )
-    return Flow(
-        stages, tuple(column + 1 for column in columns[::width]), _sentences(phases, network["stages"])
-    )
+    sentences = _sentences(done, network["stages"])
+    steps, planned = (sum(part.steps for part in parts) for parts in (done, phases))
+    if steps < planned:
+        epochs = f"{len(rates)} of {sum(phase.epochs for phase in phases)}"
+        sentences += (f"It was stopped in epoch {epochs}, after {steps:,} of {planned:,} steps.",)
+    return Flow(stages, tuple(column + 1 for column in columns[::width]), sentences)
 
 
 def _same_backbone(contents: StudyContents, run: RunContents) -> bool:
     return contents.backbone is not None and contents.backbone.get("model") == run.config.get("model")
 
 
-def _rates(phases: Sequence[ResolvedPhase], known: Hyperparameters, stages: int) -> list[list[float | None]]:
+@dataclass(frozen=True)
+class _Done:
+    """What was trained of a phase: epochs, the last of which may be a part, and the head's highest rate."""
+
+    phase: ResolvedPhase
+    steps: int
+    peak_lr: float
+
+    @property
+    def epochs(self) -> int:
+        return math.ceil(self.steps / self.phase.steps_per_epoch)
+
+
+def _done(phases: Sequence[ResolvedPhase], known: Hyperparameters, steps: int) -> list[_Done]:
+    """Return the phases as far as so many steps went."""
+    parts = []
+    for phase in phases:
+        done_steps = min(phase.steps, steps)
+        steps -= done_steps
+        if done_steps == phase.steps:
+            parts.append(_Done(phase, done_steps, phase.lr))
+        elif done_steps:
+            shares = [
+                lr_schedule.scale(s, phase.steps, known.warmup, known.schedule) for s in range(done_steps)
+            ]
+            parts.append(_Done(phase, done_steps, phase.lr * max(shares)))
+    return parts
+
+
+def _rates(done: Sequence[_Done], known: Hyperparameters, stages: int) -> list[list[float | None]]:
     """Return the mean rate of each stage in each epoch: (epochs, stages)."""
     rates: list[list[float | None]] = []
-    for phase in phases:
-        for epoch in range(phase.epochs):
-            steps = range(epoch * phase.steps_per_epoch, (epoch + 1) * phase.steps_per_epoch)
+    for part in done:
+        phase = part.phase
+        for epoch in range(part.epochs):
+            steps = range(epoch * phase.steps_per_epoch, min(part.steps, (epoch + 1) * phase.steps_per_epoch))
             shares = [lr_schedule.scale(step, phase.steps, known.warmup, known.schedule) for step in steps]
             mean_scale = sum(shares) / len(shares)
             rates.append(
@@ -118,13 +153,13 @@ def _highest(values: Any) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _sentences(phases: Sequence[ResolvedPhase], stages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def _sentences(done: Sequence[_Done], stages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return a sentence for each phase: the trained stages, and the learning rate."""
-    if not phases:
+    if not done:
         return ("The whole network stays frozen: a linear classifier is fitted on its features.",)
     sentences, first_epoch, head = [], 1, len(stages) - 1
-    for phase in phases:
-        last_epoch = first_epoch + phase.epochs - 1
+    for part in done:
+        phase, last_epoch = part.phase, first_epoch + part.epochs - 1
         epochs = f"Epoch {first_epoch}" if last_epoch == first_epoch else f"Epochs {first_epoch}–{last_epoch}"
         names = [str(stage["name"]) for stage in stages]
         if phase.cut >= head:
@@ -134,6 +169,6 @@ def _sentences(phases: Sequence[ResolvedPhase], stages: Sequence[dict[str, Any]]
         else:
             below = "the stem is" if phase.cut == 1 else f"stem to {names[phase.cut - 1]} are"
             trained, frozen = f"{names[phase.cut]} to {names[head]} are trained", f"; {below} frozen"
-        sentences.append(f"{epochs}: {trained}, at a learning rate of up to {phase.lr:.3g}{frozen}.")
+        sentences.append(f"{epochs}: {trained}, at a learning rate of up to {part.peak_lr:.3g}{frozen}.")
         first_epoch = last_epoch + 1
     return tuple(sentences)
