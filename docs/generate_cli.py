@@ -129,14 +129,15 @@ since its advice is about pretrained features.
   seconds_saved}}`: the winner's epochs of those planned, and what its runs saved), `ended_because` (why no
   more runs were made, with minutes; else empty), `standings:
   [{{strategy, augment, candidate, winner, runs, trials, share, repeats, folds, score, accuracy, low,
-  high, judged_accuracy, run_seconds, predicted_seconds, joined}}]` (`low` to `high` of those with
-  predictions; `trials` are the folders of the runs that the figures are of; `judged_accuracy`: on the one
-  fold that the others were judged on, of one that has all), `promising: [{{strategy, folds, ahead,
+  high, all_folds_accuracy, run_seconds, predicted_seconds, joined}}]` (`low` to `high` of those with
+  predictions; `trials` are the folders of the runs that the figures are of; `all_folds_accuracy` where the
+  row is of the one fold that all were judged on and there are more), `promising: [{{strategy, folds, ahead,
   beside}}]` (ahead of the winner on fewer folds), `folds`, `judged_on_folds` (1: a hold-out), `joined`
   (strategies that were trained in the study before), `not_compared: [{{run, strategy, figure, kind,
   reason}}]` (those that could not join), `predicting: {{run, why, winner}}` (the run that `predict` uses),
   `evaluation` (by which other runs of the study are compared with the winner), `reused`, `ended`,
-  `differences: [{{leader, other, candidates, mean, low, high, separated}}]` (`candidates` as in `standings`),
+  `differences: [{{leader, other, candidates, mean, low, high, separated, repeats}}]` (`candidates` as in
+  `standings`; of so many repeats),
   `over_leader: {{measured, earlier, expected}}` (the winner's score less that of who scored best: on these
   images, in earlier trials and by both; null where the two are one),
   `out_of_fold` (with `strategy`, `images`, `folds` and `runs` that the figures belong to), `accuracy`,

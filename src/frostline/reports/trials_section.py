@@ -64,6 +64,8 @@ def _lead(context: ReportContext) -> list[str]:
         return ["The comparison is not finished: metrics are of the runs finished so far."]
     result = comparison.result
     folds = f", each of them in {result['folds']} folds" if result["folds"] > 1 else ""
+    if result.get("judged_on_folds", result["folds"]) < result["folds"]:
+        folds = f" of one fold of {result['folds']}"
     repeats = int(result["repeats"])
     resampling = f"{counted(repeats, 'repeat')}{folds}" if repeats else "no complete repeat within the time"
     command_s, all_s = float(result["seconds"]), runs_s(context.contents)
@@ -109,6 +111,11 @@ def _optimism_note(context: ReportContext) -> list[str]:
     head = headline(context)
     if head is None or not round(100 * (head.record.get("optimism") or 0.0), 1):
         return []
+    assert context.contents.comparison is not None
+    assert context.contents.comparison.result is not None
+    result = context.contents.comparison.result
+    if any(row["winner"] and row.get("all_folds_accuracy") is not None for row in result["standings"]):
+        return []  # its row is of other images, as the verdict says
     line = (
         f"Rows show the measured accuracy. The headline's {percent(head.accuracy)} "
         f"({between(head.low, head.high)}) is {100 * head.record['optimism']:.1f} points below the chosen "

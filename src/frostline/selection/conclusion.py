@@ -130,7 +130,7 @@ def conclude(
         "standings": rows,
         "strategies_tried": sum(row["runs"] > 0 for row in rows),
         "runs": sum(row["runs"] for row in rows),
-        "differences": standings.differences(runner, verdict),
+        "differences": standings.differences(runner, ranking),
         "over_leader": standings.over_leader(request, verdict, index),
         "out_of_fold": held_out,
         **({} if interpolation is None else {"interpolation": interpolation.report}),

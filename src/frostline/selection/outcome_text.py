@@ -20,9 +20,13 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     for difference in sorted(result["differences"], key=lambda d: d["mean"])[:2]:
         word = "significant" if difference["separated"] else "not significantly different"
         gap = _gap(difference, result.get("metric", ACCURACY))
-        lines.append(f"{difference['leader']} over {difference['other']}: {gap}, {word}.")
+        fewer = difference.get("repeats", result["repeats"]) < result["repeats"]
+        where = " on the first repeat, the only one that both have" if fewer else ""
+        lines.append(f"{difference['leader']} over {difference['other']}{where}: {gap}, {word}.")
     lines += [
-        _on_more_folds(row, result) for row in result["standings"] if row.get("judged_accuracy") is not None
+        _on_more_folds(row, result)
+        for row in result["standings"]
+        if row.get("all_folds_accuracy") is not None
     ]
     if interpolation := result.get("interpolation"):
         lines.append(_interpolated(interpolation, result["metric"]))
@@ -74,9 +78,10 @@ def in_words(metric: str) -> str:
 
 def _on_more_folds(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Return a sentence about a strategy with more folds than it was judged on: whether that fold is hard."""
+    everywhere, judged = percent(row["all_folds_accuracy"]), percent(row["accuracy"])
     return (
-        f"{row['strategy']} was evaluated on all {result['folds']} folds: {percent(row['accuracy'])} there, "
-        f"{percent(row['judged_accuracy'])} on the one that the others were judged on."
+        f"{row['strategy']} was evaluated on all {result['folds']} folds: {everywhere} there, {judged} on the "
+        "one that the others were judged on."
     )
 
 
@@ -139,7 +144,7 @@ def _first(result: Mapping[str, Any]) -> str:
             else f"{repeats} hold-outs"
         )
         # The figures of a winner that was run on more folds are of images that the others never predicted.
-        if repeats == 1 and any(row.get("winner") and row["folds"] > 1 for row in result["standings"]):
+        if repeats == 1 and result["out_of_fold"].get("folds", 1) > 1:
             basis = f"the first of {result['folds']} folds"
     if len(result["standings"]) == 1:
         return f"{winner} was the only candidate, evaluated on {basis}."

@@ -21,12 +21,16 @@ def rows(request: CompareRequest, runner: TrialRunner, ranking: Ranking) -> list
     """Return a row for each candidate with its runs and scores, the best first.
 
     All figures of a row are of the runs whose folders are its `trials`: those that it was ranked by, else its
-    longest. The intervals are of a new model's accuracy on new images, like the headline's.
+    longest. The intervals are of a new model's accuracy on new images, like the headline's. Of a probe with
+    all folds where the others have one, they are of that one; `all_folds_accuracy` is of all.
     """
     standings, repeats = [], complete_repeats(runner)
     for index, candidate in enumerate(runner.candidates):
         runs = {task: o for task, o in runner.outcomes.items() if task.candidate == index}
-        tasks = list(ranking.outcomes.get(index) or longest(runner.outcomes, index))
+        ranked = ranking.outcomes.get(index) or {t: runs[t] for t in longest(runner.outcomes, index)}
+        judged = {task: o for task, o in ranked.items() if task.cell.fold < ranking.depth}
+        on_more_folds = ranking.verdict is not None and 0 < len(judged) < len(ranked)
+        tasks = list(judged if on_more_folds else ranked)
         outcomes = [runs[task] for task in tasks]
         row: dict[str, Any] = {
             **({"model": candidate.model} if candidate.model else {}),
@@ -44,20 +48,21 @@ def rows(request: CompareRequest, runner: TrialRunner, ranking: Ranking) -> list
             "accuracy": None,
             "low": None,
             "high": None,
-            "judged_accuracy": None,
+            "all_folds_accuracy": None,
             "seconds": sum(o["seconds"] for o in runs.values()),
             "run_seconds": _mean([o["seconds"] for o in outcomes]),
             "predicted_seconds": runner.whole_s[index],
         }
         predictions = ranking.predictions.get(index)
-        if predictions is None and tasks:
-            predictions = gather(runner.data, runner.study.path, runner.outcomes, [index])[index]
+        if on_more_folds and predictions is not None:
+            row["all_folds_accuracy"] = predictions.accuracy_interval()[0]
+        if tasks and (predictions is None or on_more_folds):
+            chosen = {task: runs[task] for task in tasks}
+            predictions = gather(runner.data, runner.study.path, chosen, [index])[index]
         if predictions is not None and len(predictions.images):
-            spread = spread_of_folds(evaluated_folds(runner, index))
+            folds = ranking.depth if on_more_folds else evaluated_folds(runner, index)
             row["score"] = predictions.score(request.metric)
-            row["accuracy"], row["low"], row["high"] = predictions.accuracy_interval(spread)
-        if ranking.verdict is not None and len(tasks) > row["repeats"] * ranking.depth > 0:
-            row["judged_accuracy"] = ranking.first_repeat[index].accuracy_interval()[0]
+            row["accuracy"], row["low"], row["high"] = predictions.accuracy_interval(spread_of_folds(folds))
         standings.append(row)
     return sorted(standings, key=partial(_place, ranking))
 
@@ -83,11 +88,12 @@ def _share(runner: TrialRunner, index: int) -> float:
     return tasks[0].share if tasks else 0.0
 
 
-def differences(runner: TrialRunner, verdict: Verdict | None) -> list[dict[str, Any]]:
-    """Return the difference between the leader and each other repeated candidate."""
+def differences(runner: TrialRunner, ranking: Ranking) -> list[dict[str, Any]]:
+    """Return the difference between the leader and each other candidate, and of how many repeats it is."""
+    verdict = ranking.verdict
     if verdict is None:
         return []
-    names = [str(candidate) for candidate in runner.candidates]
+    names, repeats = [str(candidate) for candidate in runner.candidates], complete_repeats(runner)
     return [
         {
             "leader": names[verdict.leader],
@@ -97,6 +103,7 @@ def differences(runner: TrialRunner, verdict: Verdict | None) -> list[dict[str, 
             "low": difference.low,
             "high": difference.high,
             "separated": difference.separated,
+            "repeats": ranking.repeats if repeats.get(other, 0) >= ranking.repeats else 1,
         }
         for other, difference in verdict.differences.items()
     ]

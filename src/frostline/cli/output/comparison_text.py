@@ -85,7 +85,7 @@ def standings(result: dict[str, Any]) -> Table:
 def _folds(result: dict[str, Any]) -> str:
     """Return how many folds all rows are of; nothing where there is one fold or rows differ."""
     folds, ranked = result["folds"], [row for row in result["standings"] if row["repeats"]]
-    each = {row["folds"] / row["repeats"] for row in ranked if row["judged_accuracy"] is None}
+    each = {row["folds"] / row["repeats"] for row in ranked}
     if folds == 1 or len(each) != 1:
         return ""
     return f", {folds} folds each" if each == {folds} else f", one fold of {folds}" if each == {1} else ""
