@@ -60,8 +60,8 @@ since its advice is about pretrained features.
   head reads; null for the last alone), `loads_in` (timm, transformers or none), `steps`,
   `best_epoch`, `early_stopping` (with `--patience`: `{{patience, epochs, last_phase, epochs_saved,
   seconds_saved}}`),
-  `parent` (with `--continue`: `{{run, weights, epochs, extra_epochs, lr}}`, `epochs` being those before),
-  `notes`
+  `parent` (with `--continue`: `{{run, weights, epochs, extra_epochs, lr}}`, `epochs` being all that were
+  trained before), `notes`
   (problems during the run and how it dealt with them), `temperature`, `world_size` (processes of
   torchrun's that made the run; 1 without),
   `peak_memory_bytes` (above the imported baseline), `device_peak_bytes` (of a GPU; null without),
@@ -159,8 +159,8 @@ since its advice is about pretrained features.
   largest_difference, answers_changed}}` (probabilities compared with those of `predict`), `usage` (Python),
   `notes`.
 - `report`: `report` (the page's file), `bytes`, `conclusions` (sentences), `notes` (what could not be read).
-- `cache`: `path`, `bytes`, `entries: [{{about, form, rows, bytes, hits, misses, used}}]`; `cache prune` and
-  `cache clear`: `freed_bytes`, `bytes`; `cache verify`: `intact`, `damaged`, `lost`, `adopted`.
+- `cache`: `path`, `bytes`, `entries: [{{about, form, features, bytes, hits, misses, used}}]`; `cache prune`
+  and `cache clear`: `freed_bytes`, `bytes`; `cache verify`: `intact`, `damaged`, `lost`, `adopted`.
 
 ## Kinds of findings
 

@@ -148,7 +148,7 @@ def test_a_run_keeps_to_what_was_chosen(
     config = json.loads((run.folder.path / "config.json").read_text())
     assert (config["batch_size"], config["lr_factor"]) == (chosen["images"], chosen["lr_factor"])
     assert "batch_size" not in (run.folder.path / "config.yaml").read_text()  # the same call again
-    assert [row["lr"] for row in run.folder.metrics()] == [pytest.approx(5e-4 * chosen["lr_factor"])] * 2
+    assert [row["peak_lr"] for row in run.folder.metrics()] == [pytest.approx(5e-4 * chosen["lr_factor"])] * 2
     assert any(
         f"Batches of {chosen['images']} images, learning rate × " in line for line in _notes(run.result)
     )
@@ -177,7 +177,7 @@ def test_an_interrupted_run_goes_on_with_its_batches(
     run = train()
     assert run.folder.path == begun.parent
     assert run.result["numeric_plan"]["batch"] == chosen
-    assert run.folder.metrics()[0]["lr"] == pytest.approx(5e-4 * chosen["lr_factor"])
+    assert run.folder.metrics()[0]["peak_lr"] == pytest.approx(5e-4 * chosen["lr_factor"])
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -191,7 +191,9 @@ def test_a_run_that_continues_has_the_batches_of_its_parent(
     images = parent.result["numeric_plan"]["batch"]["images"]
     batch = BatchSize(**child.result["numeric_plan"]["batch"])
     assert (batch.images, batch.lr_factor, batch.auto) == (images, 1.0, False)
-    assert child.folder.metrics()[0]["lr"] == pytest.approx(parent.folder.metrics()[0]["lr"] / 2, rel=1e-2)
+    assert child.folder.metrics()[0]["peak_lr"] == pytest.approx(
+        parent.folder.metrics()[0]["peak_lr"] / 2, rel=1e-2
+    )
 
 
 # --- advice ---------------------------------------------------------------------------------------------

@@ -74,6 +74,13 @@ def test_what_is_missing_is_no_class(value: Any) -> None:
     assert read_labels([value, "cat"]) == ["", "cat"]
 
 
+def test_the_name_of_a_known_class_may_look_like_several() -> None:
+    values = ["a|b", "c", "[x, y]"]
+    assert read_labels(values, classes={"a|b", "[x, y]"}) == values
+    with pytest.raises(DataError, match=r"1 of 2 images have several labels in one text, such as '\[x, y\]'"):
+        read_labels(values, classes={"a|b"})
+
+
 @pytest.mark.parametrize("values", SEVERAL, ids=repr)
 def test_several_labels_are_refused_with_how_many_images(values: list[Any]) -> None:
     with pytest.raises(DataError, match=r"^[123] of 3 images have several labels.*not supported yet"):

@@ -274,7 +274,7 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
     run = frostline.train(backbone, data, continue_from=parent, extra_epochs=4, log=lines.append)
     started = load_file(parent.folder.weights)
     assert all(torch.equal(value, started[name]) for name, value in seen[0].items())
-    peak = parent.folder.metrics()[-1]["lr"]
+    peak = parent.folder.metrics()[-1]["peak_lr"]
     named = {
         "run": parent.run,
         "weights": parent.weights_digest,
@@ -292,7 +292,10 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
         parent.strategy,
     )
     rows = run.folder.metrics()
-    assert [row["lr"] for row in rows] == [PEAK_SHARE * peak] * 4
+    assert [row["peak_lr"] for row in rows] == [PEAK_SHARE * peak] * 4
+    rates = [row["lr"] for row in rows]  # of each epoch's last step: down to zero
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.3 * peak
     assert run.steps == run.steps_planned == 12
     moved = load_file(run.folder.weights)
     first = min(cut.index for cut in backbone.cuts if cut.name == run.cut)
@@ -306,7 +309,7 @@ def test_a_run_continues_from_its_parents_weights_in_its_parents_split(
     assert not torch.equal(moved["head.weight"], started["head.weight"])
     # Once more: from the child, which keeps what it inherited.
     faster = frostline.train(backbone, data, continue_from=run.folder.path, extra_epochs=1, lr=0.002)
-    assert faster.folder.metrics()[0]["lr"] == 0.002
+    assert faster.folder.metrics()[0]["peak_lr"] == 0.002
     again = frostline.train(backbone, data, continue_from=run.folder.path, extra_epochs=1)
     assert again.parent is not None
     assert (again.parent["run"], again.parent["epochs"]) == (run.run, 7)

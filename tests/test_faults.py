@@ -165,7 +165,7 @@ def test_a_loss_that_is_no_number_halves_the_rate_from_the_start_of_the_epoch(
     with pytest.warns(RunWarning, match="learning rate halved") as caught:
         run = frostline.train(backbone, data, "full(epochs=4, lr=0.001)", study=tmp_path / "s", **given)
     assert len(caught) == len(run.notes) == 2
-    assert [row["lr"] for row in run.folder.metrics()] == [0.001 / 4] * 4
+    assert [row["peak_lr"] for row in run.folder.metrics()] == [0.001 / 4] * 4
     assert run.steps == run.steps_planned
     exploding(monkeypatch, 2)
     for step in (3, 7):  # killed before and after: the same way again

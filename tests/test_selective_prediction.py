@@ -167,6 +167,11 @@ def test_all_probabilities_go_into_csv_parquet_and_json(tmp_path: Path) -> None:
         assert row.unsure == ("probability" if row.probability < 0.6 else None)
     copied = predictions.copy_to(tmp_path / "sorted")
     assert copied.copied.get("unsure", 0) == sum(row.unsure is not None for row in predictions)
+    odd = replace(predictions, rows=[replace(predictions.rows[0], path="a\udcff.png")])
+    for instead, words in ((tmp_path / "odd.csv", "instead"), (tmp_path / "odd.csv", "Rename that file")):
+        with pytest.raises(UsageError, match=rf"cannot hold the name 'a.udcff.png'.*{words}"):
+            odd.to_parquet(tmp_path / "odd.parquet")
+        assert instead.read_bytes().splitlines()[1].startswith(b"a\xff.png,")
     plain = run.predict(tmp_path / "images")
     assert plain.probabilities is None
     assert {row.unsure for row in plain} == {None}

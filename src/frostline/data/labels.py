@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ WRITTEN_LIST = re.compile(r"\[.*[^,\s].*[,\s].*[^,\s].*\]", re.DOTALL)  # as Pyt
 MEASURED_SHARE = 0.5
 
 
-def read_labels(values: Iterable[Any], names: Sequence[str] = ()) -> list[str]:
+def read_labels(values: Iterable[Any], names: Sequence[str] = (), classes: Collection[str] = ()) -> list[str]:
     """Return the class of each image from labels of any supported type.
 
     Parameters
@@ -46,6 +46,8 @@ def read_labels(values: Iterable[Any], names: Sequence[str] = ()) -> list[str]:
         Texts, whole numbers, bytes (UTF-8), or any of these in a list or array of one.
     names : sequence of str
         Class names, where labels are numbers from 0.
+    classes : collection of str
+        Names that are known to be of one class, even if they look like several.
 
     Returns
     -------
@@ -61,7 +63,7 @@ def read_labels(values: Iterable[Any], names: Sequence[str] = ()) -> list[str]:
     _refuse_several(plain)
     _refuse_fractions(plain)
     texts = [_text(value, names) for value in plain]
-    _refuse_joined(texts)
+    _refuse_joined([text for text in texts if text not in classes])
     return texts
 
 

@@ -142,6 +142,8 @@ class Predictions:
     def to_parquet(self, path: str | Path) -> None:
         """Write the columns of `to_csv` as Parquet, probabilities as 64-bit floats.
 
+        Parquet's texts are UTF-8: where the name of a file is not, a CSV of the same name is written instead.
+
         Raises
         ------
         UsageError
@@ -165,8 +167,22 @@ class Predictions:
             table, sink = pa.table(columns), pa.BufferOutputStream()
             pq.write_table(table, sink)
             directories.write_whole(Path(path), sink.getvalue().to_pybytes())
-        except (OSError, UnicodeEncodeError) as error:
+        except UnicodeEncodeError:
+            raise UsageError(self._written_as_csv(Path(path))) from None
+        except OSError as error:
             raise UsageError(f"{path} cannot be written ({error}). Name another file, or a .csv.") from None
+
+    def _written_as_csv(self, path: Path) -> str:
+        """Write what Parquet can't hold as CSV beside it, unless that would replace a file; say so."""
+        name, instead = (
+            next(row.path for row in self.rows if not _is_text(row.path)),
+            path.with_suffix(".csv"),
+        )
+        fault = f"{path} cannot hold the name {name!r}, which is not UTF-8."
+        if instead.exists():
+            return f"{fault} Rename that file, or name a .csv."
+        self.to_csv(instead)
+        return f"{fault} The predictions are in {instead} instead."
 
     @property
     def marks_unsure(self) -> bool:
@@ -211,3 +227,12 @@ class Predictions:
             row | dict(zip(self._class_columns, map(float, values), strict=True))
             for row, values in zip(rows, self.probabilities, strict=True)
         ]
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a name can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -80,8 +80,8 @@ def _on_more_folds(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Return a sentence about a strategy with more folds than it was judged on: whether that fold is hard."""
     everywhere, judged = percent(row["all_folds_accuracy"]), percent(row["accuracy"])
     return (
-        f"{row['strategy']} was evaluated on all {result['folds']} folds: {everywhere} there, {judged} on the "
-        "one that the others were judged on."
+        f"{row['strategy']} was evaluated on all {result['folds']} folds: {everywhere} there, {judged} on "
+        "the one that the others were judged on."
     )
 
 

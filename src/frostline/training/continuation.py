@@ -47,7 +47,7 @@ class Parent:
     weights
         Digest of the parent's weights.
     epochs
-        Epochs behind those weights, of all generations.
+        Epochs that were trained before, of all generations, those after the best one included.
     cut
         Index of the earliest stage that learned, which keeps learning with all above it.
     extra_epochs
@@ -121,7 +121,7 @@ class Parent:
             epochs=len(rows) + int(earlier.get("epochs", 0)),
             cut=min(cuts, default=0),
             extra_epochs=extra_epochs,
-            lr=lr or float(f"{PEAK_SHARE * float(rows[-1]['lr']):.3g}"),
+            lr=lr or float(f"{PEAK_SHARE * float(rows[-1]['peak_lr']):.3g}"),
         )
 
     def as_dict(self) -> dict[str, Any]:

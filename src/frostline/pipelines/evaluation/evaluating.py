@@ -346,7 +346,7 @@ def _evaluated(
         )
     )
     others = [
-        read_other(table, paths, images.data.root)
+        read_other(table, paths, images.data.root, known)
         .naming(known)
         .beside_labels([sample.label for sample in images.samples])
         for table in tables

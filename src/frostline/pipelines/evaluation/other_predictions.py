@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +82,9 @@ class OtherPredictions:
         return replace(self, notes=(*self.notes, note))
 
 
-def read_other(path: str | os.PathLike[str], paths: Sequence[str], root: Path | None) -> OtherPredictions:
+def read_other(
+    path: str | os.PathLike[str], paths: Sequence[str], root: Path | None, classes: Collection[str] = ()
+) -> OtherPredictions:
     """Read a table of predictions, and match it with images.
 
     Parameters
@@ -93,6 +95,8 @@ def read_other(path: str | os.PathLike[str], paths: Sequence[str], root: Path | 
         The images, as a manifest names them.
     root : Path or None
         What their relative paths start from.
+    classes : collection of str
+        Names of the models' classes and of the images', which stand for one class however they look.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def read_other(path: str | os.PathLike[str], paths: Sequence[str], root: Path | 
     if not table.is_file():
         fault = "is a folder" if table.is_dir() else "does not exist"
         raise DataError(f"{table} {fault}. Expected a table of predictions with path and label.")
-    rows, notes = _read(table)
+    rows, notes = _read(table, classes)
     matches, how = _matched(table, [row.path for row in rows], paths, root)
     if not matches:
         raise DataError(
@@ -153,7 +157,7 @@ class _Row:
     probability: float | None
 
 
-def _read(table: Path) -> tuple[list[_Row], list[str]]:
+def _read(table: Path, classes: Collection[str]) -> tuple[list[_Row], list[str]]:
     cells = read_cells(table)
     predicted = next((name for name in PREDICTED if name in cells.columns), None)
     probability = next((name for name in PROBABILITY if name in cells.columns), None)
@@ -169,7 +173,7 @@ def _read(table: Path) -> tuple[list[_Row], list[str]]:
     if probability is not None:
         places.append(cells.columns.index(probability))
     lines = cells.rows(places)
-    labels = read_labels([values[1] for _, values in lines])
+    labels = read_labels([values[1] for _, values in lines], classes=frozenset(classes))
     rows = []
     for (line, values), label in zip(lines, labels, strict=True):
         path = as_text(values[0])

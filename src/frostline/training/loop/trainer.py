@@ -204,18 +204,19 @@ class Trainer:
         setup, state = self._setup, self._state
         self._epoch_s, self._epoch_began = state.epoch_seconds, time.perf_counter()
         loss = self._mean_loss()
+        lr = optimizer.highest_lr(self._optimizer)
         row = {
             "phase": state.phase,
             "epoch": state.epoch,
             "cut": self._batches.cut.name,
-            "lr": self._phase.lr * 0.5**state.halvings,
+            "lr": lr,
+            "peak_lr": self._phase.lr * 0.5**state.halvings,
             "loss": loss,
             "seconds": self._epoch_seconds,
         }
         row |= self._validate()
         self.epochs.append(row)
-        best, lr = state.best_epoch == len(self.epochs), optimizer.highest_lr(self._optimizer)
-        name = metrics.name_of(setup.metric)
+        best, name = state.best_epoch == len(self.epochs), metrics.name_of(setup.metric)
         setup.progress.log(epoch_line(row, setup.phases, name, lr, best=best))
         state.epoch, state.views = state.epoch + 1, state.views + 1
         state.step, state.losses, state.epoch_seconds = 0, [], 0.0
