@@ -13,6 +13,7 @@ import frostline
 from frostline import metrics
 from frostline.cli.main import cli
 from frostline.errors import UsageError
+from frostline.pipelines.evaluation import evaluating
 from frostline.selection import metric_intervals
 from tiny import tiny_backbone, tiny_model, write_folder, write_table
 
@@ -141,7 +142,9 @@ def test_a_function_decides_and_is_named_in_results(tmp_path: Path) -> None:
     assert evaluation.as_dict()["fewest_found_low"] is not None or run.result["fewest_found"] == 1
 
 
-def test_evaluate_shows_kappa_and_sensitivity_and_counts_a_look(tmp_path: Path) -> None:
+def test_evaluate_shows_kappa_and_sensitivity_and_counts_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = write_folder(tmp_path / "photos", per_class=14)
     run = frostline.train(
         tiny_backbone(),
@@ -160,6 +163,11 @@ def test_evaluate_shows_kappa_and_sensitivity_and_counts_a_look(tmp_path: Path) 
     )
     assert kappa.test_evaluations == 1  # the same configuration
     assert any("of the test set of" in note and "1 configuration has" in note for note in kappa.notes)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "count_test_evaluation", lambda *_: None)  # a cache that can't be written
+        uncounted = frostline.evaluate(tmp_path / "study", photos, module=tiny_model())
+    assert uncounted.test_evaluations is None
+    assert any("of the test set of" in note and "is not counted" in note for note in uncounted.notes)
     frostline.train(
         tiny_backbone(),
         frostline.load_data(photos),

@@ -24,6 +24,7 @@ from frostline import probe, strategies
 from frostline.cli.main import cli
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
+from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import Frozen, features, features_and_statistics
 from frostline.feature_extraction.image_batches import Images
 from frostline.inference import error_gallery
@@ -51,6 +52,28 @@ def images(data: Manifest) -> Images:
 
 def reading(layers: int, *, cache: bool = True) -> Frozen:
     return frozen_at(4, cache=cache).reading(layers)
+
+
+def hits() -> dict[str, int]:
+    """Return how often rows of each kind were read, by the name of their cut."""
+    return {usage.about["cut"]: usage.hits for usage in FeatureCache().holdings()}
+
+
+def test_what_is_read_with_statistics_or_on_the_way_counts_as_used(images: Images) -> None:
+    """`cache prune` deleted what linear_probe had read last: it counted as never used."""
+    features_and_statistics(reading(2), images)
+    before = hits()
+    assert len(before) > 2
+    features_and_statistics(reading(2), images)
+    after = hits()
+    used = [cut for cut in before if after[cut] >= before[cut] + len(images)]
+    assert len(used) == 3  # the features, and the statistics of two stages
+    FeatureCache().clear()
+    items = [(position, 1) for position in range(len(images))]
+    frozen_at(2).fill(images, items)
+    frozen_at(3).fill(images, items)  # from the rows at cut 2
+    (early,) = (count for cut, count in hits().items() if cut == tiny_backbone().cut(2).name)
+    assert early >= len(images)
 
 
 # --- statistics ---------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from frostline.progress import OnProgress
 from frostline.sentences import counted, named
 from frostline.studies.operating_point import demand_class
 from frostline.studies.study_folder import count_test_evaluation, digest_of, outer_study
-from frostline.system import devices
+from frostline.system import devices, directories
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -168,11 +168,14 @@ def _with_test_evaluations(
         counted_config = config if decision is None else {**config, "decision": decision.as_config()}
         number = count_test_evaluation(card["test"], digest_of(counted_config))
         evaluations = number if evaluations is None else evaluations
-        if number is not None:
+        of_test = f"{counted(own, 'image is', 'images are')} of the test set of {study.path}"
+        if number is None:
+            notes.append(f"{of_test}. This evaluation is not counted: {directories.home()} can't be written.")
+        else:
             configurations = counted(number, "configuration has", "configurations have")
             notes.append(
-                f"{counted(own, 'image is', 'images are')} of the test set of {study.path}: {configurations} "
-                "been evaluated on it by now, and the best of many is too optimistic."
+                f"{of_test}: {configurations} been evaluated on it by now, and the best of many is too "
+                "optimistic."
             )
     return replace(evaluation, test_evaluations=evaluations, notes=tuple(notes))
 
