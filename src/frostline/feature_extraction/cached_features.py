@@ -458,11 +458,9 @@ class Frozen:
             for keys in _own_share_first(missing):
                 self._fill_from_pixels(images, cached, keys, item_of, workers, count)
         finally:
-            for rows in (
-                cached,
-                *filter(None, self._cached_by_cut.values()),
-            ):  # what was read of earlier cuts
-                rows.close()
+            for rows in (cached, *self._cached_by_cut.values()):  # those of earlier cuts were read
+                if rows is not None:
+                    rows.close()
             if plain and self.statistics is not None:
                 self.statistics.close()
 
