@@ -339,8 +339,8 @@ def test_only_images_that_it_was_chosen_on_flatter_the_winner(tmp_path: Path) ->
     request = SimpleNamespace(data=data, folder=tmp_path, config=SimpleNamespace(seed=0))
     bias = {}
     for name, predictions in (("one fold", first[0]), ("five folds", whole[0])):
-        ranking = Ranking(0, None, {0: predictions}, first, 1, 1)
-        figures = _held_out(request, predictions, ranking, 5)
+        ranking = Ranking(0, None, {0: predictions}, first, {}, 1, 1)
+        figures = _held_out(request, predictions, ranking, spread_of_folds(5))
         bias[name] = figures["optimism"]
         assert figures["accuracy"] == pytest.approx(predictions.score("accuracy") - bias[name])
     assert bias["one fold"] > 0.01
