@@ -194,7 +194,7 @@ def limits() -> str:
     near = [m["near_s"] * 20_000 * (n / 20_000) ** power for n in (MILLION, BILLION)]
     claims = 1.0 / (index * gpu_rate())
     parts = [
-        ("listing and hashing", "one process, one file after another", m["list_and_hash_s"], "divide the listing among processes; memory by path, size and time saves the second time"),
+        ("listing and hashing", "one process, one file after another", m["list_and_hash_s"], "divide the listing among processes; memory by path, size and times saves the second time"),
         ("manifest: digest", "sorts every line, in memory", m["manifest_digest_s"], f"memory: {large(BILLION * m['manifest_bytes'])} at a billion, in every process; columns on disk"),
         ("split by hash", "Python, an image at a time; a share of each class needs all of its hashes in order", m["split_s"], "the hash of one image needs no other; the share of its class does"),
         ("cache index: claims and writing", f"one SQLite writer at a time: {two(1 / index)} images a second", index, f"busy all the time from {two(claims)} GPUs on; an index for each prefix of the keys"),

@@ -306,7 +306,7 @@ def test_a_probe_on_all_folds_says_what_it_has_on_the_one_that_judges(
     assert probe["accuracy"] == pytest.approx(accuracy_of[Path(judged).name])
     assert probe["all_folds_accuracy"] == pytest.approx(statistics.mean(accuracy_of.values()), abs=0.02)
     line = next(line for line in comparison.verdict if line.startswith("linear_probe was evaluated on all 5"))
-    assert line.endswith(f"{100 * probe['accuracy']:.1f} % on the one that the others were judged on.")
+    assert line.endswith(f"{100 * probe['accuracy']:.1f} % on the one that decides.")
     assert "a new model, one fold of 5)" in str(comparison_text.standings(comparison.result).title)
 
 

@@ -77,8 +77,10 @@ def test_what_is_missing_is_no_class(value: Any) -> None:
 def test_the_name_of_a_known_class_may_look_like_several() -> None:
     values = ["a|b", "c", "[x, y]"]
     assert read_labels(values, classes={"a|b", "[x, y]"}) == values
-    with pytest.raises(DataError, match=r"1 of 2 images have several labels in one text, such as '\[x, y\]'"):
+    with pytest.raises(DataError, match=r"1 of 3 images have several labels in one text, such as '\[x, y\]'"):
         read_labels(values, classes={"a|b"})
+    with pytest.raises(DataError, match="such as 'cat;dog'"):  # of two classes that are known
+        read_labels(["cat", "dog", "cat;dog"], classes={"cat", "dog"})
 
 
 @pytest.mark.parametrize("values", SEVERAL, ids=repr)

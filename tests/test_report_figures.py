@@ -205,6 +205,17 @@ def test_of_a_stopped_run_only_what_was_trained_is_drawn(tmp_path: Path) -> None
     )
 
 
+def test_a_run_without_a_step_is_no_solved_head(tmp_path: Path) -> None:
+    data = studies.begin(tmp_path / "study")
+    folder = studies.write_run(tmp_path / "study", STOPPED, data)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "steps": 0, "stopped": "minutes"}))
+    contents = read(tmp_path / "study")
+    drawn = flow(contents, contents.runs[0])
+    assert drawn is not None
+    assert drawn.phases == (f"It was stopped after 0 of {result['steps']} steps.",)
+
+
 def test_peaks_are_the_optimizers() -> None:
     backbone = tiny_backbone()
     parsed = hyperparameters(parse("full"))

@@ -172,6 +172,9 @@ def test_all_probabilities_go_into_csv_parquet_and_json(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf"cannot hold the name 'a.udcff.png'.*{words}"):
             odd.to_parquet(tmp_path / "odd.parquet")
         assert instead.read_bytes().splitlines()[1].startswith(b"a\xff.png,")
+    named = replace(predictions, classes=["caf\udce9", *predictions.classes[1:]])
+    with pytest.raises(UsageError, match=r"cannot hold the name 'caf.udce9'.*are in .*named.csv instead"):
+        named.to_parquet(tmp_path / "named.parquet")
     plain = run.predict(tmp_path / "images")
     assert plain.probabilities is None
     assert {row.unsure for row in plain} == {None}

@@ -343,7 +343,7 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     )
     three = {**result, "repeats": 3, "separated": True}
     once = {**three, "differences": [{**apart, "repeats": 1}, {**apart, "mean": 0.2, "repeats": 3}]}
-    first_alone = " on the first repeat, the only one that both have"
+    first_alone = " on the first repeat alone"
     assert verdict_lines(once)[1:3] == [
         f"full over head{first_alone}: +10.0 points (+5.0 to +20.0), significant.",
         "full over head: +20.0 points (+5.0 to +20.0), significant.",
@@ -366,7 +366,7 @@ def test_the_verdict_says_how_much_was_seen() -> None:
     )
     held = {**result, "folds": 5, "judged_on_folds": 1, "out_of_fold": {"images": 54}}
     assert verdict_lines(held)[0].startswith("full leads every other over one hold-out of 54 images")
-    ahead = {**held, "out_of_fold": {"images": 54, "folds": 5}}  # the 54 are of all folds
+    ahead = {**held, "out_of_fold": {"images": 54, "runs": list("abcde")}}  # the 54 are of all folds
     assert verdict_lines(ahead)[0].startswith("full leads every other over the first of 5 folds:")
     probed = {**held, "differences": [], "standings": [{"winner": True, "folds": 5}, {}]}
     assert verdict_lines(probed)[0].startswith("full was evaluated on all 5 folds, and no other was")

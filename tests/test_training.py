@@ -224,6 +224,34 @@ def test_killed_and_resumed_equals_uninterrupted(
         assert untimed == [{k: v for k, v in row.items() if k != "seconds"} for row in whole.folder.metrics()]
 
 
+def test_resumed_after_an_epochs_last_step_it_notes_the_same_rate(
+    backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint holds no rates: those of an epoch without a step left were the peak."""
+
+    class Killed(BaseException):
+        pass
+
+    whole = frostline.train(backbone, data, "head(epochs=3)", study=tmp_path / "whole", **FAST)
+
+    validate = trainer.Trainer._validate
+
+    def killed(self: trainer.Trainer) -> dict[str, float]:
+        if len(self.epochs) < 2:
+            return validate(self)
+        self._write_checkpoint()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_validate", killed)
+        with pytest.raises(Killed):
+            frostline.train(backbone, data, "head(epochs=3)", study=tmp_path / "killed", **FAST)
+    resumed = frostline.train(backbone, data, "head(epochs=3)", study=tmp_path / "killed", **FAST)
+    rates, expected = ([row["lr"] for row in run.folder.metrics()] for run in (resumed, whole))
+    assert rates == expected
+    assert rates[-1] < resumed.folder.metrics()[-1]["peak_lr"]
+
+
 def test_another_split_or_other_data_is_refused(backbone: Backbone, data: Manifest, tmp_path: Path) -> None:
     frostline.train(backbone, data, "linear_probe", study=tmp_path / "study", **FAST)
     other = frostline.load_data(write_table(tmp_path / "other", seed=5), near_copies=False)

@@ -63,7 +63,7 @@ def read_labels(values: Iterable[Any], names: Sequence[str] = (), classes: Colle
     _refuse_several(plain)
     _refuse_fractions(plain)
     texts = [_text(value, names) for value in plain]
-    _refuse_joined([text for text in texts if text not in classes])
+    _refuse_joined(texts, classes)
     return texts
 
 
@@ -200,12 +200,16 @@ def _text(value: Any, names: Sequence[str]) -> str:
     return unicodedata.normalize("NFC", str(names[value]))
 
 
-def _refuse_joined(texts: Sequence[str]) -> None:
-    """Refuse texts that hold several labels: `a|b`, `[a, b]`, and `a;b` or `a,b` of labels seen elsewhere."""
+def _refuse_joined(texts: Sequence[str], known: Collection[str]) -> None:
+    """Refuse texts that hold several labels: `a|b`, `[a, b]`, and `a;b` or `a,b` of labels seen elsewhere.
+
+    Not those that are `known` to be the name of one class.
+    """
     classes = {text for text in texts if text}
     joined = {text for text in classes if TIGHT_BAR.search(text) or WRITTEN_LIST.fullmatch(text)}
     for separator in SEPARATORS:
         joined |= _joined_by(separator, classes)
+    joined -= set(known)
     count = sum(text in joined for text in texts)
     if count:
         raise DataError(

@@ -174,14 +174,15 @@ class Predictions:
 
     def _written_as_csv(self, path: Path) -> str:
         """Write what Parquet can't hold as CSV beside it, unless that would replace a file; say so."""
-        name, instead = (
-            next(row.path for row in self.rows if not _is_text(row.path)),
-            path.with_suffix(".csv"),
-        )
+        names = [*(row.path for row in self.rows), *self.classes, *(row.label for row in self.rows)]
+        name, instead = next(name for name in names if not _is_text(name)), path.with_suffix(".csv")
         fault = f"{path} cannot hold the name {name!r}, which is not UTF-8."
         if instead.exists():
             return f"{fault} Rename that file, or name a .csv."
-        self.to_csv(instead)
+        try:
+            self.to_csv(instead)
+        except OSError as error:
+            return f"{fault} Nor can {instead} be written ({error}). Name another file, a .csv."
         return f"{fault} The predictions are in {instead} instead."
 
     @property

@@ -16,6 +16,7 @@ from frostline.reports.study_reader import RunContents, StudyContents
 from frostline.reports.tried_strategies import resolved_phases
 from frostline.strategies import Hyperparameters, ResolvedPhase, hyperparameters, lr_schedule, parse
 
+SOLVED = "The whole network stays frozen: a linear classifier is fitted on its features."
 MOST_COLUMNS = 60  # epochs drawn one by one; a longer schedule is drawn with several to a column
 
 
@@ -88,11 +89,11 @@ def flow(contents: StudyContents, run: RunContents) -> Flow | None:
         )
         for index, stage in enumerate(network["stages"])
     )
-    sentences = _sentences(done, network["stages"])
+    sentences = _sentences(done, network["stages"]) if phases else (SOLVED,)
     steps, planned = (sum(part.steps for part in parts) for parts in (done, phases))
     if steps < planned:
-        epochs = f"{len(rates)} of {sum(phase.epochs for phase in phases)}"
-        sentences += (f"It was stopped in epoch {epochs}, after {steps:,} of {planned:,} steps.",)
+        epochs = f"in epoch {len(rates)} of {sum(phase.epochs for phase in phases)}, " if steps else ""
+        sentences += (f"It was stopped {epochs}after {steps:,} of {planned:,} steps.",)
     return Flow(stages, tuple(column + 1 for column in columns[::width]), sentences)
 
 
@@ -155,8 +156,6 @@ def _highest(values: Any) -> float | None:
 
 def _sentences(done: Sequence[_Done], stages: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Return a sentence for each phase: the trained stages, and the learning rate."""
-    if not done:
-        return ("The whole network stays frozen: a linear classifier is fitted on its features.",)
     sentences, first_epoch, head = [], 1, len(stages) - 1
     for part in done:
         phase, last_epoch = part.phase, first_epoch + part.epochs - 1

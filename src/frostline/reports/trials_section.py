@@ -64,7 +64,7 @@ def _lead(context: ReportContext) -> list[str]:
         return ["The comparison is not finished: metrics are of the runs finished so far."]
     result = comparison.result
     folds = f", each of them in {result['folds']} folds" if result["folds"] > 1 else ""
-    if result.get("judged_on_folds", result["folds"]) < result["folds"]:
+    if result.get("judged_on_folds", result["folds"]) < result["folds"] and result["differences"]:
         folds = f" of one fold of {result['folds']}"
     repeats = int(result["repeats"])
     resampling = f"{counted(repeats, 'repeat')}{folds}" if repeats else "no complete repeat within the time"

@@ -247,7 +247,7 @@ def compare(
         joins=earlier,
         leads=leads or {},
     )
-    after_s = _demand_time(request)
+    after_s = _demand_time(request, of_fit=leads is not None)
     for line in (*early_stopping.demand_effect(request), _loader_line(request)):
         if line:
             progress.log(line)
@@ -370,15 +370,16 @@ def _loader_line(request: CompareRequest) -> str:
     return loader_line([candidate.strategy for candidate in request.candidates], kinds)
 
 
-def _demand_time(request: CompareRequest) -> float:
+def _demand_time(request: CompareRequest, *, of_fit: bool) -> float:
     """Raise `NoTime` if the time limit is shorter than what comes before and after the first run.
 
-    Returns the seconds that must be left once the network is timed.
+    Returns the seconds that must be left once the network is timed. `fit` ends with what earlier calls left.
     """
     if request.config.minutes is None:
         return 0.0
     if (request.folder / PLAN).exists():
-        _demand_time_left(request, request.config.minutes)
+        if not of_fit:
+            _demand_time_left(request, request.config.minutes)
         return 0.0
     data, threads = request.data, request.config.threads
     samples, classes = resampling.pool(data), len(data.classes)

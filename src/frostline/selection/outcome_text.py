@@ -21,7 +21,7 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
         word = "significant" if difference["separated"] else "not significantly different"
         gap = _gap(difference, result.get("metric", ACCURACY))
         fewer = difference.get("repeats", result["repeats"]) < result["repeats"]
-        where = " on the first repeat, the only one that both have" if fewer else ""
+        where = " on the first repeat alone" if fewer else ""
         lines.append(f"{difference['leader']} over {difference['other']}{where}: {gap}, {word}.")
     lines += [
         _on_more_folds(row, result)
@@ -79,9 +79,10 @@ def in_words(metric: str) -> str:
 def _on_more_folds(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """Return a sentence about a strategy with more folds than it was judged on: whether that fold is hard."""
     everywhere, judged = percent(row["all_folds_accuracy"]), percent(row["accuracy"])
+    title = f"{row['strategy']} on {row['model']}" if "model" in row else row["strategy"]
     return (
-        f"{row['strategy']} was evaluated on all {result['folds']} folds: {everywhere} there, {judged} on "
-        "the one that the others were judged on."
+        f"{title} was evaluated on all {result['folds']} folds: {everywhere} there, {judged} on "
+        "the one that decides."
     )
 
 
@@ -143,8 +144,8 @@ def _first(result: Mapping[str, Any]) -> str:
             if repeats == 1
             else f"{repeats} hold-outs"
         )
-        # The figures of a winner that was run on more folds are of images that the others never predicted.
-        if repeats == 1 and result["out_of_fold"].get("folds", 1) > 1:
+        # The figures of a winner that was run on more cells are of images that the others never predicted.
+        if repeats == 1 and len(result["out_of_fold"].get("runs", ())) > 1:
             basis = f"the first of {result['folds']} folds"
     if len(result["standings"]) == 1:
         return f"{winner} was the only candidate, evaluated on {basis}."

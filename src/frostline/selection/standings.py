@@ -75,8 +75,8 @@ def _place(ranking: Ranking, row: Mapping[str, Any]) -> tuple[float, ...]:
     behind = {}
     if (verdict := ranking.verdict) is not None:
         behind = {verdict.leader: 0.0, **{other: gap.mean for other, gap in verdict.differences.items()}}
-    if index in behind:
-        return (0, -min(repeats, ranking.repeats), behind[index])
+    if index in behind:  # of who has fewer repeats the distance is of the first
+        return (0, -ranking.repeats if repeats >= ranking.repeats else -1, behind[index])
     return (1, -repeats, -row["share"], -(row["score"] or 0.0))
 
 

@@ -204,6 +204,7 @@ class Trainer:
         setup, state = self._setup, self._state
         self._epoch_s, self._epoch_began = state.epoch_seconds, time.perf_counter()
         loss = self._mean_loss()
+        self._set_rates(state.step - 1)  # they are not in a checkpoint, which may lie after the last step
         lr = optimizer.highest_lr(self._optimizer)
         row = {
             "phase": state.phase,
@@ -255,9 +256,17 @@ class Trainer:
             self._average.restore(state.start_average)
             self._write_checkpoint()  # the decision, before anything follows from it
 
+    def _set_rates(self, step: int) -> None:
+        """Set the optimizer's learning rates to those of a step of this epoch."""
+        phase, state, known = self._phase, self._state, self._setup.hyperparameters
+        assert self._optimizer is not None
+        done = state.epoch * phase.steps_per_epoch + step
+        share = lr_schedule.scale(done, phase.steps, known.warmup, known.schedule)
+        set_rates(self._optimizer, share * 0.5**state.halvings)
+
     def _train_steps(self, items: list[list[Item]], targets: Tensor) -> None:
         """Do the epoch's steps that are left. `items` are its batches, `targets` all of theirs in order."""
-        setup, state, phase = self._setup, self._state, self._phase
+        setup, state = self._setup, self._state
         first = state.step
         if self._mixing is None:
             self._prepare(setup.train, items)
@@ -285,11 +294,7 @@ class Trainer:
             batches = inputs(setup.train, mine)
             for step, (z, y) in enumerate(zip(batches, batch_targets, strict=True), first):
                 devices.seed(derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name()))
-                done = state.epoch * phase.steps_per_epoch + step
-                share = lr_schedule.scale(
-                    done, phase.steps, setup.hyperparameters.warmup, setup.hyperparameters.schedule
-                )
-                set_rates(self._optimizer, share * 0.5**state.halvings)
+                self._set_rates(step)
                 with self.pace.step(len(z)):
                     losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
