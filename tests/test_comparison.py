@@ -308,6 +308,9 @@ def test_a_probe_on_all_folds_says_what_it_has_on_the_one_that_judges(
     line = next(line for line in comparison.verdict if line.startswith("linear_probe was evaluated on all 5"))
     assert line.endswith(f"{100 * probe['accuracy']:.1f} % on the one that decides.")
     assert "a new model, one fold of 5)" in str(comparison_text.standings(comparison.result).title)
+    page = frostline.report(tmp_path / "study").path.read_text(encoding="utf-8")
+    assert "1 repeat of one fold of 5, 6 runs" in page
+    assert "each of them in 5 folds" not in page
 
 
 def split_of(trial: str) -> str:

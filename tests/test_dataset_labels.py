@@ -24,6 +24,7 @@ from frostline.data.sources import python_datasets
 from frostline.data.splits import split_notes
 from frostline.errors import DataError
 from frostline.integrations.sklearn import FrostlineClassifier
+from frostline.pipelines.evaluation.other_predictions import read_other
 from test_dataset_objects import Items, pixels
 from test_dataset_sources import by_class, save, table
 from tiny import tiny_backbone
@@ -74,11 +75,14 @@ def test_what_is_missing_is_no_class(value: Any) -> None:
     assert read_labels([value, "cat"]) == ["", "cat"]
 
 
-def test_the_name_of_a_known_class_may_look_like_several() -> None:
+def test_the_name_of_a_known_class_may_look_like_several(tmp_path: Path) -> None:
     values = ["a|b", "c", "[x, y]"]
     assert read_labels(values, classes={"a|b", "[x, y]"}) == values
     with pytest.raises(DataError, match=r"1 of 3 images have several labels in one text, such as '\[x, y\]'"):
         read_labels(values, classes={"a|b"})
+    predictions = tmp_path / "p.csv"
+    predictions.write_text("path,label\n1.png,a|b\n2.png,c\n")
+    assert read_other(predictions, ["1.png", "2.png"], None, {"a|b", "c"}).labels == ("a|b", "c")
     with pytest.raises(DataError, match="such as 'cat;dog'"):  # of two classes that are known
         read_labels(["cat", "dog", "cat;dog"], classes={"cat", "dog"})
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import studies
 from frostline import metrics, sentences
-from frostline.reports import prediction_table, tried_strategies
+from frostline.reports import prediction_table, trials_section, tried_strategies
 from frostline.reports.conclusions import DISTANCES, EXPECTATIONS, FAIR_CALIBRATION
 from frostline.reports.network_chart import flow
 from frostline.reports.study_reader import read
@@ -214,6 +215,22 @@ def test_a_run_without_a_step_is_no_solved_head(tmp_path: Path) -> None:
     drawn = flow(contents, contents.runs[0])
     assert drawn is not None
     assert drawn.phases == (f"It was stopped after 0 of {result['steps']} steps.",)
+
+
+def test_a_headline_of_other_images_than_its_row_is_not_said_to_lie_below_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = SimpleNamespace(accuracy=0.66, low=0.55, high=0.75, record={"optimism": 0.01})
+    monkeypatch.setattr(trials_section, "headline", lambda _: head)
+
+    def note(everywhere: float | None) -> list[str]:
+        rows = [{"winner": True, "all_folds_accuracy": everywhere}, {"winner": False}]
+        contents = SimpleNamespace(comparison=SimpleNamespace(result={"standings": rows}))
+        return trials_section._optimism_note(SimpleNamespace(contents=contents))  # type: ignore[arg-type]
+
+    (line,) = note(None)
+    assert "is 1.0 points below the chosen one's row" in line
+    assert note(0.67) == []
 
 
 def test_peaks_are_the_optimizers() -> None:

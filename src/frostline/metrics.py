@@ -533,7 +533,7 @@ def believed(
     n = len(targets)
     true = np.eye(probabilities.shape[1])[targets]
     losses = {
-        "log_loss": -np.log(_rows(probabilities)[np.arange(n), targets]),
+        "log_loss": log_losses(targets, probabilities),
         "brier": ((probabilities - true) ** 2).sum(axis=1),
     }
     _, place = np.unique(np.arange(n) if images is None else images, return_inverse=True)

@@ -85,9 +85,10 @@ class DigestCache:
         """Return the digest of every file that is known and unchanged."""
         key_of = {key.path: key for key in keys}
         digests: dict[FileKey, str] = {}
-        for *key, digest in self._select("files", "path", list(key_of)):
-            if key_of[key[0]] == FileKey(*key):
-                digests[FileKey(*key)] = digest.hex()
+        for *columns, digest in self._select("files", "path", list(key_of)):
+            key = FileKey(*columns)
+            if key_of[key.path] == key:
+                digests[key] = digest.hex()
         return digests
 
     def forget_file(self, path: bytes) -> None:

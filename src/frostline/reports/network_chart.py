@@ -118,15 +118,13 @@ def _done(phases: Sequence[ResolvedPhase], known: Hyperparameters, steps: int) -
     """Return the phases as far as so many steps went."""
     parts = []
     for phase in phases:
-        done_steps = min(phase.steps, steps)
-        steps -= done_steps
-        if done_steps == phase.steps:
-            parts.append(_Done(phase, done_steps, phase.lr))
-        elif done_steps:
-            shares = [
-                lr_schedule.scale(s, phase.steps, known.warmup, known.schedule) for s in range(done_steps)
-            ]
+        if done_steps := min(phase.steps, steps):
+            shares = (
+                lr_schedule.scale(step, phase.steps, known.warmup, known.schedule)
+                for step in range(done_steps)
+            )
             parts.append(_Done(phase, done_steps, phase.lr * max(shares)))
+        steps -= done_steps
     return parts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from frostline.data import spread_of_folds
 from frostline.selection.compare_request import CompareRequest
 from frostline.selection.out_of_fold import gather, longest
 from frostline.selection.ranking import Ranking, complete_repeats, evaluated_folds
+from frostline.selection.resampling import Cell
 from frostline.selection.significance import Verdict
-from frostline.selection.successive_halving import Task
 from frostline.selection.trial_runner import TrialRunner
 
 
@@ -131,13 +130,12 @@ def promising(request: CompareRequest, runner: TrialRunner) -> list[dict[str, An
     rows = []
     for index in board.promising:
         pair = (index, board.leader)
-        cells = [
-            t
-            for t in _of_first_repeat(runner, index)
-            if replace(t, candidate=board.leader) in runner.outcomes
-        ]
+        own_cells, leaders_cells = (_first_cells(runner, candidate) for candidate in pair)
+        cells = own_cells & leaders_cells
         outcomes = {
-            t: runner.outcomes[t] for cell in cells for t in (replace(cell, candidate=c) for c in pair)
+            task: outcome
+            for task, outcome in runner.outcomes.items()
+            if task.candidate in pair and task.share == 1.0 and task.cell in cells
         }
         own, leading = gather(runner.data, runner.study.path, outcomes, pair).values()
         ahead = own.score(request.metric) - leading.score(request.metric)
@@ -153,9 +151,10 @@ def promising(request: CompareRequest, runner: TrialRunner) -> list[dict[str, An
     return rows
 
 
-def _of_first_repeat(runner: TrialRunner, index: int) -> list[Task]:
-    """Return a candidate's whole runs on the first repeat."""
-    return [t for t in runner.outcomes if t.candidate == index and t.share == 1.0 and t.cell.repeat == 0]
+def _first_cells(runner: TrialRunner, index: int) -> set[Cell]:
+    """Return the folds of the first repeat that a candidate has whole runs on."""
+    tasks = (task for task in runner.outcomes if task.candidate == index and task.share == 1.0)
+    return {task.cell for task in tasks if task.cell.repeat == 0}
 
 
 def _mean(values: Sequence[float]) -> float | None:

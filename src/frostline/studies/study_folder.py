@@ -68,7 +68,7 @@ from frostline.system import directories, text_output
 from frostline.system.liveness import ProcessId
 
 OF_STUDIES = ("runs", "splits", "thumbnails", "comparisons", "tensorboard")  # folders, some with pictures
-FORMAT = 4  # of a study's files; raised when one of them changes its keys
+FORMAT = 5  # of a study's files; raised when one of them changes its keys
 # The largest published heads have 21,843 classes (ImageNet-21k in timm). A study that names more than a few
 # times as many is damaged, or would fill the memory.
 MAX_CLASSES = 100_000

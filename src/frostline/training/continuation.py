@@ -121,7 +121,7 @@ class Parent:
             epochs=len(rows) + int(earlier.get("epochs", 0)),
             cut=min(cuts, default=0),
             extra_epochs=extra_epochs,
-            lr=lr or float(f"{PEAK_SHARE * float(rows[-1].get('peak_lr', rows[-1]['lr'])):.3g}"),
+            lr=lr or float(f"{PEAK_SHARE * float(rows[-1]['peak_lr']):.3g}"),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _folds(result: dict[str, Any]) -> str:
 
 
 def _score(score: float | None, metric: str) -> str:
-    """Return the mean score of a row's runs, of which higher is better: of a log loss it is the negative."""
+    """Return a row's score, of which higher is better: of a log loss it is the negative."""
     return "" if score is None else f"{-score if metric == LOG_LOSS else score:.3f}"
 
 
