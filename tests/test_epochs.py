@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import frostline
 from frostline import metrics, sentences
 from frostline import strategies as fs
+from frostline.cli.main import cli
 from frostline.config import Config
 from frostline.data import Manifest
 from frostline.errors import StudyError, UsageError
@@ -447,3 +449,19 @@ def test_without_a_search_or_steps_one_strategy_is_nothing_to_compare(
         frostline.compare(backbone, data, "head", study=tmp_path / "s")
     with pytest.raises(UsageError, match="is solved for and has nothing of lr to search"):
         frostline.compare(backbone, data, "linear_probe", search=["lr"], draws=2, study=tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strategies", "head"], "Found 1 strategy to compare"),
+        (["--strategies", "head,head"], "Found 1 strategy to compare"),
+        (["--strategies", "linear_probe", "--search", "lr"], "has nothing of lr to search"),
+    ],
+)
+def test_what_is_nothing_to_compare_is_refused_before_images_are_read(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    outcome = CliRunner().invoke(cli, ["compare", str(tmp_path / "no images here"), *arguments])
+    assert outcome.exit_code == 2
+    assert message in " ".join(outcome.output.split())

@@ -104,6 +104,25 @@ def test_predict_imports_what_answers(study: tuple[str, Path], tmp_path: Path) -
     assert not listed & (TRAINING | TABLES | LEARNING | DRAWING)
 
 
+def test_imports_of_a_command_pass_without_full_collections() -> None:
+    code = (
+        "import gc, sys; from frostline.cli import main\n"
+        "sys.argv = ['frostline', 'strategies']; sys.stdout = sys.stderr\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "gc.unfreeze()\n"
+        "before = gc.get_stats()\n"
+        "import torch, torchvision\n"
+        "print(*(now['collections'] - then['collections'] for now, then in zip(gc.get_stats(), before)),"
+        " file=sys.__stdout__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    youngest, _, full = map(int, done.stdout.split())
+    assert full == 0
+    assert youngest > 10  # what is short-lived is still found
+
+
 @pytest.mark.slow
 def test_stages_imports_a_network_alone() -> None:
     assert not imported("stages", "--json", "--size", "32") & (LISTED - NETWORKS - {"numpy", "PIL"})

@@ -186,8 +186,6 @@ def compare(
     _demand_share(chosen.interpolate_weights)
     demand_operating_point(chosen, data)
     metrics.resolved(chosen.metric, data.classes, chosen.positive)
-    with deadline.within(chosen.minutes, watch):
-        data = data.checked(deadline.telling(progress, deadline.READING))
     if chosen.repeats < 1:
         raise UsageError(f"{option('repeats')} must be at least 1, found {chosen.repeats}.")
     if cuts and strategies is not None:
@@ -218,6 +216,8 @@ def compare(
     candidates += searched(candidates, search, draws, chosen.seed)
     for candidate in candidates:
         check_options(candidate.augment, chosen.min_crop, chosen.rotate)
+    with deadline.within(chosen.minutes, watch):
+        data = data.checked(deadline.telling(progress, deadline.READING))
     earlier_findings = data.data_findings
     data = training_overlap.keep_learned_in_train(list(backbones.values()), data, Study(study))
     for finding in data.data_findings:

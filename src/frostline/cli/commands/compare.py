@@ -177,7 +177,17 @@ def compare(data: str, **options: Any) -> None:
         from frostline.cli.output import comparison_text, formatting
         from frostline.feature_cache import FeatureCache
         from frostline.pipelines import candidates, demand_measuring
+        from frostline.selection.candidates import listed, searched
 
+        if options["names"] not in (None, (ADVISED,)):  # refused before the images are read
+            compared = listed(
+                options["names"],
+                options["augment"],
+                least=1 if options["search"] else 2,
+                plain_timm=options["plain_timm"],
+                values=given_hyperparameters(options),
+            )
+            searched(compared, options["search"], options["draws"], options["seed"])
         loggers = followed(verb, options)
         manifest, backbone = loaded(verb, data, options, learns=True)
         verb.progress.log(formatting.data_lines(manifest))
