@@ -55,7 +55,7 @@ def main() -> None:
     standard_streams()
     Verb.owns_process = True
     # Modules are a million objects and no garbage, which full collections look through eight times while they
-    # are imported: 1 s of 8.5 of a small run (docs/LOG.md 2026-12-01). Younger ones are looked through as ever.
+    # are imported: 1 s of 8.5 of a small run (docs/LOG.md 2026-12-01). Younger ones are collected as ever.
     gc.set_threshold(*gc.get_threshold()[:2], 1000)
     try:
         if _leads():
