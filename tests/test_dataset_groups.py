@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from frostline.data import Manifest, load_data
+from frostline.data.findings import Finding
 from frostline.data.splits.grouping import folder_of, name_of, parsed, proposed
 from frostline.errors import DataError, FrostlineError, UsageError
 from tiny import write_table
@@ -349,3 +350,22 @@ def test_one_group_in_two_unicode_forms_is_one_and_other_spellings_are_asked_abo
     assert kinds["group_names"].n == 4 * 3
     assert "'NA'" in kinds["group_words"].message
     assert kinds["group_words"].n == 3
+
+
+def test_images_without_a_group_among_grouped_ones_are_counted(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "images", train=8, test=0)
+    rows = [line.split(",")[:2] for line in table.read_text().splitlines()[1:]]
+
+    def ungrouped(groups: list[str]) -> list[Finding]:
+        lines = [f"{path},{label},{group}" for (path, label), group in zip(rows, groups, strict=True)]
+        table.write_text("\n".join(["path,label,group", *lines]))
+        findings = load_data(table, near_copies=False).findings
+        return [finding for finding in findings if finding.kind == "ungrouped"]
+
+    groups = ["" if at % 3 == 0 else f"patient {at // 2}" for at in range(len(rows))]
+    (finding,) = ungrouped(groups)
+    assert finding.message.startswith(f"{groups.count('')} of {len(groups)} image(s) have no group")
+    without = {path for (path, _), group in zip(rows, groups, strict=True) if not group}
+    assert set(finding.examples) <= without
+    assert not ungrouped([""] * len(rows))
+    assert not ungrouped([f"patient {at // 2}" for at in range(len(rows))])

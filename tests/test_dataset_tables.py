@@ -108,6 +108,17 @@ def test_a_file_whose_name_is_bytes_is_found_from_a_table(folder: Path) -> None:
     assert all(question.open() for question in prediction_inputs(folder / "list.csv"))
 
 
+@pytest.mark.parametrize("name", ["list.tsv", "LIST.TSV"])
+def test_a_table_with_tabs_may_say_so(name: str, folder: Path) -> None:
+    (folder / name).write_text(lines("\t"))
+    assert len(load_data(folder / name).samples) == len(prediction_inputs(folder / name)) == 6
+    alone = folder / "alone"
+    alone.mkdir()
+    (alone / name).write_text(lines("\t"))
+    with pytest.raises(DataError, match=rf"Did you mean the table .*{name}\?"):
+        load_data(alone)
+
+
 def test_rows_that_name_no_subset_are_counted(folder: Path) -> None:
     subsets = ["train", "", "test", " ", "train", "test"]
     rows = [f"{path},{path[0]},{subset}" for path, subset in zip(PATHS, subsets, strict=True)]

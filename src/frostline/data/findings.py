@@ -50,6 +50,10 @@ KINDS: dict[str, FindingKind] = {
     "group_words": FindingKind(
         "groups named with a word for a missing value", "Leave the group of images that stand alone empty."
     ),
+    "ungrouped": FindingKind(
+        "images without a group where others have one",
+        "Give those that belong together one; each counts as a group of its own.",
+    ),
     "conflict": FindingKind("identical images with different labels", "Check them, and correct the labels."),
     "near_conflict": FindingKind("near copies with different labels", "Check them, and correct the labels."),
     "copies": FindingKind(

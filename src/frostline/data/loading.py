@@ -29,6 +29,7 @@ from frostline.data.sources.file_listing import missing_message
 from frostline.data.sources.folder_layout import SplitNames, checked_split_names, split_names_text
 from frostline.data.sources.remote import is_address, masked, read_remote_folder
 from frostline.data.sources.separate_test_set import with_test_set, without_copies
+from frostline.data.sources.table_cells import TABLE_SUFFIXES
 from frostline.data.sources.tables import read_column, read_table
 from frostline.data.sources.tar_shards import is_shards, read_shards
 from frostline.data.splits.grouping import (
@@ -48,8 +49,6 @@ from frostline.data.splits.split_notes import DEFAULT_SHARE, about_copies, about
 from frostline.data.splits.train_val_test import Split, SplitOptions, split
 from frostline.errors import DataError, UsageError, demand_kind, demand_share, did_you_mean, option
 from frostline.progress import OnProgress, Progress
-
-TABLE_SUFFIXES = (".csv", ".parquet")
 
 
 class LoadOptions(TypedDict, total=False):
@@ -400,7 +399,7 @@ def _source_of(
 def _source_at_address(address: str, split_names: SplitNames, groups_inside: bool) -> Source:
     if is_shards(address):
         return read_shards(address)
-    if address.endswith(TABLE_SUFFIXES):
+    if address.lower().endswith(TABLE_SUFFIXES):
         raise DataError(
             f"{masked(address)} is a table at an address; expected one on this machine. Copy it here: "
             "its column path may hold addresses."
@@ -426,9 +425,10 @@ def _source_at(path: Path, split_names: SplitNames, columns: _NamedColumns, grou
     if path.is_dir():
         return read_folder(path, split_names, groups_inside)
     if path.suffix.lower() not in TABLE_SUFFIXES:
+        guess = did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)
         raise DataError(
             f"{path} is a single file; expected a folder with a folder per class, or a table ending in "
-            f"{' or '.join(TABLE_SUFFIXES)}.{did_you_mean(path.suffix.lower(), TABLE_SUFFIXES)}"
+            f"{', '.join(TABLE_SUFFIXES[:-1])} or {TABLE_SUFFIXES[-1]}.{guess}"
         )
     return read_table(path, *astuple(columns))
 

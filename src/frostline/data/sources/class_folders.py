@@ -16,6 +16,7 @@ from frostline.data.sources.file_listing import (
     walk_files,
 )
 from frostline.data.sources.folder_layout import FolderLayout, SplitNames, Tree, layout_of
+from frostline.data.sources.table_cells import TABLE_SUFFIXES
 from frostline.errors import DataError
 
 # Below the root lie at most: a folder of the same name, a subset, one of its name, and classes.
@@ -130,7 +131,7 @@ def _left_out(root: Path, folder: Path, kind: str) -> Finding:
 def _nothing_found(root: Path, inside: list[Path]) -> str:
     """Return why a folder holds no labelled image, with the nearest thing that would do."""
     files = [child for child in sorted(root.iterdir()) if child.is_file() and not is_hidden(child.name)]
-    tables = [file for file in files if file.suffix.lower() in (".csv", ".parquet")]
+    tables = [file for file in files if file.suffix.lower() in TABLE_SUFFIXES]
     expected = " Expected a folder per class (cats/, dogs/), or train/ val/ test/ with those inside."
     if tables:
         return f"{root} holds no class folders.{expected} Did you mean the table {tables[0]}?"

@@ -19,11 +19,11 @@ from frostline.data.pixels.rendering import PLAIN, Rendering
 from frostline.data.sources.file_listing import listed_in
 from frostline.data.sources.python_datasets import demand_no_frame, picture
 from frostline.data.sources.remote import Fetcher, ImageLocation, images_below, is_address, masked
+from frostline.data.sources.table_cells import TABLE_SUFFIXES
 from frostline.data.sources.tables import read_paths
 from frostline.data.sources.tar_shards import images_in, is_shards
 from frostline.errors import DamagedImage, DataError, RunWarning
 
-TABLES = (".csv", ".parquet")
 OBJECTS = "OUST"  # kinds of numpy arrays that hold paths or objects, not pixels
 
 
@@ -193,7 +193,7 @@ def _inputs_at(text: str, path_column: str | None) -> PredictionInputs:
     if is_shards(text) and not path.is_dir():
         return _fetched(fetcher, images_in(text, fetcher))
     if is_address(text):
-        if ending in TABLES:
+        if ending in TABLE_SUFFIXES:
             raise DataError(
                 f"{masked(text)} is a table at an address; expected a local one. The images in it may "
                 "lie at addresses."
@@ -203,7 +203,7 @@ def _inputs_at(text: str, path_column: str | None) -> PredictionInputs:
             [fetcher.add(masked(text), ImageLocation(text))] if single else images_below(text, fetcher)
         )
         return _fetched(fetcher, image_names)
-    if ending not in TABLES or not path.is_file():
+    if ending not in TABLE_SUFFIXES or not path.is_file():
         listing = listed_in(path)
         return PredictionInputs(
             tuple(PredictionInput(str(image), image) for image in listing.images),

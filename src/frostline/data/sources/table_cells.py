@@ -23,6 +23,7 @@ from frostline.errors import DataError
 MAX_COLUMNS = 10_000
 MAX_ROWS = 50_000_000
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t|"
 NO_DELIMITER = "\x1f"  # of a table with one column: no text that people write holds it
 WESTERN = "cp1252"  # what Excel on Windows writes in Western Europe and America, unless asked for UTF-8

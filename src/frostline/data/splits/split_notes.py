@@ -143,7 +143,7 @@ def _about_shares(
 
 
 def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
-    """Return how many groups each subset got, and which a given split has torn apart."""
+    """Return how many groups each subset got, which a given split has torn apart, and who has none."""
     subsets_of: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         if sample.group:
@@ -162,6 +162,12 @@ def _about_groups(samples: Sequence[Sample]) -> list[Finding]:
         )
         images = [sample.path for group in torn for sample in samples if sample.group == group]
         findings.append(Finding("leak", len(torn), message, examples=first_examples(images)))
+    if ungrouped := [sample.path for sample in samples if not sample.group]:
+        message = (
+            f"{len(ungrouped)} of {len(samples)} image(s) have no group, and may lie in other subsets than "
+            "images that they belong with."
+        )
+        findings.append(Finding("ungrouped", len(ungrouped), message, examples=first_examples(ungrouped)))
     return [*findings, *_about_group_names(samples, sorted(subsets_of))]
 
 
