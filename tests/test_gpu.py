@@ -45,15 +45,19 @@ def test_the_clock_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_memory_of_a_gpu_is_bounded_inside_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares: list[float] = []
+    shares: list[tuple[float, int]] = []
     monkeypatch.setattr(devices, "_best", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 * 10**9, 8 * 10**9))
+    # torch's own function is run, down to CUDA: it refuses a device without a number.
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    set_fraction = "_cuda_setMemoryFraction"  # absent where torch was built without CUDA
     monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share)
+        torch._C, set_fraction, lambda share, device: shares.append((share, device)), raising=False
     )
     with pytest.raises(KeyError), numerics.device_memory_bounded(2 * 10**9):
         raise KeyError
-    assert shares == [0.25, 1.0]
+    assert shares == [(0.25, 3), (1.0, 3)]
     with numerics.device_memory_bounded(None):
         pass
     assert len(shares) == 2

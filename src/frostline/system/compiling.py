@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from importlib import metadata
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -49,7 +49,8 @@ def identity() -> dict[str, str]:
     backend = {"backend": str(getattr(BACKEND, "__name__", BACKEND))}
     if devices.current().type != "cuda":
         return backend
-    return {**backend, "triton": metadata.version("triton")}
+    # Triton's distribution has several names (triton, pytorch-triton, triton-windows).
+    return {**backend, "triton": str(import_module("triton").__version__)}
 
 
 def compiled(function: Callable[..., Any], *, deterministic: bool = False) -> Callable[..., Any]:

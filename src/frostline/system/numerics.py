@@ -151,14 +151,16 @@ def device_memory_bounded(most_bytes: int | None) -> Iterator[None]:
     if most_bytes is None or limit is None:
         yield
         return
-    here = devices.current()
-    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info(here)[1], here)
+    total = torch.cuda.mem_get_info(devices.current())[1]
+    torch.cuda.set_per_process_memory_fraction(
+        limit / total
+    )  # of the GPU in use: it takes none without a number
     token = _limit_bytes.set(limit)
     try:
         yield
     finally:
         _limit_bytes.reset(token)
-        torch.cuda.set_per_process_memory_fraction(1.0, here)
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def device() -> str:
