@@ -158,6 +158,35 @@ def test_a_cheaper_winner_is_beside_the_leader_in_the_metrics_own_unit(metric: s
     assert _first(result) == f"full leads lp_ft {words} lp_ft is chosen because it is cheaper."
 
 
+def test_nobody_leads_who_scores_the_same() -> None:
+    level = {"leader": "lp_ft", "separated": False, "mean": 0.0, "low": -0.1, "high": 0.1}
+    result = {
+        "winner": "lp_ft",
+        "repeats": 1,
+        "standings": [{}, {}],
+        "separated": False,
+        "finished": True,
+        "differences": [{**level, "other": "full"}, {**level, "other": "head", "mean": 0.02}],
+    }
+    same, over, *_ = verdict_lines(result)
+    assert same == (
+        "lp_ft and full score the same over 1 repeat: lp_ft is chosen, since full is not clearly cheaper."
+    )
+    assert over == "lp_ft over full: 0.0 points (-10.0 to +10.0), not significantly different."
+    several = {**result, "metric": "macro_f1", "differences": [{**level, "other": one} for one in ("a", "b")]}
+    assert _first(several) == (
+        "lp_ft and a, b score the same by macro F1 over 1 repeat: lp_ft is chosen, since none of the others "
+        "is clearly cheaper."
+    )
+    cheaper = {**result, "over_leader": {"measured": -0.0, "earlier": None, "expected": -0.0}}
+    cheaper["differences"] = [{**level, "leader": "full", "other": "lp_ft"}]
+    assert _first(cheaper) == (
+        "full and lp_ft score the same over 1 repeat: lp_ft is chosen because it is cheaper."
+    )
+    cheaper["over_leader"] = {"measured": -0.0, "earlier": 0.02, "expected": 0.01}
+    assert _first(cheaper).startswith("full and lp_ft score the same over 1 repeat; in earlier trials lp_ft")
+
+
 def test_of_cuts_that_freeze_the_same_none_unfreezes_fewer_layers() -> None:
     result = {
         "winner": "linear_probe",
