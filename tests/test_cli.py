@@ -437,9 +437,10 @@ def test_measure_prints_what_it_promises_and_a_table(table: Path) -> None:
     for text in (
         "30 training images of 3 classes",
         "Similarity to what lite0 was trained on: 0.",
-        "blocks.6",
+        "\n blocks.6 ",
     ):
         assert text in shown.stdout
+    assert shown.stdout.count("\n blocks.6 ") == 2  # whole in both tables, in a terminal of 80 columns
 
 
 def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
@@ -454,6 +455,10 @@ def test_plan_recommends_with_costs_and_reasons(table: Path) -> None:
     shown = frostline(*words, "--minutes", "60", "--memory", "64GB", "--disk", "10GB")
     assert shown.exit_code == 0, shown.output
     assert "Recommended: " in shown.stdout
+    rows = [line.rstrip() for line in shown.stdout.splitlines()]
+    assert any(row.endswith(" recommended") for row in rows)  # whole, in a terminal of 80 columns
+    assert any(row.endswith(" n.s.") for row in rows)
+    assert "n.s.: not significantly different from the recommended one." in rows
     assert f"\n  frostline train {table} --size 32 --minutes 60 --threads 1 --strategy" in shown.stdout
     nothing = frostline(*words, "--minutes", "0.0001")
     assert nothing.exit_code == 2

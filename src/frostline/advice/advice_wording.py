@@ -20,6 +20,7 @@ TIME_MARGIN = 1.35
 SECONDS_SPAN = (0.75, 1.45)
 UNFREEZING = ("lp_ft(refit_layers=4)", "lp_ft")  # what gains are told of: the first that was tried
 PLAIN_PROBE = "linear_probe(layers=last)"
+NOT_DIFFERENT = "not significantly different"
 PLAINEST = "linear_probe"  # closed-form, nothing to tune: the start if nothing is known
 
 
@@ -91,7 +92,7 @@ def reason(inputs: Inputs, name: str) -> str:
     if error == UNKNOWN:
         return f"{signed(100 * gap)} points, hardly tried beside it, {time_text}"
     if abs(gap) <= error:
-        return f"not significantly different, {time_text}"
+        return f"{NOT_DIFFERENT}, {time_text}"
     return f"{signed(100 * gap)} points, {time_text}"
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from frostline.advice import Option, Planned
-from frostline.advice.advice_wording import seconds_between
-from frostline.cli.output.formatting import console_out, size
+from frostline.advice.advice_wording import NOT_DIFFERENT, seconds_between
+from frostline.cli.output.formatting import Row, console_out, size, table
 from frostline.cost import Bottleneck, Rates
 from frostline.diagnostics import CurvePoint, SeveralStageProbe, Signals, Similarity, StageProbe
 from frostline.diagnostics.pretraining_similarity import FEWEST
@@ -25,6 +24,7 @@ DECIDES = {
     "network.",
     Bottleneck.NETWORK: "The bottleneck is the network: images are decoded faster than it needs them.",
 }
+NOT_SIGNIFICANT = "n.s."
 UNSURE = 0.05  # half-width of an interval beyond which a flat curve is inconclusive: a choice
 
 
@@ -99,15 +99,12 @@ def _depth_table(signals: Signals) -> Table:
     title = "Out-of-fold probe at each depth (95 % interval)"
     if any(row.random is not None for row in signals.probe_by_stage):
         title += ", and one on random weights"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = ("after", "width", "similar", "probe", "95 %", "random", "LogME", "H-score", "5-NN")
-    for name in columns:
-        left = name == "after"
-        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    names = ("after", "width", "similar", "probe", "95 %", "random", "LogME", "H-score", "5-NN")
+    rows: list[Row] = []
     best = signals.best_stage
     near = signals.similarity.by_stage if signals.similarity else {}
     for row in signals.probe_by_stage:
-        table.add_row(
+        cells = (
             row.stage,
             str(row.width),
             f"{near[row.stage]:.2f}" if row.stage in near else "",
@@ -117,19 +114,16 @@ def _depth_table(signals: Signals) -> Table:
             f"{row.log_me:.2f}",
             f"{row.h_score:.2f}",
             percent(row.neighbours),
-            style="bold" if row is best else None,
         )
-    return table
+        rows.append((cells, "bold" if row is best else None))
+    return table(title, names, rows, {"after": len("blocks.0")})
 
 
 def _rates_table(rates: Rates) -> Table:
-    title = "Cost of each stage on this machine: milliseconds per image, kilobytes of features per image"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("stage", "parameters", "frozen", "training: forward", "backward", "features before it"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+    rows: list[Row] = []
     for stage in rates.stages:
         learning = stage.learning[stage.plan]
-        table.add_row(
+        cells = (
             stage.name,
             count_text(stage.parameters),
             f"{1000 * stage.frozen_s:.2f}",
@@ -137,7 +131,10 @@ def _rates_table(rates: Rates) -> Table:
             f"{1000 * learning.backward_s:.2f}",
             f"{stage.row_bytes / 1000:.1f}",
         )
-    return table
+        rows.append((cells, None))
+    title = "Cost of each stage on this machine: milliseconds per image, kilobytes of features per image"
+    names = ("stage", "parameters", "frozen", "training: forward", "backward", "features before it")
+    return table(title, names, rows, {"stage": len("blocks.0")})
 
 
 def _rates_line(rates: Rates) -> str:
@@ -203,6 +200,8 @@ def advice(planned: Planned, train: str) -> None:
     if planned.signals.similarity:
         out.print(similarity_line(planned.signals.similarity, planned.signals.model))
     out.print(_options(advised.options, advised.recommended))
+    if any(shortly(option) == NOT_SIGNIFICANT for option in advised.options):
+        out.print(f"{NOT_SIGNIFICANT}: {NOT_DIFFERENT} from the recommended one.")
     out.print(f"Recommended: {advised.recommended}", style="bold", highlight=False)
     out.print(hyperparameters_line(advised.hyperparameters), highlight=False)
     if bottleneck := advised.option(advised.recommended).cost.decides:
@@ -241,25 +240,20 @@ def hyperparameters_line(settings: dict[str, Any]) -> str:
 
 
 def shortly(option: Option) -> str:
-    """Return the reason without what the column of times says."""
+    """Return the reason in two words, without what the column of times and the sentences below say."""
     if not option.fits:
         return option.reason
-    return option.reason.partition(", ")[0]
+    return option.reason.partition(", ")[0].partition(":")[0].replace(NOT_DIFFERENT, NOT_SIGNIFICANT)
 
 
 def _options(options: tuple[Option, ...], recommended: str) -> Table:
-    title = "Expected accuracy on new images, time (80 % intervals) and cost of each strategy"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     on_gpu = any(option.cost.device_peak_bytes is not None for option in options)
-    memories = ("memory, up to", "GPU memory") if on_gpu else ("memory, up to",)
-    for name in ("strategy", "expected", "80 %", "time", *memories, "disk", ""):
-        left = name in ("strategy", "")
-        narrowest = 21 if name == "strategy" else None
-        table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
+    memories = ("memory", "GPU memory") if on_gpu else ("memory",)
+    rows: list[Row] = []
     for option in options:
         accuracy, low, high = option.expected_accuracy, option.low, option.high
         style = "bold" if option.strategy == recommended else (None if option.fits else "dim")
-        table.add_row(
+        cells = (
             option.strategy,
             "?" if accuracy is None else f"{100 * accuracy:.0f} %",  # errors are points, not tenths of them
             "" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f} %",
@@ -268,6 +262,8 @@ def _options(options: tuple[Option, ...], recommended: str) -> Table:
             *([size(option.cost.device_peak_bytes or 0)] if on_gpu else []),
             size(option.cost.disk_bytes),
             shortly(option),
-            style=style,
         )
-    return table
+        rows.append((cells, style))
+    title = "Expected accuracy on new images, time (80 % intervals), peak memory at most, disk"
+    names = ("strategy", "expected", "80 %", "time", *memories, "disk", "")
+    return table(title, names, rows, {"strategy": len("lp_ft(refit_layers=4)"), "": len("recommended")})

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
 
 from frostline import sentences
 from frostline.advice.advice_wording import minutes
-from frostline.cli.output.formatting import AGAIN, console_out
+from frostline.cli.output.formatting import AGAIN, Row, console_out, table
 from frostline.selection.outcome_text import ACCURACY, LOG_LOSS, in_words
 from frostline.sentences import between, counted, percent
 
@@ -59,14 +58,9 @@ def standings(result: dict[str, Any]) -> Table:
     decides = () if metric == ACCURACY else (in_words(metric),)
     title = f"Accuracy on held-out images (95 % interval of a new model{_folds(result)})"
     title += f"; {decides[0]} decides" if decides else ""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = (*(("network",) if several else ()), "strategy", *decides)
-    for name in (*columns, "accuracy", "95 %", "a run", "repeats", ""):
-        left = name in ("network", "strategy", "")
-        narrowest = 18 if name == "strategy" else None
-        table.add_column(name, justify="left" if left else "right", min_width=narrowest, no_wrap=not left)
+    rows: list[Row] = []
     for row in result["standings"]:
-        table.add_row(
+        cells = (
             *((row["model"],) if several else ()),
             row["strategy"]
             if row["augment"] == result["augment"]
@@ -77,9 +71,11 @@ def standings(result: dict[str, Any]) -> Table:
             "" if row["run_seconds"] is None else minutes(row["run_seconds"]),
             str(row["repeats"]) if row["repeats"] else "",
             _remark(row, result["folds"]),
-            style="bold" if _is_winner(row, result) else None,
         )
-    return table
+        rows.append((cells, "bold" if _is_winner(row, result) else None))
+    names = (*(("network",) if several else ()), "strategy", *(("score",) if decides else ()))
+    narrowest = {"network": 8, "strategy": len("lp_ft(refit_layers=4)"), "": len("trained")}
+    return table(title, (*names, "accuracy", "95 %", "a run", "repeats", ""), rows, narrowest)
 
 
 def _folds(result: dict[str, Any]) -> str:
@@ -110,25 +106,23 @@ def _is_winner(row: dict[str, Any], result: dict[str, Any]) -> bool:
     return row_key == (result["winner"], result["augment"], result["model"])
 
 
-def networks(rows: list[dict[str, Any]]) -> Table:
+def networks(screened: list[dict[str, Any]]) -> Table:
     """Return a table of the screened networks."""
-    title = "Networks: out-of-fold linear probe (95 % interval), latency of one image, size of the weights"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("network", "accuracy", "95 %", "an image", "weights", ""):
-        left = name in ("network", "")
-        table.add_column(name, justify="left" if left else "right", no_wrap=bool(name))
-    for row in rows:
+    rows: list[Row] = []
+    for row in screened:
         probed = row["probe_accuracy"] is not None
-        table.add_row(
+        cells = (
             row["model"],
             percent(row["probe_accuracy"]) if probed else "",
             between(row["low"], row["high"]) if probed else "",
             f"{row['latency_ms']:.1f} ms",
             f"{row['size_mb']:.1f} MB",
             row["reason"],
-            style="bold" if row["selected"] else None,
         )
-    return table
+        rows.append((cells, "bold" if row["selected"] else None))
+    title = "Networks: out-of-fold linear probe (95 % interval), latency of one image, size of the weights"
+    names = ("network", "accuracy", "95 %", "an image", "weights", "")
+    return table(title, names, rows, {"network": 18, "": len("significantly")})
 
 
 def fitted(outcome: Fitted) -> None:

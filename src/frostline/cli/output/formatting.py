@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -17,8 +20,49 @@ if TYPE_CHECKING:
 AGAIN = "Already finished, shown again"  # for a command whose work was done before
 
 
+Row = tuple[Sequence[str], str | None]  # of a table: cells, and a style
+WIDE = 100  # columns of a terminal from which a table's columns stand two spaces apart: a choice
+
+
 def console_out() -> Console:
     return Console(markup=False)  # names of files and classes are not markup
+
+
+def table(title: str, names: Sequence[str], rows: Sequence[Row], texts: Mapping[str, int]) -> Table:
+    """Return a table whose numbers stay on one line, and whose texts fold where the terminal is narrow.
+
+    Rich alone takes what is lacking from texts in proportion, down to a letter a line.
+
+    Parameters
+    ----------
+    title : str
+    names : sequence of str
+        Headings.
+    rows : sequence of (cells, style)
+        A style is rich's, such as "bold", or None.
+    texts : mapping of str to int
+        The columns that hold text, by heading, and the fewest characters that each may be left with.
+    """
+    width = console_out().width
+    padding = int(width >= WIDE)
+    natural = [
+        max(map(cell_len, column)) for column in zip(names, *(cells for cells, _ in rows), strict=True)
+    ]
+    widths = [
+        min(one, texts[name]) if name in texts else one for name, one in zip(names, natural, strict=True)
+    ]
+    free = width - sum(widths) - len(names) * (1 + padding) - 1  # beside a space around each column
+    while free > 0 and widths != natural:
+        lacking = [one - now for one, now in zip(natural, widths, strict=True)]
+        widths[lacking.index(max(lacking))] += 1
+        free -= 1
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, padding, 0, 0))
+    for name, chosen in zip(names, widths, strict=True):
+        left = name in texts
+        result.add_column(name, justify="left" if left else "right", width=chosen, overflow="fold")
+    for cells, style in rows:
+        result.add_row(*cells, style=style)
+    return result
 
 
 def size(value_bytes: float) -> str:
@@ -39,12 +83,10 @@ def cache_table(cache: FeatureCache) -> None:
     if not holdings:
         out.print(f"Nothing is cached in {cache.path} yet.")
         return
-    table = Table(title=f"{size(cache.total_bytes())} in {cache.path}", title_justify="left")
-    for name in ("model", "cut", "pixels", "count", "each", "total", "hits", "last used"):
-        table.add_column(name, justify="left" if name in ("model", "cut") else "right")
+    rows: list[Row] = []
     for holding in sorted(holdings, key=lambda h: (h.about.get("model", ""), h.about.get("index", 0))):
         requests = holding.hits + holding.misses
-        table.add_row(
+        cells = (
             str(holding.about.get("model", "?")),
             str(holding.about.get("cut", "?")),
             str(holding.about.get("preprocessing", {}).get("size", "?")),
@@ -52,6 +94,9 @@ def cache_table(cache: FeatureCache) -> None:
             f"{holding.form.row_bytes / 1000:,.1f} kB" if holding.form else "",
             size(holding.bytes),
             percent(holding.hits / requests) if requests else "",
-            f"{datetime.fromtimestamp(holding.used):%Y-%m-%d %H:%M}",
+            f"{datetime.fromtimestamp(holding.used):%Y-%m-%d}",
         )
-    out.print(table)
+        rows.append((cells, None))
+    names = ("model", "cut", "pixels", "count", "each", "total", "hits", "last used")
+    title = f"{size(cache.total_bytes())} in {cache.path}"
+    out.print(table(title, names, rows, {"model": 8, "cut": len("statistics")}))

@@ -1,0 +1,52 @@
+"""Tables in terminals: no word of a text and no number is cut where there are 80 columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from frostline.cli.output import comparison_text, formatting
+
+NAMES = ("strategy", "accuracy", "95 %", "")
+ROWS = [
+    (("linear_probe", "95.5 %", "88.0–99.0 %", ""), "bold"),
+    (("full(lr=0.001, layer_decay=1)", "95.5 %", "88.0–99.0 %", "not significantly different, 3 of 5"), None),
+    (("gradual_unfreeze, strong", "", "", "no time left; trained before by somebody else"), None),
+]
+TEXTS = {"strategy": len("gradual_unfreeze,"), "": len("significantly")}
+
+
+def printed(
+    table: object, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    monkeypatch.setenv("COLUMNS", str(width))
+    formatting.console_out().print(table)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [56, 64, 80, 99, 100, 140])
+def test_words_and_numbers_are_whole(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = printed(formatting.table("A title", NAMES, ROWS, TEXTS), width, monkeypatch, capsys)
+    words = out.split()
+    for cells, _ in ROWS:
+        assert {word for cell in cells for word in cell.split()} <= set(words)
+    assert max(map(len, out.splitlines())) <= width
+    if width == 140:  # nothing has to fold
+        assert len(out.splitlines()) == 2 + 2 + len(ROWS) + 1
+
+
+def test_standings_are_read_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"strategy": "lp_ft(refit_layers=4)", "augment": "standard", "accuracy": 0.955, "low": 0.88}
+    row |= {"high": 0.99, "run_seconds": 123.0, "repeats": 1, "runs": 5, "share": 1.0, "folds": 5}
+    row |= {"score": 0.955, "model": "lite0"}
+    part = {**row, "repeats": 0, "folds": 2, "joined": True, "strategy": "full(lr=0.001, layer_decay=1)"}
+    result = {"metric": "balanced_accuracy", "standings": [row, part], "augment": "standard", "folds": 5}
+    result |= {"winner": row["strategy"], "model": "lite0", "models": ["lite0", "lite1"]}
+    monkeypatch.setenv("COLUMNS", "80")
+    out = printed(comparison_text.standings(result), 80, monkeypatch, capsys)
+    assert {"lp_ft(refit_layers=4)", "score", "95.5", "88.0–99.0", "trained", "folds"} <= set(out.split())
+    assert "balanced accuracy decides" in out
