@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from frostline.data import Manifest
 from frostline.errors import DataError, RunWarning, StudyError, TrainingError
 from frostline.models import Backbone
 from frostline.system import directories
-from frostline.training.loop import trainer
+from frostline.training.loop import batches, trainer
 from frostline.training.resilience import checkpoint, nan_oom_recovery
 from frostline.training.resilience.incidents import Incident, IncidentKind
 from frostline.training.resilience.interruption import heard
@@ -285,6 +285,61 @@ def test_memory_of_a_gpu_that_runs_out_makes_pieces_too(
     if bn == "eval":
         losses = [[row["loss"] for row in one.folder.metrics()] for one in (run, whole)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("where", ["fetching a batch", "making room for moments"])
+def test_memory_of_a_gpu_that_runs_out_beside_a_pass_makes_pieces_too(
+    where: str, backbone: Backbone, data: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**FAST, "batch_size": 12, "augment": "none"}
+    whole = frostline.train(backbone, data, "full(epochs=1)", study=tmp_path / "whole", **given)
+    calls = iter(range(100))
+
+    def full() -> None:
+        if next(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    if where == "fetching a batch":
+        real_pixels = batches.PhaseBatches.pixels
+
+        def pixels(self: batches.PhaseBatches, *arguments: Any) -> Iterator[Tensor]:
+            for z in real_pixels(self, *arguments):
+                full()
+                yield z
+
+        monkeypatch.setattr(batches.PhaseBatches, "pixels", pixels)
+    else:
+        real_step = torch.optim.AdamW.step
+
+        def step(self: torch.optim.AdamW, closure: Any = None) -> Any:
+            full()
+            return real_step(self, closure)
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.warns(RunWarning, match="6 at a time"):
+        run = frostline.train(backbone, data, "full(epochs=1)", study=tmp_path / "s", **given)
+    assert run.steps == whole.steps
+    losses = [[row["loss"] for row in one.folder.metrics()] for one in (run, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+    ],
+)
+def test_memory_that_a_library_of_a_gpu_wanted_ran_out_there(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nan_oom_recovery.devices, "in_use", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**9, 8 * 10**9))
+    error = RuntimeError(text)
+    assert nan_oom_recovery.is_out_of_memory(error)
+    with pytest.raises(TrainingError, match="The GPU's memory ran out"), nan_oom_recovery.told_plainly():
+        raise error
 
 
 def test_memory_for_not_even_one_image_is_one_message(

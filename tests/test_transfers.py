@@ -172,8 +172,9 @@ def test_rows_are_sent_once_a_phase_and_change_no_bit(
         assert sum(counts) == 4 * (36 + 9)
 
 
+@pytest.mark.parametrize("step", [3, 7])  # while they are gathered, and once they are there
 def test_rows_leave_the_card_before_a_batch_is_cut_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"augment": "none", "cache": "keep"}
     with pretended():
@@ -182,8 +183,9 @@ def test_rows_leave_the_card_before_a_batch_is_cut_up(
 
         def backward(self: trainer.Trainer, *arguments: Any) -> Tensor:
             steps[0] += 1
-            if steps[0] == 7:  # in the second epoch
-                assert self._batches._on_device
+            if steps[0] == step:
+                gathering = self._batches._gathering
+                assert self._batches._on_device or (gathering is not None and gathering.rows is not None)
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return real(self, *arguments)
 

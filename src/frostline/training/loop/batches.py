@@ -58,6 +58,7 @@ class PhaseBatches:
         self._whole: set[tuple[int, int]] = set()  # of these every row was prepared
         self._room_bytes = HELD_BYTES
         self._on_device: dict[tuple[int, int], Tensor] = {}  # the same, where the GPU has room for them
+        self._gathering: _FeaturesOnDevice | None = None  # on the way there, in the epoch under way
         beside = torch.device(plan.numbers.device).type != "cpu"
         self._may_keep_on_device = beside and process_group.size() == 1  # rows may lie on the GPU
 
@@ -147,9 +148,11 @@ class PhaseBatches:
         if collected is None or place is None:
             yield from map(self._as_learned, sent)
             return
+        self._gathering = collected
         for positions, z in zip(self._positions(items), sent, strict=True):
             yield self._as_learned(z)
             collected.take(positions, z)
+        self._gathering = None
         if collected.rows is not None:
             self._on_device[place] = collected.rows
             self._forget(place)
@@ -176,8 +179,11 @@ class PhaseBatches:
 
     def free_device(self) -> bool:
         """Put no rows on the GPU any more, since a step needs its memory; return whether any were there."""
-        any_there, self._may_keep_on_device = bool(self._on_device), False
+        gathered = self._gathering is not None and self._gathering.rows is not None
+        any_there, self._may_keep_on_device = gathered or bool(self._on_device), False
         self._on_device.clear()
+        if self._gathering is not None:
+            self._gathering.rows, self._gathering = None, None
         return any_there
 
     def _rows(self, frozen: Frozen, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:

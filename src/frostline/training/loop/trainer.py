@@ -292,18 +292,20 @@ class Trainer:
             began = time.perf_counter()
             inputs = self._batches.batches if self._mixing is None else self._batches.pixels
             batches = inputs(setup.train, mine)
-            for step, (z, y) in enumerate(zip(batches, batch_targets, strict=True), first):
+            arriving = nan_oom_recovery.none_where_memory_ran_out(batches)
+            for step, (z, y) in enumerate(zip(arriving, batch_targets, strict=True), first):
                 devices.seed(derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name()))
                 self._set_rates(step)
-                with self.pace.step(len(z)):
+                size = len(mine[step - first])
+                with self.pace.step(size):
                     losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
                 self._average.update(state.steps)
                 watch.look(losses, state.step - len(losses))
                 setup.progress(Activity.TRAIN, state.steps, setup.steps)
-                if not setup.plan.compiled.learning(state.phase) or len(z) in self._compiled_sizes:
+                if not setup.plan.compiled.learning(state.phase) or size in self._compiled_sizes:
                     setup.budget.note("step", began)  # the first one of a size compiles, and tells nothing
-                self._compiled_sizes.add(len(z))
+                self._compiled_sizes.add(size)
                 self._between_steps(losses, more=step + 1 < len(items))
                 began = time.perf_counter()
         self._move_losses(losses)
@@ -311,17 +313,20 @@ class Trainer:
 
     # --- a step ---------------------------------------------------------------------------------------------
 
-    def _train_step(self, suffix: Callable[[Tensor], Tensor], z: Tensor, y: tuple[Tensor, Tensor]) -> Tensor:
+    def _train_step(
+        self, suffix: Callable[[Tensor], Tensor], z: Tensor | None, y: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Learn from one batch, given this process's part of it and all its targets; return its loss.
 
-        The targets are given twice, on the processor and on the device.
+        The targets are given twice, on the processor and on the device. `z` is None where memory ran out
+        before it was there. Raises `nan_oom_recovery.OutOfMemory` in all processes where one of them ran out.
         """
         known = self._setup.hyperparameters
         assert self._optimizer is not None
         loss: Tensor | None = None
         try:
             self._optimizer.zero_grad(set_to_none=True)
-            loss = self._backward(suffix, z, y)
+            loss = None if z is None else self._backward(suffix, z, y)
         except Exception as error:
             if not nan_oom_recovery.is_out_of_memory(error):
                 raise
@@ -329,10 +334,15 @@ class Trainer:
         if not self._gradients_checked:
             check_gradients(self._setup.backbone, self._model)
             self._gradients_checked = True
-        self._scaler.unscale_(self._optimizer)
-        self._anchor.pull()
-        torch.nn.utils.clip_grad_norm_(self._learning, known.clip_grad)
-        self._scaler.step(self._optimizer)
+        try:
+            self._scaler.unscale_(self._optimizer)
+            self._anchor.pull()
+            torch.nn.utils.clip_grad_norm_(self._learning, known.clip_grad)
+            self._scaler.step(self._optimizer)
+        except torch.OutOfMemoryError as error:  # as where the first step makes room for moments
+            if process_group.size() > 1:  # the others have made this step
+                raise
+            raise nan_oom_recovery.OutOfMemory from error
         self._scaler.update()
         return loss
 

@@ -30,6 +30,11 @@ NAMED = 8  # files of a batch in a message
 CHECKED_EVERY = 50  # steps whose losses a GPU sends in one go: a choice
 
 
+# What torch's errors say where memory ran out: the host's, and a GPU's where a library of NVIDIA's wanted it.
+OF_HOST = ("can't allocate memory", "out of memory")
+OF_GPU = ("cuda error: out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
+
+
 class NotFinite(Exception):
     """A loss or a weight became infinite or no number at a step of the epoch."""
 
@@ -46,8 +51,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error of torch's or Python's says that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+        isinstance(error, RuntimeError) and any(words in text for words in (*OF_HOST, *OF_GPU))
     )
+
+
+def none_where_memory_ran_out(batches: Iterator[Tensor]) -> Iterator[Tensor | None]:
+    """Yield batches; where a GPU's memory runs out before one is there, `None` in its place, as the last."""
+    while True:
+        try:
+            batch = next(batches, None)
+        except torch.OutOfMemoryError:
+            yield None
+            return
+        if batch is None:
+            return
+        yield batch
 
 
 def _hear_no_more_of_workers() -> None:
@@ -73,7 +91,10 @@ def told_plainly() -> Iterator[None]:
             ) from None
         if not is_out_of_memory(error):
             raise
-        if isinstance(error, torch.OutOfMemoryError) and devices.in_use():
+        of_gpu = isinstance(error, torch.OutOfMemoryError) or any(
+            text in str(error).lower() for text in OF_GPU
+        )
+        if of_gpu and devices.in_use():
             torch.cuda.empty_cache()
             free, total = (count / 1e9 for count in torch.cuda.mem_get_info())
             raise TrainingError(
