@@ -248,6 +248,27 @@ def test_without_a_compiler_on_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         trained(tmp_path, "t", compile="onn")
 
 
+def test_a_gpu_whose_triton_can_build_nothing_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton is there, and would end the run at its first kernel."""
+    monkeypatch.setattr(devices, "_best", lambda: "cuda")
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.delenv("CC", raising=False)
+    header = tmp_path / "Python.h"
+    header.touch()
+    monkeypatch.setattr(compiling.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
+    assert compiling.unavailable() == ""
+    header.unlink()
+    assert compiling.unavailable().startswith(f"Triton needs {header}")
+    header.touch()
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    assert compiling.unavailable().startswith("Triton finds no C compiler (gcc or clang)")
+    monkeypatch.setenv("CC", "/opt/cc")
+    assert compiling.unavailable() == ""
+
+
 def test_what_cannot_be_compiled_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(graph: Any, examples: Any) -> Any:
         raise ValueError("no such kernel")

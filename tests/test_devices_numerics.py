@@ -76,6 +76,38 @@ def test_deterministic_sets_what_torch_needs_and_puts_it_back(
         assert settings() == before
 
 
+@pytest.mark.usefixtures("on_cuda")
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cudnn, "conv"), reason="this torch has the older settings alone"
+)
+def test_float32_is_float32_whatever_a_program_has_set_for_all() -> None:
+    parts = devices._precisions()
+    before = [torch.backends.fp32_precision, *(one.fp32_precision for one in parts)]
+    torch.backends.fp32_precision = "tf32"
+    try:
+        with devices.full_float32():
+            assert [one.fp32_precision for one in parts] == ["ieee"] * 3
+            assert settings()[2:4] == [False, False]  # torch can still be asked in the older way
+            assert devices.float32_format() == "float32"
+        assert [one.fp32_precision for one in parts] == ["tf32"] * 3
+    finally:
+        torch.backends.fp32_precision = before[0]
+        for one, value in zip(parts, before[1:], strict=True):
+            one.fp32_precision = value
+
+
+@pytest.mark.usefixtures("on_cuda")
+def test_a_cublas_that_was_used_before_is_one_message() -> None:
+    with (
+        pytest.raises(UsageError, match="Set CUBLAS_WORKSPACE_CONFIG=:4096:8 before Python starts"),
+        devices.naming_layer(nn.Linear(2, 2)),
+    ):
+        raise RuntimeError(
+            "Deterministic behavior was enabled with … but this operation is not deterministic because it uses "
+            "CuBLAS … you must set an environment variable: CUBLAS_WORKSPACE_CONFIG=:4096:8"
+        )
+
+
 def test_on_the_processor_nothing_is_set(data: Manifest, tmp_path: Path) -> None:
     before = settings()
     seen: list[list[Any]] = []

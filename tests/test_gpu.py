@@ -52,12 +52,14 @@ def test_memory_of_a_gpu_is_bounded_inside_the_block(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     set_fraction = "_cuda_setMemoryFraction"  # absent where torch was built without CUDA
+    monkeypatch.setattr(torch._C, "_cuda_getMemoryFraction", lambda device: 0.9, raising=False)
     monkeypatch.setattr(
         torch._C, set_fraction, lambda share, device: shares.append((share, device)), raising=False
     )
     with pytest.raises(KeyError), numerics.device_memory_bounded(2 * 10**9):
         raise KeyError
-    assert shares == [(0.25, 3), (1.0, 3)]
+    own = 0.9 if hasattr(torch.cuda, "get_per_process_memory_fraction") else 1.0  # a program's, put back
+    assert shares == [(0.25, 3), (own, 3)]
     with numerics.device_memory_bounded(None):
         pass
     assert len(shares) == 2

@@ -6,9 +6,13 @@ A compiled module holds its parameters under `_orig_mod.`, which checkpoints, ex
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +35,9 @@ def unavailable() -> str:
     if kind == "cuda":
         from torch.utils._triton import has_triton
 
-        return "" if has_triton() else "torch finds no Triton for this GPU (pip install triton)"
+        if not has_triton():
+            return "torch finds no Triton for this GPU (pip install triton)"
+        return _triton_lacks()
     if kind != "cpu":
         return f"torch.compile was never tried on {kind}"
     from torch._inductor.cpp_builder import get_cpp_compiler
@@ -41,6 +47,16 @@ def unavailable() -> str:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         return "torch finds no C++ compiler (g++ or clang++), which it needs to compile for a processor"
+    return ""
+
+
+def _triton_lacks() -> str:
+    """Return what Triton lacks to build its launcher, as it does when a kernel is first run; "" for nothing."""
+    if not (os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang")))):
+        return "Triton finds no C compiler (gcc or clang), which it builds its launcher with"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        return f"Triton needs {header} to build its launcher (Debian: python3-dev)"
     return ""
 
 

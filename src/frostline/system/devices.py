@@ -303,6 +303,8 @@ def full_float32() -> Iterator[None]:
         return
     before = _tf32()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    for one in _precisions():  # else one without a setting of its own follows `torch.backends.fp32_precision`
+        one.fp32_precision = "ieee"
     try:
         yield
     finally:
@@ -377,6 +379,11 @@ def naming_layer(model: nn.Module) -> Iterator[None]:
         yield
     except RuntimeError as error:
         operation = _not_deterministic(error)
+        if operation is None and WORKSPACE_NAME in str(error):  # as older versions of torch say it
+            raise UsageError(
+                f"cuBLAS was used in this process before {option('deterministic')} was asked for, and read "
+                f"its setting then. Set {WORKSPACE_NAME}={WORKSPACE} before Python starts."
+            ) from None
         if operation is None:
             raise
         names = _layers_of(model, operation, error)

@@ -152,6 +152,8 @@ def device_memory_bounded(most_bytes: int | None) -> Iterator[None]:
         yield
         return
     total = torch.cuda.mem_get_info(devices.current())[1]
+    # A program's own limit comes back, where this version of torch tells it.
+    before = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()
     torch.cuda.set_per_process_memory_fraction(
         limit / total
     )  # of the GPU in use: it takes none without a number
@@ -160,7 +162,7 @@ def device_memory_bounded(most_bytes: int | None) -> Iterator[None]:
         yield
     finally:
         _limit_bytes.reset(token)
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.set_per_process_memory_fraction(before)
 
 
 def device() -> str:
