@@ -24,9 +24,9 @@ from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
-from frostline.profiling import rate_correction, rate_measurement, training_rates
+from frostline.profiling import numeric_search, rate_correction, rate_measurement, training_rates
 from frostline.strategies import parse, schedule
-from frostline.system import cpu_threads, numerics
+from frostline.system import cpu_threads, devices, numerics
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
 FREE = Line(0.0, 0.0)
@@ -419,7 +419,7 @@ def test_kept_bytes_are_what_autograd_keeps(images: Images) -> None:
     """By hand, in float32: a block's input, its convolution's output, ReLU's output, dropout's mask."""
     backbone = tiny_backbone()
     plan = {"float32": numerics.candidates(1)["float32"]}
-    rows = training_rates._chains(backbone, backbone.adapt(3), plan)["float32"]
+    rows = training_rates._chains(backbone, backbone.adapt(3), plan, 32)["float32"]
     sizes = [3 * 16 * 16, 8 * 16 * 16, 12 * 8 * 8, 16 * 4 * 4, 24 * 4 * 4]
     expected = [4 * (before + 3 * after) for before, after in itertools.pairwise(sizes)]
     assert [kept for *_, kept in rows[:-1]] == expected
@@ -475,7 +475,7 @@ def test_a_hopeless_plan_is_not_timed_with_many_images(monkeypatch: pytest.Monke
     monkeypatch.setattr(training_rates, "_timed", seconds)
     backbone = tiny_backbone()
     plans = {name: plan for name, plan in numerics.candidates(1).items() if plan.precision == "float32"}
-    chains = training_rates._chains(backbone, backbone.adapt(3), plans)
+    chains = training_rates._chains(backbone, backbone.adapt(3), plans, 32)
     assert timed == [
         (False, training_rates.FEW),
         (True, training_rates.FEW),
@@ -483,6 +483,41 @@ def test_a_hopeless_plan_is_not_timed_with_many_images(monkeypatch: pytest.Monke
     ]  # they take long
     assert [row[:2] for row in chains["float32"]] == [pytest.approx((0.2, 0.4))] * 5
     assert [row[:2] for row in chains["channels-last"]] == [pytest.approx((0.1, 0.2))] * 5
+
+
+def test_a_gpu_is_timed_with_whole_batches_or_as_many_as_it_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With few images it is timed how quickly work is given to it, which no precision changes."""
+    assert numeric_search.trial_images(256) == profiling.TRIAL
+    monkeypatch.setattr(devices, "_best", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    assert numeric_search.trial_images(256) == 256
+    tried: list[int] = []
+
+    def work(images: int) -> int:
+        tried.append(images)
+        if images > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return images
+
+    assert numeric_search.with_fewer(work, 256) == 64
+    assert tried == [256, 128, 64]
+    with pytest.raises(torch.OutOfMemoryError):
+        numeric_search.with_fewer(lambda images: work(1000), 256)
+
+    counts: set[int] = set()
+
+    def seconds(backbone: object, model: object, plan: object, images: int) -> list[training_rates.Pass]:
+        counts.add(images)
+        return [(0.01, 0.02)] * 5
+
+    plans = {"float32": numerics.plain_plan(1, ""), "channels-last": numerics.plain_plan(1, "")}
+    monkeypatch.setattr(training_rates, "_timed", seconds)
+    monkeypatch.setattr(training_rates, "_rows", lambda *arguments: arguments[-1])
+    chains: Any = training_rates._chains(None, None, plans, 256)  # type: ignore[arg-type]
+    assert chains == {"float32": 256, "channels-last": 256}
+    assert counts == {training_rates.FEW, 256}
 
 
 def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,7 @@ def test_deterministic_sets_what_torch_needs_and_puts_it_back(
 
 
 @pytest.mark.usefixtures("on_cuda")
-@pytest.mark.skipif(
-    not hasattr(torch.backends.cudnn, "conv"), reason="this torch has the older settings alone"
-)
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has older settings alone")
 def test_float32_is_float32_whatever_a_program_has_set_for_all() -> None:
     parts = devices._precisions()
     before = [torch.backends.fp32_precision, *(one.fp32_precision for one in parts)]
@@ -103,7 +101,7 @@ def test_a_cublas_that_was_used_before_is_one_message() -> None:
         devices.naming_layer(nn.Linear(2, 2)),
     ):
         raise RuntimeError(
-            "Deterministic behavior was enabled with … but this operation is not deterministic because it uses "
+            "Deterministic behavior was enabled … but this operation is not deterministic because it uses "
             "CuBLAS … you must set an environment variable: CUBLAS_WORKSPACE_CONFIG=:4096:8"
         )
 

@@ -85,7 +85,7 @@ def test_the_pretended_card_notes_what_is_waited_for() -> None:
         assert waits == []
 
 
-def test_batches_are_sent_one_ahead_and_in_order() -> None:
+def test_batches_are_sent_in_order_and_none_before_it_is_wanted() -> None:
     taken: list[int] = []
 
     def source() -> Any:
@@ -94,12 +94,12 @@ def test_batches_are_sent_one_ahead_and_in_order() -> None:
             yield torch.full((2,), float(number))
 
     with pretended():
-        sent = device_transfers.sent_ahead(source(), pretended_card.CARD)
+        sent = device_transfers.each_to_device(source(), pretended_card.CARD)
         first = next(sent)
-        assert (taken, first.tolist()) == ([0, 1], [0.0, 0.0])
+        assert (taken, first.tolist()) == ([0], [0.0, 0.0])
         assert [batch.tolist()[0] for batch in sent] == [1.0, 2.0, 3.0]
     taken.clear()
-    assert next(device_transfers.sent_ahead(source(), "cpu")).tolist() == [0.0, 0.0]
+    assert next(device_transfers.each_to_device(source(), "cpu")).tolist() == [0.0, 0.0]
     assert taken == [0]  # a processor has nothing to send
 
 
@@ -143,7 +143,7 @@ def weights(tmp_path: Path, name: str, strategy: str = "head(epochs=4)", **optio
 def sent_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each call of the trainer sends to the card."""
     counts: list[int] = []
-    real = device_transfers.sent_ahead
+    real = device_transfers.each_to_device
 
     def counted(rows: Any, device: Any) -> Any:
         def each() -> Any:
@@ -153,7 +153,7 @@ def sent_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return real(each(), device)
 
-    monkeypatch.setattr(batches, "sent_ahead", counted)
+    monkeypatch.setattr(batches, "each_to_device", counted)
     return counts
 
 

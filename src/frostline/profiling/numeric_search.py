@@ -6,6 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,6 +29,30 @@ GLIMPSE = 4  # images with which it is found how slow a network is, before anyth
 # training steps as often at three times a forward pass, one cut's prefix.
 TIMED_IMAGES = 800
 TRIAL = 16  # images with which precisions are timed: what a person waits for once on a machine
+
+
+T = TypeVar("T")
+
+
+def trial_images(batch: int) -> int:
+    """Return with how many images of a batch ways to compute are timed.
+
+    On a GPU with all: few images tell how quickly work is given to it, which is the same in each way. An H200
+    took 27 ms for a step of ResNet-50 on 32 images, and 55 ms on 256 (docs/strategies.md).
+    """
+    return batch if devices.current().type == "cuda" else min(batch, TRIAL)
+
+
+def with_fewer(work: Callable[[int], T], images: int) -> T:
+    """Return what `work` gives for so many images; where a GPU has no memory for them, for half as many, …"""
+    while True:
+        try:
+            return work(images)
+        except torch.OutOfMemoryError:
+            if images <= TRIAL:
+                raise
+        images //= 2
+        torch.cuda.empty_cache()
 
 
 def frozen_batch() -> int:
@@ -74,8 +99,9 @@ def forward_config(
     if precision != "auto":
         return ForwardConfig(numerics.pinned_plan(precision, threads), frozen_batch(), compiled=compiled)
     pairs, last = tuple(bb.foldable(backbone)), backbone.cuts[-1]
-    run_of = functools.cache(lambda plan: forward(backbone, ForwardConfig(plan, TRIAL, pairs), last))
-    name = f"forward {network_name(backbone)} images {TRIAL} folded {len(pairs)}"
+    images = trial_images(frozen_batch())
+    run_of = functools.cache(lambda plan: forward(backbone, ForwardConfig(plan, images, pairs), last))
+    name = f"forward {network_name(backbone)} images {images} folded {len(pairs)}"
     plan = numerics.timed_plan(name, lambda plan: run_of(plan)(), threads, learning=False)
     return ForwardConfig(plan, frozen_batch(), pairs, compiled)
 
@@ -191,9 +217,9 @@ def stages_s(backbone: Backbone, config: ForwardConfig) -> list[float]:
     return seconds
 
 
-def trial_name(backbone: Backbone, cut: Cut, batch: int) -> str:
-    """Name the step that `training_plan` times."""
-    return f"suffix {network_name(backbone)} images {min(batch, TRIAL)} cut {cut.index}"
+def trial_name(backbone: Backbone, cut: Cut, images: int) -> str:
+    """Name the step that `training_plan` times, of so many images."""
+    return f"suffix {network_name(backbone)} images {images} cut {cut.index}"
 
 
 def training_plan(
@@ -215,8 +241,12 @@ def training_plan(
     -------
     NumericPlan
     """
-    step = _trial(backbone, cut, bn, min(batch, TRIAL))
-    return numerics.timed_plan(trial_name(backbone, cut, batch), step, threads)
+
+    def timed(images: int) -> NumericPlan:
+        step = _trial(backbone, cut, bn, images)
+        return numerics.timed_plan(trial_name(backbone, cut, images), step, threads)
+
+    return with_fewer(timed, trial_images(batch))
 
 
 def step_s(

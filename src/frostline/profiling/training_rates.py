@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from frostline import models as bb
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search
-from frostline.system import deadline, numerics
+from frostline.system import deadline, devices, numerics
 from frostline.system.numerics import NumericPlan
 from frostline.system.timing import PeakMemory, resident_bytes
 
@@ -73,14 +73,18 @@ def steps(backbone: Backbone, batch: int, classes: int, threads: int) -> Steps:
     model = backbone.adapt(classes)
     parameters = _parameters(backbone, model)
     plans = numerics.candidates(threads)
-    rates = _chains(backbone, model, plans)
+    rates = _chains(backbone, model, plans, batch)
     step_seconds = {name: _step_s(rows, batch) for name, rows in rates.items()}
     name, last = numerics.fastest(step_seconds), backbone.cuts[-1]
     plan = plans[name]
     # A long step is timed with fewer images; what it needs beside what is kept grows with them, nearly.
     images = min(batch, MANY) if step_seconds[name] > numerics.ENOUGH_S else batch
-    step = _Step(backbone, model, backbone.cuts[0], plan, images)
-    full = measure_warm(step.run)
+
+    def whole(count: int) -> tuple[int, _Step, Measured]:
+        made = _Step(backbone, model, backbone.cuts[0], plan, count)
+        return count, made, measure_warm(made.run)
+
+    images, step, full = numeric_search.with_fewer(whole, images)
     update_s = numerics.seconds(step.update) / sum(parameters)
     beside = (full.peak_bytes - images * sum(kept_bytes for *_, kept_bytes in rates[name])) * batch / images
     head_s = numerics.seconds(_Step(backbone, model, last, plan, images).run)
@@ -108,10 +112,14 @@ def chosen_plans(backbone: Backbone, rates: Rates, step_s: float, batch: int, th
     names = []
     for place, cut in enumerate(backbone.cuts):
         step_seconds = {
-            name: step_s + _step_s(rows[place:], min(batch, MANY)) for name, rows in rates.items()
+            name: step_s + _step_s(rows[place:], numeric_search.trial_images(batch))
+            for name, rows in rates.items()
         }
         remembered = numerics.note_seconds(
-            numeric_search.trial_name(backbone, cut, batch), step_seconds, threads, lasting=True
+            numeric_search.trial_name(backbone, cut, numeric_search.trial_images(batch)),
+            step_seconds,
+            threads,
+            lasting=True,
         )
         names.append(numerics.fastest(remembered))
     return names
@@ -190,18 +198,28 @@ def _pixels(backbone: Backbone, images: int) -> Tensor:
     return torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-def _chains(backbone: Backbone, model: nn.Module, plans: dict[str, NumericPlan]) -> Rates:
-    """Return what each stage costs in each plan, unscaled; a hopeless plan's many images are reckoned."""
+def _chains(backbone: Backbone, model: nn.Module, plans: dict[str, NumericPlan], batch: int) -> Rates:
+    """Return what each stage costs in each plan, unscaled; a hopeless plan's many images are reckoned.
+
+    A GPU is given whole batches, as in `numeric_search.trial_images`.
+    """
     few = {name: _timed(backbone, model, plan, FEW) for name, plan in plans.items()}
     pass_seconds = {name: sum(map(sum, stages)) for name, stages in few.items()}
     best = min(pass_seconds, key=lambda name: pass_seconds[name])
     images = SOME if pass_seconds[best] / FEW * SOME >= LONG_S else MANY
-    many = {best: _timed(backbone, model, plans[best], images)}
-    for name, plan in plans.items():
-        if pass_seconds[name] > HOPELESS * pass_seconds[best]:
-            many[name] = _as_many(few[name], few[best], many[best])
-        elif name != best:
-            many[name] = _timed(backbone, model, plan, images)
+    if devices.current().type == "cuda":
+        images = numeric_search.trial_images(batch)
+
+    def timed(count: int) -> tuple[int, dict[str, list[Pass]]]:
+        passes = {best: _timed(backbone, model, plans[best], count)}
+        for name, plan in plans.items():
+            if pass_seconds[name] > HOPELESS * pass_seconds[best]:
+                passes[name] = _as_many(few[name], few[best], passes[best])
+            elif name != best:
+                passes[name] = _timed(backbone, model, plan, count)
+        return count, passes
+
+    images, many = numeric_search.with_fewer(timed, images)
     return {name: _rows(backbone, model, plan, few[name], many[name], images) for name, plan in plans.items()}
 
 

@@ -51,7 +51,7 @@ def unavailable() -> str:
 
 
 def _triton_lacks() -> str:
-    """Return what Triton lacks to build its launcher, as it does when a kernel is first run; "" for nothing."""
+    """Return what Triton lacks to build its launcher, as it does at the first kernel; "" for nothing."""
     if not (os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang")))):
         return "Triton finds no C compiler (gcc or clang), which it builds its launcher with"
     header = Path(sysconfig.get_path("include")) / "Python.h"

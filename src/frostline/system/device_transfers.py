@@ -34,25 +34,21 @@ def to_device(batch: Tensor, device: str | torch.device) -> Tensor:
     return batch.pin_memory().to(device, non_blocking=True)
 
 
-def sent_ahead(batches: Iterable[Tensor], device: str | torch.device) -> Iterator[Tensor]:
-    """Yield batches on a device; on a GPU the next one is on its way while this one is worked with.
+def each_to_device(batches: Iterable[Tensor], device: str | torch.device) -> Iterator[Tensor]:
+    """Yield batches on a device; a GPU fetches each while it works with the one before.
 
-    Copies go by a stream of their own, so that they pass while the GPU computes.
+    Copies go by a stream of their own. Who takes a batch gives the GPU its work and comes back for the next
+    without waiting for it, so that none is read before it is wanted.
     """
     if not on_gpu(device):
         yield from (batch.to(device) for batch in batches)
         return
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    waiting: tuple[Tensor, Any] | None = None
     for batch in batches:
         with torch.cuda.stream(stream):
             sent = to_device(batch, device)
             arrived = stream.record_event()
-        if waiting is not None:
-            yield _received(*waiting)
-        waiting = sent, arrived
-    if waiting is not None:
-        yield _received(*waiting)
+        yield _received(sent, arrived)
 
 
 def _received(batch: Tensor, arrived: Any) -> Tensor:

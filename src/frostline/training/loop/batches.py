@@ -24,7 +24,7 @@ from frostline.feature_extraction.image_batches import Images, Item
 from frostline.progress import QUIET, Progress
 from frostline.strategies import ResolvedPhase
 from frostline.system import numerics
-from frostline.system.device_transfers import sent_ahead, to_device
+from frostline.system.device_transfers import each_to_device, to_device
 from frostline.system.seeds import derive
 from frostline.training.numeric_plan import Plan
 from frostline.training.techniques.class_imbalance import Balance
@@ -144,7 +144,7 @@ class PhaseBatches:
             if self._may_keep_on_device and self._all_kept(images, items)
             else None
         )
-        sent = sent_ahead(self._rows(self._frozen, images, items), self._plan.numbers.device)
+        sent = each_to_device(self._rows(self._frozen, images, items), self._plan.numbers.device)
         if collected is None or place is None:
             yield from map(self._as_learned, sent)
             return
@@ -224,7 +224,7 @@ class PhaseBatches:
     def pixels(self, images: Images, items: list[list[Item]]) -> Iterator[Tensor]:
         """Yield the network's own input for each batch of items, whatever is frozen."""
         decoded = images.rates.of_pass(images.batches(items, self._workers))
-        for pixels in sent_ahead(decoded, self._plan.numbers.device):
+        for pixels in each_to_device(decoded, self._plan.numbers.device):
             yield self._plan.numbers.batch(pixels, images.preprocessing.normalise)
 
     def frozen_part(self, x: Tensor) -> Tensor:
