@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --cores 4             # the same rows, held to four cores
     python benchmarks/gpu.py --dry-run             # a few small pictures: runs anywhere, to try the script
 
-It needs no network: it makes its own pictures (gpu_rows.py), takes scikit-learn's digits, lite0's packaged
+It needs frostline with its extras demo and test, and no network: it makes its own pictures (gpu_rows.py), takes scikit-learn's digits, lite0's packaged
 weights and random ones. Each question of docs/gpu.md has a check here; one that fails says how, and the rest
 go on. It ends with one line a row: bar, measured, met or not. Nothing is kept but the answers.
 """
@@ -17,7 +17,9 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -47,6 +49,7 @@ from gpu_rows import ON_FOUR_CORES, ROWS, TINY, Row, Sizes, Table
 REPEATS = 20  # of what takes milliseconds
 MEMORY_WITHIN = 0.1  # of what was held, at the median
 HELD = "FROSTLINE_GPU_CORES"
+SCRATCH_BYTES = 20 * 10**9  # pictures, their features and studies of all parts, with room to spare
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,7 @@ def answered(name: str, question: Callable[[Any], dict[str, Any]], asked: Any) -
 
 
 class Kept:
-    """Answers in a file, by device, size and row: what is there is not measured again."""
+    """Answers in a file, by device, versions, size and row: what is there is not measured again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -298,7 +301,8 @@ def table_lines(table: Table, kept: Kept, where: str, chosen: Sequence[Row], pre
     """Answer the rows that are not answered yet, and return a line for each."""
     lines = []
     for row in chosen:
-        key = f"{where} | {table.sizes.images} images of {table.sizes.pixels} px | {prefix}{row.name}"
+        size = f"{table.sizes.images} images of {table.sizes.pixels} px"
+        key = f"{where} | torch {torch.__version__}, {commit()} | {size} | {prefix}{row.name}"
         if key not in kept.values:
             answer = answered(row.name, row.measure, table)
             if "failed" not in answer[3]:  # what failed is asked again
@@ -308,6 +312,21 @@ def table_lines(table: Table, kept: Kept, where: str, chosen: Sequence[Row], pre
         lines.append(verdict(row, answer[3], prefix))
         print(lines[-1], flush=True)
     return lines
+
+
+def commit() -> str:
+    """Return the checkout's commit; "" without git. What was measured of one says nothing of another."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def scratch_folder() -> Path | None:
+    """Return the memory of the machine where there is room in it; None for the usual place."""
+    memory = Path("/dev/shm")  # 64 MB in a container as it comes
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > SCRATCH_BYTES else None
 
 
 def main() -> None:
@@ -330,8 +349,8 @@ def main() -> None:
     chosen = [
         row for row in ROWS if row.part in wanted and (not arguments.cores or row.name in ON_FOUR_CORES)
     ]
-    kept, memory = Kept(arguments.answers), Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+    kept = Kept(arguments.answers)
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
         os.environ["FROSTLINE_CACHE_DIR"] = str(Path(folder) / "store")
         table = Table(Path(folder), TINY if arguments.dry_run else Sizes())
         lines = table_lines(table, kept, where, chosen, prefix)

@@ -265,6 +265,9 @@ def test_memory_of_a_gpu_is_weights_what_learns_and_what_a_step_keeps() -> None:
     assert peak("full", batch=64) > peak("full") > peak("full", batch=8)
     assert peak("full(ema=0.9)") == peak("full") + 2 * weights
     assert peak("full") > peak("top_k(1)") >= peak("linear_probe")
+    # What is evaluated is no more than there are images.
+    many, as_many = (dataclasses.replace(on_gpu, evaluation_batch=batch) for batch in (10**6, 40))
+    assert peak("full", many) == peak("full", as_many)
 
 
 def test_memory_that_was_not_used_before_takes_time() -> None:

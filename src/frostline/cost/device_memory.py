@@ -27,12 +27,14 @@ LIVE = 7
 def device_peak(rates: Rates, job: Job) -> int:
     """Return the bytes that a run's tensors take on a GPU at its peak.
 
-    The largest of frozen batches, steps and figures, beside the weights that are there all the time. Features
-    that are kept, pictures and rows lie in the host's memory, a batch of them on the GPU.
+    The largest of frozen batches, steps and figures, beside the weights that are there all the time. Pictures
+    and rows count as lying in the host's memory, a batch of them on the GPU: rows that lie there while a phase
+    lasts take what is free, and leave where a step needs it.
     """
     pretrained = rates.model_bytes * (2 if rates.copies else 1)  # frozen layers may be computed on a copy
     frozen = pretrained + rates.frozen_batch * _live(rates)
-    figures = rates.model_bytes + rates.evaluation_batch * _live(rates)
+    evaluated = min(rates.evaluation_batch, max(job.val, job.test))  # such a batch is not filled up
+    figures = rates.model_bytes + evaluated * _live(rates)
     steps = [_step(rates, job, phase.cut, math.ceil(job.train / phase.batches)) for phase in job.phases]
     during = max([frozen, figures, *(pretrained * (job.lowest > 0) + step for step in steps)])
     return int(during + WORKSPACE_BYTES)
