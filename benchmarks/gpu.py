@@ -5,9 +5,10 @@
     python benchmarks/gpu.py --cores 4             # the same rows, held to four cores
     python benchmarks/gpu.py --dry-run             # a few small pictures: runs anywhere, to try the script
 
-It needs frostline with its extras demo and test, and no network: it makes its own pictures (gpu_rows.py), takes scikit-learn's digits, lite0's packaged
-weights and random ones. Each question of docs/gpu.md has a check here; one that fails says how, and the rest
-go on. It ends with one line a row: bar, measured, met or not. Nothing is kept but the answers.
+It needs frostline with its extras demo and test, and no network: it makes its own pictures (gpu_rows.py),
+takes scikit-learn's digits, lite0's packaged weights and random ones. Each question of docs/gpu.md has a
+check here; one that fails says how, and the rest go on. It ends with one line a row: bar, measured, met or
+not. Nothing is kept but the answers.
 """
 
 from __future__ import annotations

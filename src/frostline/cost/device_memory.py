@@ -28,8 +28,8 @@ def device_peak(rates: Rates, job: Job) -> int:
     """Return the bytes that a run's tensors take on a GPU at its peak.
 
     The largest of frozen batches, steps and figures, beside the weights that are there all the time. Pictures
-    and rows count as lying in the host's memory, a batch of them on the GPU: rows that lie there while a phase
-    lasts take what is free, and leave where a step needs it.
+    and rows count as lying in the host's memory, a batch of them on the GPU: rows that lie there while there
+    is room take what is free, and leave where a step needs it.
     """
     pretrained = rates.model_bytes * (2 if rates.copies else 1)  # frozen layers may be computed on a copy
     frozen = pretrained + rates.frozen_batch * _live(rates)
