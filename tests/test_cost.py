@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import frostline
 from frostline import profiling
@@ -22,9 +23,11 @@ from frostline.cost.peak_memory import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment
 from frostline.cost.run_time import PASS_S
 from frostline.data import Manifest
 from frostline.feature_cache import FeatureCache
+from frostline.feature_extraction import ForwardConfig
 from frostline.feature_extraction.augmentation import Policy
 from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import numeric_search, rate_correction, rate_measurement, training_rates
+from frostline.profiling.live_tensors import live_bytes
 from frostline.strategies import parse, schedule
 from frostline.system import cpu_threads, devices, numerics
 from tiny import PREPROCESSING, tiny_backbone, write_table
@@ -268,6 +271,36 @@ def test_memory_of_a_gpu_is_weights_what_learns_and_what_a_step_keeps() -> None:
     # What is evaluated is no more than there are images.
     many, as_many = (dataclasses.replace(on_gpu, evaluation_batch=batch) for batch in (10**6, 40))
     assert peak("full", many) == peak("full", as_many)
+
+
+def test_tensors_that_are_alive_at_once_are_counted() -> None:
+    before, weight = torch.ones(4, 1000), torch.ones(1000)  # 16 kB and 4 kB
+
+    def run() -> Tensor:
+        a = before * weight  # 16 kB
+        b = a + 1.0  # two of them
+        del a
+        c = b.view(2, 2000) * 2.0  # a view is none of its own: two
+        del b
+        return c.mul_(2.0).sum()
+
+    assert live_bytes(run, "cpu") == 2 * 4 * 4000
+    assert live_bytes(run, "cuda") == 0  # of another device
+    assert live_bytes(lambda: before.add_(0.0), "cpu") == 0
+
+
+@pytest.mark.usefixtures("on_processor")
+def test_a_pass_without_gradients_holds_what_a_gpu_is_said_to_hold(images: Images) -> None:
+    """In float32: a block's input and its convolution's output, or two maps of its output's size."""
+    backbone, plan = tiny_backbone(), numerics.exact_plan(1)
+    one = rate_measurement._live(backbone, ForwardConfig(plan, 64))
+    pixels, widest = 3 * 16 * 16, 8 * 16 * 16
+    assert 2 * 4 * widest <= one <= 4 * (3 * pixels + 3 * widest)
+    peaks = dataclasses.replace(INVENTED.peaks, live_frozen=10**9, live_evaluation=one)
+    on_gpu = dataclasses.replace(INVENTED, device="a card", peaks=peaks)
+    peak = predict("linear_probe", on_gpu, flip="none", **DATA).device_peak_bytes  # type: ignore[arg-type]
+    assert peak is not None
+    assert peak > on_gpu.frozen_batch * 10**9
 
 
 def test_memory_that_was_not_used_before_takes_time() -> None:

@@ -20,7 +20,8 @@ AVERAGES = 2  # an average of the weights: the one that moves, and as the epoch 
 # again is set aside. Not measured on a GPU.
 WORKSPACE_BYTES = 64 * 2**20
 # Of the widest row at a cut, what lives at once in a pass without gradients: layers inside a stage are wider
-# than what it ends with. lite0 at 96 px held 7 times as much on a processor (docs/LOG.md 2026-11-28).
+# than what it ends with. lite0 at 96 px held 7 times as much on a processor (docs/LOG.md 2026-11-28), others
+# half to 1.6 times of that (2026-12-01): for rates of before it was counted.
 LIVE = 7
 
 
@@ -32,9 +33,9 @@ def device_peak(rates: Rates, job: Job) -> int:
     is room take what is free, and leave where a step needs it.
     """
     pretrained = rates.model_bytes * (2 if rates.copies else 1)  # frozen layers may be computed on a copy
-    frozen = pretrained + rates.frozen_batch * _live(rates)
+    frozen = pretrained + rates.frozen_batch * (rates.peaks.live_frozen or _live(rates))
     evaluated = min(rates.evaluation_batch, max(job.val, job.test))  # such a batch is not filled up
-    figures = rates.model_bytes + evaluated * _live(rates)
+    figures = rates.model_bytes + evaluated * (rates.peaks.live_evaluation or _live(rates))
     steps = [_step(rates, job, phase.cut, math.ceil(job.train / phase.batches)) for phase in job.phases]
     during = max([frozen, figures, *(pretrained * (job.lowest > 0) + step for step in steps)])
     return int(during + WORKSPACE_BYTES)
@@ -53,7 +54,7 @@ def _step(rates: Rates, job: Job, cut: int, images: int) -> float:
 
 
 def _live(rates: Rates) -> float:
-    """Return the bytes an image that a pass without gradients holds at once, at the widest place."""
+    """Return the bytes an image that a pass without gradients holds at once, where they were not counted."""
     rows = [stage.row_bytes for stage in rates.stages if stage.cut]
     widest = max(rows, default=0) * FLOAT_BYTES / rates.value_bytes
     return FLOAT_BYTES * rates.pixel_bytes + LIVE * widest

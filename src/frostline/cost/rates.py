@@ -69,6 +69,9 @@ class Peaks:
     frozen: int  # frozen batches through all layers
     evaluation: int  # float32 evaluation batches through all layers
     step: int  # steps in which all learns, beside what is kept for the backward pass
+    # On a GPU, of tensors that are alive at once, an image: in a frozen pass, and in one of evaluation.
+    live_frozen: int = 0
+    live_evaluation: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Rates of one network on this machine: the best numeric plan, and seconds and bytes of each stage.
 
-numeric_search (the timed plans) → training_rates · rate_correction (by whole runs) → rate_measurement
+numeric_search (the timed plans) → training_rates · rate_correction (by whole runs) · live_tensors →
+rate_measurement
 
 Rates are measured once on a machine and cached; a run after `measure` times nothing again. Cached rates are
 checked by one timing before they predict anything, and whole runs correct them.

@@ -7,7 +7,7 @@ import io
 import math
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from frostline.feature_extraction.image_batches import Images, contact_sheet, ev
 from frostline.feature_extraction.random_transforms import size_of
 from frostline.models import Backbone, Cut
 from frostline.profiling import numeric_search, rate_correction, training_rates
+from frostline.profiling.live_tensors import live_bytes
 from frostline.system import cpu_threads, deadline, devices, directories, numerics
 from frostline.system.timing import PeakMemory, imported_baseline_bytes, resident_bytes
 
 # A head of so many classes or of twice as many is timed for all in between; it is a layer of many that learn,
 # and where it learns alone the optimizer's time goes by its parameters, which are counted.
+LIVE_IMAGES = 4  # in the pass in which live tensors are counted; their bytes follow the images
 FEWEST_CLASSES = 16
 ROW_BYTES = (4_000, 100_000)  # rows that a disk is measured with: pooled features, and a middle block's
 FILE_BYTES = (1_000, 8_000_000)  # files that a disk is measured with
@@ -265,8 +267,18 @@ def _network(
         "evaluation": evaluation_pass.peak_bytes,
         "step": steps.peak_bytes,
     }
+    if devices.current().type == "cuda":
+        evaluation = ForwardConfig(exact, evaluation_batch())
+        peaks |= {"live_frozen": _live(backbone, config), "live_evaluation": _live(backbone, evaluation)}
     check = rate_correction.check_of(backbone, sum(evaluation_s), threads)
     return {"stages": stages, "learning": steps.rates, "around": around, "peaks": peaks, "check": check}
+
+
+def _live(backbone: Backbone, config: ForwardConfig) -> int:
+    """Return the bytes of tensors an image that are alive at once in a pass without gradients."""
+    run = numeric_search.forward(backbone, replace(config, batch=LIVE_IMAGES), backbone.cuts[-1])
+    run()  # what is made once, such as a copy with BatchNorm folded
+    return live_bytes(run, devices.current().type) // LIVE_IMAGES
 
 
 def _training_steps(backbone: Backbone, batch: int, classes: int, threads: int) -> training_rates.Steps:
