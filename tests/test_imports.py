@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,10 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
     code = "import sys, json, frostline; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not LISTED & set(json.loads(done.stdout))
+
+
+def test_the_version_is_an_attribute() -> None:
+    assert frostline.__version__ == metadata.version("frostline")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -43,7 +43,7 @@ MISTAKES = [
     ("compare . --strategies full,head --no-pretrained", "and head freezes layers", "(scratch, full)"),
     (
         "compare . --strategies linear_probe,linear_probe(ridge) --lr 1",
-        "lr=1.0 has no effect",
+        "lr=1 has no effect",
         "Leave it out",
     ),
     (
@@ -53,7 +53,7 @@ MISTAKES = [
     ),
     ("compare . --cuts --strategies head,full", "--strategies names others", "give one of the two"),
     ("compare . --draws 3", "--draws is the number of variants", "give --search"),
-    ("fit . --strategies linear_probe --epochs 5", "epochs=5.0 has no effect on linear_probe", "take one of"),
+    ("fit . --strategies linear_probe --epochs 5", "epochs=5 has no effect on linear_probe", "take one of"),
     ("fit . --model lite0 --models lite0,lite1", "model (one backbone) or models", "not both"),
     ("train . --strategy linear_probe --patience 3", "counts epochs, and linear_probe is", "leave it out"),
     ("compare . --strategies linear_probe,linear_probe(ridge) --patience 3", "without any", "leave it out"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frostline.cli.output import comparison_text, formatting
+from frostline.cli.output import comparison_text, formatting, run_text
 
 NAMES = ("strategy", "accuracy", "95 %", "")
 ROWS = [
@@ -50,3 +50,13 @@ def test_standings_are_read_in_80_columns(
     out = printed(comparison_text.standings(result), 80, monkeypatch, capsys)
     assert {"lp_ft(refit_layers=4)", "score", "95.5", "88.0–99.0", "trained", "folds"} <= set(out.split())
     assert "balanced accuracy decides" in out
+
+
+def test_a_run_with_a_rule_says_that_its_table_does_not_follow_it(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"operating_point": {"sentences": ["The rule."]}, "accuracy": 0.9}
+    run_text._decided(formatting.console_out(), result)
+    assert "The accuracy above is of the likeliest class" in capsys.readouterr().out
+    run_text._decided(formatting.console_out(), {**result, "accuracy": None})
+    assert capsys.readouterr().out == "The rule.\n"
+    run_text._decided(formatting.console_out(), {**result, "operating_point": None})
+    assert capsys.readouterr().out == ""

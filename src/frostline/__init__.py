@@ -132,6 +132,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # not before it is wanted: `--help` is quick
+
+        return version("frostline")
     if name not in _HOME:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
     return getattr(import_module(f"frostline.{_HOME[name]}"), name)

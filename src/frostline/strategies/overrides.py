@@ -79,7 +79,7 @@ def overridden(strategies: Sequence[Strategy], values: Mapping[str, object]) -> 
         if all(reasons.values()):
             without = {str(result[place]): reason for place, reason in reasons.items()}
             raise UsageError(
-                f"{key}={value} has no effect on {_reasons(without)}. Leave it out, or take one of "
+                f"{key}={_shown(value)} has no effect on {_reasons(without)}. Leave it out, or take one of "
                 f"{', '.join(takers(key))}."
             )
         for place, reason in reasons.items():
@@ -88,6 +88,11 @@ def overridden(strategies: Sequence[Strategy], values: Mapping[str, object]) -> 
             else:
                 result[place] = _with(result[place], key, value)
     return Overridden(tuple(checked(strategy) for strategy in result), unused)
+
+
+def _shown(value: object) -> str:
+    """Return a value as a person writes it: 5 epochs, not 5.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def at_defaults(strategy: Strategy, keys: Iterable[str]) -> Strategy:

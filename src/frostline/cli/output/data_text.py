@@ -28,7 +28,7 @@ def checked(data: Manifest, page: str | None) -> None:
         out.print(f"… and {len(data.classes) - MOST_CLASSES:,} more classes.")
     trouble = [finding for finding in data.findings if finding.trouble]
     if not trouble:
-        out.print("Nothing was found that may be wrong.")
+        out.print("No problems were found.")
     for finding in trouble:
         _print(finding, out)
     if page:

@@ -91,9 +91,16 @@ def _metric(out: Console, result: dict[str, Any]) -> None:
 
 
 def _decided(out: Console, result: dict[str, Any]) -> None:
-    """Print what the operating point promises, where there is one."""
-    for line in (result.get("operating_point") or {}).get("sentences", ()):
+    """Print what the operating point promises, where there is one, and what follows it."""
+    lines = (result.get("operating_point") or {}).get("sentences", ())
+    for line in lines:
         out.print(line, highlight=False)
+    if lines and result["accuracy"] is not None:
+        out.print(
+            "The accuracy above is of the likeliest class; predict, evaluate and exports of this run follow "
+            "this rule from now on.",
+            highlight=False,
+        )
 
 
 def _without_test(out: Console, result: dict[str, Any]) -> None:

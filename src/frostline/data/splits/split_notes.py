@@ -101,9 +101,9 @@ def _about_no_val(train: Counter[str]) -> list[Finding]:
     scarcest = min(train.values(), default=0)
     message = (
         f"No val set, since there are few images: {train.total()} for training, {scarcest} in the smallest "
-        f"class; at least {MIN_IMAGES_FOR_VAL} and {MIN_CLASS_IMAGES_FOR_VAL} are needed, whatever "
-        "share is requested. All of them "
-        "are used for training; the schedule runs to its end, and a probe's L2 is chosen by cross-validation."
+        f"class. Whatever share is requested, a val set takes {MIN_IMAGES_FOR_VAL} training images or more, "
+        f"and {MIN_CLASS_IMAGES_FOR_VAL} of each class. All of them are used for training; the schedule runs "
+        "to its end, and a probe's L2 is chosen by cross-validation."
     )
     return [Finding("no_val", train.total(), message)]
 
