@@ -80,7 +80,7 @@ def test_deterministic_sets_what_torch_needs_and_puts_it_back(
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has older settings alone")
 def test_float32_is_float32_whatever_a_program_has_set_for_all() -> None:
     parts = devices._precisions()
-    before = [torch.backends.fp32_precision, *(one.fp32_precision for one in parts)]
+    before, settings_before = [torch.backends.fp32_precision, *devices._tf32()], settings()
     torch.backends.fp32_precision = "tf32"
     try:
         with devices.full_float32():
@@ -90,8 +90,8 @@ def test_float32_is_float32_whatever_a_program_has_set_for_all() -> None:
         assert [one.fp32_precision for one in parts] == ["tf32"] * 3
     finally:
         torch.backends.fp32_precision = before[0]
-        for one, value in zip(parts, before[1:], strict=True):
-            one.fp32_precision = value
+        devices._set_tf32(before[1:])  # in the older way, too: torch refuses to tell what was set in both
+    assert settings() == settings_before
 
 
 @pytest.mark.usefixtures("on_cuda")
