@@ -301,9 +301,9 @@ def held_to(cores: int) -> None:
 def table_lines(table: Table, kept: Kept, where: str, chosen: Sequence[Row], prefix: str) -> list[str]:
     """Answer the rows that are not answered yet, and return a line for each."""
     lines = []
+    measured_of = f"{where} | torch {torch.__version__}, {commit()}"
     for row in chosen:
-        size = f"{table.sizes.images} images of {table.sizes.pixels} px"
-        key = f"{where} | torch {torch.__version__}, {commit()} | {size} | {prefix}{row.name}"
+        key = f"{measured_of} | {table.sizes.images} images of {table.sizes.pixels} px | {prefix}{row.name}"
         if key not in kept.values:
             answer = answered(row.name, row.measure, table)
             if "failed" not in answer[3]:  # what failed is asked again

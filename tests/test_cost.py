@@ -554,6 +554,8 @@ def test_a_gpu_is_timed_with_whole_batches_or_as_many_as_it_has_room_for(
     chains: Any = training_rates._chains(None, None, plans, 256)  # type: ignore[arg-type]
     assert chains == {"float32": 256, "channels-last": 256}
     assert counts == {training_rates.FEW, 256}
+    few: Any = training_rates._chains(None, None, plans, 1)  # type: ignore[arg-type]
+    assert few == dict.fromkeys(plans, training_rates.MANY)  # a line through one point has no slope
 
 
 def test_rates_of_one_head_serve_another(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,7 @@ def test_nobody_leads_who_scores_the_same() -> None:
     assert over == "lp_ft over full: 0.0 points (-10.0 to +10.0), not significantly different."
     several = {**result, "metric": "macro_f1", "differences": [{**level, "other": one} for one in ("a", "b")]}
     assert _first(several) == (
-        "lp_ft and a, b score the same by macro F1 over 1 repeat: lp_ft is chosen, since none of the others "
+        "lp_ft, a and b score the same by macro F1 over 1 repeat: lp_ft is chosen, since none of the others "
         "is clearly cheaper."
     )
     cheaper = {**result, "over_leader": {"measured": -0.0, "earlier": None, "expected": -0.0}}

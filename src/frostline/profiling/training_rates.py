@@ -208,7 +208,7 @@ def _chains(backbone: Backbone, model: nn.Module, plans: dict[str, NumericPlan],
     best = min(pass_seconds, key=lambda name: pass_seconds[name])
     images = SOME if pass_seconds[best] / FEW * SOME >= LONG_S else MANY
     if devices.current().type == "cuda":
-        images = numeric_search.trial_images(batch)
+        images = max(MANY, numeric_search.trial_images(batch))  # a line needs more than `FEW`
 
     def timed(count: int) -> tuple[int, dict[str, list[Pass]]]:
         passes = {best: _timed(backbone, model, plans[best], count)}

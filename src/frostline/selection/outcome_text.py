@@ -169,10 +169,10 @@ def _first(result: Mapping[str, Any]) -> str:
     if all(difference["separated"] for difference in result["differences"]):
         return f"{winner} leads every other{by} over {basis}: not enough to name a winner."
     if equal := [d["other"] for d in result["differences"] if d["leader"] == winner and d["mean"] == 0]:
+        names = f"{', '.join([winner, *equal[:-1]])} and {equal[-1]}"
         cheaper = f"{equal[0]} is not" if len(equal) == 1 else "none of the others is"
         return (
-            f"{winner} and {', '.join(equal)} score the same{by} over {basis}: {winner} is chosen, since "
-            f"{cheaper} clearly cheaper."
+            f"{names} score the same{by} over {basis}: {winner} is chosen, since {cheaper} clearly cheaper."
         )
     return (
         f"{winner} leads{by} over {basis}, not significantly, and none that is clearly cheaper is as close."
@@ -189,14 +189,12 @@ def _over_leader(winner: str, leader: str, over: Mapping[str, float | None], met
         little = "half a point"
     else:
         ahead, little = f"{-measured:.3f} of {in_words(metric)}", "0.005"
-    line = f"{leader} leads {winner} by {ahead}{basis}, not significantly"
+    line, few = f"{leader} leads {winner} by {ahead}{basis}, not significantly", f" and by {little} at most"
     if measured == 0:
         by = "" if metric == ACCURACY else f" by {in_words(metric)}"
-        line = f"{leader} and {winner} score the same{by}{basis}"
-        if earlier is None:
-            return f"{line}: {winner} is chosen because it is cheaper."
+        line, few = f"{leader} and {winner} score the same{by}{basis}", ""
     if earlier is None:
-        return f"{line} and by {little} at most: {winner} is chosen because it is cheaper."
+        return f"{line}{few}: {winner} is chosen because it is cheaper."
     beside = f"{abs(100 * earlier):.1f} points {'better' if earlier >= 0 else 'worse'}"
     line += f"; in earlier trials {winner} was {beside} on average. By both "
     if expected >= 0:

@@ -154,9 +154,8 @@ def device_memory_bounded(most_bytes: int | None) -> Iterator[None]:
     total = torch.cuda.mem_get_info(devices.current())[1]
     # A program's own limit comes back, where this version of torch tells it.
     before = getattr(torch.cuda, "get_per_process_memory_fraction", lambda: 1.0)()
-    torch.cuda.set_per_process_memory_fraction(
-        limit / total
-    )  # of the GPU in use: it takes none without a number
+    # Of the GPU in use: torch refuses one that is named without a number.
+    torch.cuda.set_per_process_memory_fraction(limit / total)
     token = _limit_bytes.set(limit)
     try:
         yield

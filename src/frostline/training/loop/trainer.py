@@ -293,10 +293,10 @@ class Trainer:
             inputs = self._batches.batches if self._mixing is None else self._batches.pixels
             batches = inputs(setup.train, mine)
             arriving = nan_oom_recovery.none_where_memory_ran_out(batches)
-            for step, (z, y) in enumerate(zip(arriving, batch_targets, strict=True), first):
+            sizes = map(len, mine)
+            for step, (size, z, y) in enumerate(zip(sizes, arriving, batch_targets, strict=True), first):
                 devices.seed(derive(setup.seed, "step", state.phase, state.epoch, step, *_process_name()))
                 self._set_rates(step)
-                size = len(mine[step - first])
                 with self.pace.step(size):
                     losses.append(self._train_step(suffix, z, y))
                 state.steps, state.step = state.steps + 1, step + 1
