@@ -20,13 +20,14 @@ import frostline
 from fault_examples import FAST, STRATEGY, same
 from frostline.data import Manifest
 from frostline.errors import StudyError, TrainingError
+from frostline.feature_extraction.augmentation import Policy
+from frostline.feature_extraction.image_batches import Images
 from frostline.models import Backbone
 from frostline.selection.resampling import Cell
 from frostline.selection.successive_halving import Task
 from frostline.selection.trial_queue import TrialQueue
 from frostline.studies.study_folder import RunFolder
 from frostline.training.resilience import checkpoint
-from frostline.training.resilience.nan_oom_recovery import told_plainly
 from tiny import PREPROCESSING, tiny_backbone, tiny_model, write_table
 
 
@@ -213,17 +214,24 @@ def test_a_worker_that_dies_is_one_message_and_the_same_command_goes_on(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="no such signal here")
-def test_a_dead_worker_is_told_of_once() -> None:
-    """torch's handler raises for each child that ends, wherever the process is then: in an `__exit__`."""
+def test_a_workers_death_raises_only_where_a_batch_is_waited_for(data: Manifest) -> None:
+    """torch's handler raised wherever the main thread was: in a thread that started, in an `__exit__`."""
 
     def torchs(*_: Any) -> None:
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
+    images = Images(
+        data, data.subset("train"), PREPROCESSING, policy=Policy("custom"), custom=lambda image: image
+    )
+    batches = [[(position, 1)] for position in range(4)]
     before = signal.signal(signal.SIGCHLD, torchs)
     try:
-        with pytest.raises(TrainingError, match="process that decodes images"), told_plainly():
-            os.kill(os.getpid(), signal.SIGCHLD)
+        arriving = images.batches(batches, workers=1)
+        next(arriving)
         os.kill(os.getpid(), signal.SIGCHLD)
+        assert len(list(arriving)) == len(batches) - 1
+        with pytest.raises(RuntimeError, match="killed"):  # torch's own, as it was before
+            os.kill(os.getpid(), signal.SIGCHLD)
     finally:
         signal.signal(signal.SIGCHLD, before)
 

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import shutil
+import signal
 import threading
 import time
 import warnings
@@ -400,9 +401,10 @@ class Images(Dataset[Tensor]):
             for batch in items:
                 yield torch.stack([self[item] for item in batch])
             return
+        signals = _SignalsOfWorkers()
         loader: DataLoader[Tensor] = DataLoader(
             self,
-            batch_sampler=_Lists(items),  # type: ignore[arg-type]
+            batch_sampler=_Lists(items, signals.ignore),  # type: ignore[arg-type]
             num_workers=workers,
             collate_fn=torch.stack,
             worker_init_fn=_one_thread,
@@ -415,7 +417,13 @@ class Images(Dataset[Tensor]):
             except FrostlineError as error:
                 raise type(error)(_message_of(error)) from None
             except (ConnectionError, EOFError) as error:  # what a worker was about to hand over
+                signals.keep_ignoring()
                 raise RuntimeError(f"DataLoader worker is gone ({error!r})") from None
+            except RuntimeError:  # a worker is dead, and torch's handler would say so once more
+                signals.keep_ignoring()
+                raise
+            finally:
+                signals.restore()
 
     def evaluation(self, batch: int, workers: Workers = 0) -> Iterator[Tensor]:
         """Yield view 0 of every sample, in order."""
@@ -494,13 +502,37 @@ def evaluation_batch() -> int:
 
 
 class _Lists:
-    """Batch sampler for torch's DataLoader that yields given lists once."""
+    """Batch sampler for torch's DataLoader that yields given lists once; `begin` runs before the first."""
 
-    def __init__(self, items: Iterable[Sequence[Item]]) -> None:
-        self._items = items
+    def __init__(self, items: Iterable[Sequence[Item]], begin: Callable[[], None]) -> None:
+        self._items, self._begin = items, begin
 
     def __iter__(self) -> Iterator[Sequence[Item]]:
-        return iter(self._items)
+        self._begin()
+        yield from self._items
+
+
+class _SignalsOfWorkers:
+    """Keeps torch's handler of SIGCHLD from raising while a loader is read.
+
+    It raises wherever the main thread is just then: in a thread that is being started, which prints a
+    traceback, or in an `__exit__`. Without it the loader finds a dead worker as it waits for a batch,
+    within 5 seconds. torch sets the handler once a process, before the first loader asks for its first list.
+    """
+
+    def __init__(self) -> None:
+        self._before: Any = None
+
+    def ignore(self) -> None:
+        if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def keep_ignoring(self) -> None:
+        self._before = None
+
+    def restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGCHLD, self._before)
 
 
 def _message_of(error: FrostlineError) -> str:

@@ -7,8 +7,6 @@ takes the same way again.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,23 +66,13 @@ def none_where_memory_ran_out(batches: Iterator[Tensor]) -> Iterator[Tensor | No
         yield batch
 
 
-def _hear_no_more_of_workers() -> None:
-    """Let torch say once that a worker is dead: its handler says so again for each child that ends meanwhile.
-
-    Workers of later loaders are watched as they are asked for a batch.
-    """
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-
-
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """Say in one message that memory ran out, where no smaller batch could help, or that a worker is dead."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if "DataLoader worker" in str(error):  # torch raises it wherever the process is just then
-            _hear_no_more_of_workers()
+        if "DataLoader worker" in str(error):
             raise TrainingError(
                 "A process that decodes images ended before its time: something stopped it, often a lack of "
                 "memory. The same command resumes; try fewer --workers."
