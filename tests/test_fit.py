@@ -399,3 +399,30 @@ def test_heads_that_timm_has_not_are_left_out_where_timm_must_load_them() -> Non
     assert candidates(advice, plain_heads=True) == ["linear_probe", "lp_ft", "top_k(3)", "top_k(1)"]
     assert candidates(advice, networks=2) == ["linear_probe", "lp_ft(refit_layers=4)", "lp_ft"]
     assert candidates(advice, networks=4) == ["linear_probe", "lp_ft(refit_layers=4)", "top_k(1)"]
+
+
+def test_a_study_of_two_fits_shows_the_comparison_of_the_run_that_predicts(tmp_path: Path) -> None:
+    """The first call again rewrote `fit.json`: the page took its comparison, and the other's run."""
+    images = write_folder(tmp_path / "photos", per_class=12)
+
+    def fitted(*strategies: str) -> Any:
+        return frostline.fit(
+            images,
+            model=tiny_backbone(),
+            strategies=strategies,
+            repeats=1,
+            minutes=5.0,
+            study=tmp_path / "study",
+            **OPTIONS,
+        )
+
+    first = fitted("linear_probe", "top_k(1, epochs=1, lr=1e-6)")
+    second = fitted("linear_probe", "full(epochs=4, lr=0.01)")
+    again = fitted("linear_probe", "top_k(1, epochs=1, lr=1e-6)")
+    assert (again.reused, again.strategy) == (True, first.strategy)
+    assert again.seconds == first.seconds
+    best = first if first.accuracy > second.accuracy else second  # of equals the newest
+    predicting = frostline.predict(tmp_path / "study", images, module=tiny_model())
+    assert predicting.run == best.run.folder.name
+    assert again.result["predicting"]["winner"] == (best is first)
+    assert best.strategy in frostline.report(tmp_path / "study").lines[0]

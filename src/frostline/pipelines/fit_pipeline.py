@@ -58,6 +58,7 @@ from frostline.strategies import (
     patience_fault,
     timm_loadable,
 )
+from frostline.studies.best_run import predicting_run
 from frostline.studies.study_folder import Study
 from frostline.system import deadline, devices, timing
 from frostline.system.timing import Stopwatch
@@ -252,7 +253,7 @@ def fit(
         "model": answering.name,
         **({} if screening is None else {"models": screening}),
         "images": len(data.samples),
-        "seconds": (_seconds_then(opened_study) if reused else None)
+        "seconds": (_seconds_then(opened_study, figures["run"]) if reused else None)
         or (comparison.seconds if comparison else watch.seconds),
         "budget_seconds": 60 * allowed,
         "options": {
@@ -266,9 +267,11 @@ def fit(
         "report": str(opened_study.path / REPORT),
     }
     opened_study.write("fit.json", result)
+    run = comparison.run if comparison else first
+    predicting = predicting_run(opened_study, run.folder)
     return Fitted(
-        {**result, "reused": reused, "report": steps.report()},
-        comparison.run if comparison else first,
+        {**result, "predicting": predicting, "reused": reused, "report": steps.report()},
+        run,
         comparison,
         planned.signals if planned else None,
         advice,
@@ -517,12 +520,13 @@ def _more_epochs(values: Mapping[str, float | str], data: Manifest) -> Callable[
     return times
 
 
-def _seconds_then(study: Study) -> float | None:
-    """Return the seconds of the call that did the work, if its result can be read."""
+def _seconds_then(study: Study, run: str) -> float | None:
+    """Return the seconds of the call that made this run, if the study's last result is of it."""
     try:
-        seconds = (study.read("fit.json") or {}).get("seconds")
+        result = study.read("fit.json") or {}
     except StudyError:
         return None
+    seconds = result.get("seconds") if result.get("run") == run else None
     return float(seconds) if isinstance(seconds, int | float) else None
 
 

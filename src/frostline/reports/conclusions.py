@@ -177,9 +177,14 @@ def _record(context: ReportContext) -> dict[str, Any] | None:
         "accuracy": accuracy,
         "low": low,
         "high": high,
-        "basis": context.predictions.basis,
-        "images": context.predictions.n_images,
+        **_of_predictions(context.predictions),
     }
+
+
+def _of_predictions(predictions: PredictionTable) -> dict[str, Any]:
+    """Return what a record says of the images that a table of predictions is on."""
+    n_images = predictions.n_images
+    return {"basis": predictions.basis, "images": n_images, "pool": n_images, "folds": 0}
 
 
 def basis(context: ReportContext) -> str:
@@ -190,9 +195,7 @@ def basis(context: ReportContext) -> str:
         head.record["basis"] == predictions.basis or predictions.basis is Basis.OUT_OF_FOLD
     ):
         return sentences.basis({**head.record, "optimism": None})
-    return sentences.basis(
-        {"basis": predictions.basis, "images": predictions.n_images, "pool": predictions.n_images, "folds": 0}
-    )
+    return sentences.basis(_of_predictions(predictions))
 
 
 def conclusions(context: ReportContext, study: str = "") -> list[str]:

@@ -148,9 +148,9 @@ def read(study: str | Path) -> StudyContents:
     contents.runs = list(_read_runs(contents, path / "runs"))
     for split in sorted((path / "splits").glob("*")):
         contents.split_runs += _read_runs(contents, split / "runs")
-    contents.comparison = _choose_comparison(contents)
     contents.test_evaluations = _max_test_evaluations(contents)
     _find_best_run(contents)
+    _choose_comparison(contents)
     return contents
 
 
@@ -240,8 +240,12 @@ def _load_run(study: Path, run_folder: Path) -> RunContents | None:
     )
 
 
-def _choose_comparison(contents: StudyContents) -> ComparisonContents | None:
-    """Return the comparison to report: the latest finished one, else the latest unfinished one."""
+def _choose_comparison(contents: StudyContents) -> None:
+    """Choose the comparison to report, and leave out what `fit` found in another one.
+
+    It is the one whose winner predicts, else that of the last `fit`; of several, and where there is none, the
+    latest, and an unfinished one only where none is finished.
+    """
     comparisons = []
     for folder in sorted((contents.path / "comparisons").glob("*")):
         plan = _try_read(contents, lambda folder=folder: _load_json_object(folder / "plan.json"))  # type: ignore[misc]
@@ -251,12 +255,23 @@ def _choose_comparison(contents: StudyContents) -> ComparisonContents | None:
                 ComparisonContents(folder, plan, result, _read_trials(contents, folder, result))
             )
     finished = [comparison for comparison in comparisons if comparison.result is not None]
-    if contents.fit is not None:  # the comparison of `fit`, recognised by its winning run
-        winning_run = contents.fit.get("run")
-        finished = [c for c in finished if c.result and c.result.get("run") == winning_run] or finished
-    if finished:
-        return max(finished, key=lambda c: (_modified_at(c.folder / "comparison.json"), c.folder.name))
-    return max(comparisons, key=lambda c: (_modified_at(c.folder / "plan.json"), c.folder.name), default=None)
+    best, fit = contents.best_run, contents.fit or {}
+    for run in (best.path if best else None, fit.get("run")):
+        of_run = [c for c in finished if c.result and run is not None and c.result.get("run") == run]
+        if of_run:
+            finished = of_run
+            break
+    if not finished:
+        contents.comparison = max(
+            comparisons, key=lambda c: (_modified_at(c.folder / "plan.json"), c.folder.name), default=None
+        )
+        return
+    chosen = max(finished, key=lambda c: (_modified_at(c.folder / "comparison.json"), c.folder.name))
+    contents.comparison, winner = chosen, (chosen.result or {}).get("run")
+    if winner != fit.get("run"):
+        contents.fit = None
+    if contents.why:  # else a file that this reads is damaged, as `problems` says
+        contents.not_compared = tuple(apart_from(Study(contents.path), chosen.result or {}))
 
 
 def _read_trials(
@@ -296,8 +311,6 @@ def _find_best_run(contents: StudyContents) -> None:
     try:
         best = best_of(Study(contents.path))
         contents.why, contents.passed_over = best.why, best.passed_over
-        if contents.comparison is not None and contents.comparison.result is not None:
-            contents.not_compared = tuple(apart_from(Study(contents.path), contents.comparison.result))
         run_path = best.folder.path.relative_to(contents.path).as_posix()
     except StudyError as error:
         if contents.runs or (contents.path / "answer.json").exists():

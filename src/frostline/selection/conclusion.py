@@ -28,7 +28,7 @@ from frostline.selection.winner_artifacts import write_error_gallery, write_sele
 from frostline.selection.winner_evaluation import evidence
 from frostline.selection.wise_ft_share import Interpolation
 from frostline.sentences import Basis
-from frostline.studies.best_run import best_of
+from frostline.studies.best_run import predicting_run
 from frostline.studies.operating_point import HeldOut, OperatingPoint, OperatingTarget
 from frostline.studies.predicting_runs import COMPARISON, OUT_OF_FOLD
 from frostline.studies.study_folder import Study, plain
@@ -154,9 +154,7 @@ def conclude(
     result["headline"] = _headline(result, run.result, len(resampling.pool(request.data)))
     result["verdict"] = verdict_lines(result)
     directories.write_atomically(request.folder / COMPARISON, json.dumps(plain(result), indent=1).encode())
-    best = best_of(request.study)
-    predicting = {"run": best.folder.name, "why": best.why, "winner": best.folder.path == run.folder.path}
-    reported = {**result, "predicting": predicting, "reused": reused}
+    reported = {**result, "predicting": predicting_run(request.study, run.folder), "reused": reused}
     return Comparison(plain(reported), request.folder, request.study, run, reused)
 
 

@@ -149,6 +149,12 @@ def best_at(path: str | PathLike[str], name: str | None = None) -> Best:
     return best_of(Study.existing(study), name or run)
 
 
+def predicting_run(study: Study, shown: RunFolder) -> dict[str, Any]:
+    """Return the run that `predict` uses, why, and whether it is the one that a command has shown."""
+    best = best_of(study)
+    return {"run": best.folder.name, "why": best.why, "winner": best.folder.path == shown.path}
+
+
 def has_finished_run(study: Study) -> bool:
     """Return whether a finished run predicts, so that a running comparison need not offer its leader."""
     return bool(study.runs() or winners_of(study))
@@ -186,7 +192,7 @@ def _with_winners(study: Study, winners: Sequence[Contender], trained: Sequence[
     comparisons = [contender.comparison for contender in comparable if contender.comparison]
     judged_there = {run.folder.path: reason for run in trained if (reason := _judged_by(run, comparisons))}
     rivals = [run for run in trained if run.val_score and run.folder.path not in judged_there]
-    chosen, why = _ahead(study, lead, rivals)
+    chosen, why = _ahead(study, lead, len(comparable), rivals)
     passed_over = []
     for contender in (*trained, *winners):
         if contender.folder.path == chosen.folder.path or not (
@@ -202,8 +208,13 @@ def _with_winners(study: Study, winners: Sequence[Contender], trained: Sequence[
     return Best(chosen.folder, why, tuple(passed_over))
 
 
-def _ahead(study: Study, lead: Contender, rivals: Sequence[Contender]) -> tuple[Contender, str]:
-    """Return the better of a comparison's winner and the runs of `train` that it has not judged; and why."""
+def _ahead(
+    study: Study, lead: Contender, comparisons: int, rivals: Sequence[Contender]
+) -> tuple[Contender, str]:
+    """Return the better of a winner and the runs of `train` that no comparison has judged; and why.
+
+    `lead` is the best of so many comparisons' winners.
+    """
     assert lead.comparison is not None
     learned = (
         ", trained on train and val"
@@ -211,6 +222,8 @@ def _ahead(study: Study, lead: Contender, rivals: Sequence[Contender]) -> tuple[
         else "; no time was left to train it on all images"
     )
     winner = f"the winner of the comparison{learned}"
+    if comparisons > 1:
+        winner = f"the best of the winners of {comparisons} comparisons by the same folds{learned}"
     if not rivals:
         return lead, winner
     rival = _best_on_val(rivals)

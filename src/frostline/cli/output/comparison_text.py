@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -34,11 +35,17 @@ def comparison(outcome: Comparison) -> None:
     spent = minutes(outcome.seconds)
     budget = "" if outcome.budget_seconds is None else f" of {limit_text(outcome.budget_seconds)}"
     out.print(f"{spent}{budget}; {counted(outcome.runs, 'run')} in {outcome.study.path}")
-    predicting = outcome.result["predicting"]
-    if not predicting["winner"]:
-        out.print(f"predict uses run {predicting['run']} instead: {predicting['why']}.", highlight=False)
+    for line in _other_run_lines(outcome.result["predicting"]):
+        out.print(line, highlight=False)
     command = f"frostline predict {shlex.quote(str(outcome.study.path))} IMAGES"
     out.print(f"\n  {command}", highlight=False, soft_wrap=True)
+
+
+def _other_run_lines(predicting: Mapping[str, Any]) -> list[str]:
+    """Return a line that `predict` uses another run than the winner shown; nothing where it is that."""
+    if predicting["winner"]:
+        return []
+    return [f"predict uses run {predicting['run']} instead: {predicting['why']}."]
 
 
 def decided_lines(result: dict[str, Any]) -> list[str]:
@@ -147,6 +154,8 @@ def fitted(outcome: Fitted) -> None:
     on_every_image = outcome.comparison is None or outcome.comparison.every_image
     suffix = "; the model was trained on all train and val images" if on_every_image else ""
     out.print(f"{spent} of {budget}{suffix}.")
+    for line in _other_run_lines(outcome.result["predicting"]):
+        out.print(line, highlight=False)
     command = f"frostline predict {shlex.quote(str(outcome.study))} IMAGES"
     out.print(f"\n  {command}", highlight=False, soft_wrap=True)
 
