@@ -149,8 +149,8 @@ since its advice is about pretrained features.
   `separated`, `recommended`, `forecast: {{strategy, expected, expected_low, expected_high, measured,
   measured_low, measured_high}}` (null if it could not be forecast or measured), `images`,
   `budget_seconds`, `tried` (as `standings`), `verdict`, `headline`,
-  `study`, `run`, `report` (null where no time was left for the page), `predicting` (as of `compare`), `reused`. With `--models` or a limit
-  also `models: [{{model, latency_ms, size_mb,
+  `study`, `run`, `report` (null where no time was left for the page), `predicting` (as of `compare`),
+  `reused`. With `--models` or a limit also `models: [{{model, latency_ms, size_mb,
   probe_accuracy, low, high, logme, separated, selected, reason}}]`, selected ones first (`probe_accuracy` is
   out of fold, null if a limit excluded the network); `model` is the winner's, and with several networks
   each of `tried` names its own.

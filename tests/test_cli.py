@@ -426,6 +426,21 @@ def test_trouble_with_the_store_is_one_line_of_plain_words(tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("words", [["cache"], ["cache", "--json"], ["strategies"], ["strategies", "--json"]])
+def test_output_that_cannot_be_written_is_one_line(words: list[str]) -> None:
+    """With --json there were two tracebacks; else words of files that had nothing to do with it."""
+    command = f"{sys.executable} -m frostline {' '.join(words)}"
+    full = subprocess.run(["sh", "-c", f"{command} > /dev/full"], capture_output=True, text=True)
+    assert full.returncode == 1
+    assert full.stderr == (
+        "The output cannot be written (No space left on device). Free space, or direct it to another place, "
+        "and repeat the command.\n"
+    )
+    closed = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True)
+    assert closed.stderr == ""
+
+
 def test_measure_prints_what_it_promises_and_a_table(table: Path) -> None:
     words = ["measure", str(table), "--size", "32", "--threads", "1", "--quiet"]
     result = one_object(frostline(*words, "--json"))

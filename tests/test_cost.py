@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from frostline.cost.estimate import BESIDE
 from frostline.cost.peak_memory import REUSED, SMALL_BYTES, UNSEEN_BYTES, Moment, grown
 from frostline.cost.run_time import PASS_S
 from frostline.data import Manifest
+from frostline.errors import CacheWarning
 from frostline.feature_cache import FeatureCache
 from frostline.feature_extraction import ForwardConfig
 from frostline.feature_extraction.augmentation import Policy
@@ -29,7 +31,7 @@ from frostline.feature_extraction.image_batches import Images
 from frostline.profiling import numeric_search, rate_correction, rate_measurement, training_rates
 from frostline.profiling.live_tensors import live_bytes
 from frostline.strategies import parse, schedule
-from frostline.system import cpu_threads, devices, numerics
+from frostline.system import cpu_threads, devices, directories, numerics
 from tiny import PREPROCESSING, tiny_backbone, write_table
 
 FREE = Line(0.0, 0.0)
@@ -439,6 +441,28 @@ def test_rates_are_measured_stage_by_stage(images: Images) -> None:
     assert rates.stages[1].row_bytes == 8 * 16 * 16 * rates.value_bytes
     assert Rates.from_dict(json.loads(json.dumps(rates.as_dict()))) == rates
     assert predict("top_k(1)", rates, **DATA).seconds > 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_files_are_timed_elsewhere_where_the_cache_folder_takes_none(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`measure`, `plan` and `fit` ended there, after a warning that they go on without a cache."""
+    real = directories.write_atomically
+
+    def refuse(path: Path, content: bytes) -> None:
+        if path.is_relative_to(tmp_path / "cache"):
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+
+    if full:
+        monkeypatch.setattr(directories, "write_atomically", refuse)
+    else:
+        (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv(directories.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.warns(CacheWarning), FeatureCache() as cache:
+        assert rate_measurement._disk_seconds(cache)["write"].at(1_000_000) > 0
 
 
 def test_timings_that_contradict_each_other_give_no_negative_rates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 import cache_filling_process as filling
 from cache_filling_process import ABOUT, FORM, fill, keys_for, right
-from frostline.errors import CacheWarning
+from frostline.errors import CacheWarning, UsageError
 from frostline.feature_cache import FeatureCache, Form, key_of
 from frostline.feature_cache import cache_folder as folders
 from frostline.feature_cache import prefix_features as shelving
 from frostline.feature_cache import shard_file as sharding
+from frostline.feature_cache.index import Index
 
 KEYS = keys_for(100)
 
@@ -293,7 +294,30 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path / "file" / "rows")
     with pytest.warns(CacheWarning, match="cannot be used .*features are computed instead"):
         assert cache.prefix(ABOUT).missing(KEYS) == KEYS
-    assert (cache.holdings(), cache.total_bytes(), cache.clear(), cache.room_bytes()) == ([], 0, 0, 0)
+    assert (cache.holdings(), cache.total_bytes(), cache.room_bytes()) == ([], 0, 0)
+    for maintain in (cache.clear, cache.verify, lambda: cache.prune(1)):
+        with pytest.raises(UsageError, match=r"cannot be used .*give another folder by --cache-dir"):
+            maintain()
+
+
+def test_an_index_that_cannot_be_written_is_no_success(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, or one that is read-only under an index that opens: `clear` said that it had deleted."""
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    cache = filled(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "drop_shard", full)
+        with (
+            pytest.warns(CacheWarning),
+            pytest.raises(UsageError, match=r"disk is full\)\. Free space there"),
+        ):
+            cache.clear()
+    assert shard_files(place) == []  # so that there is room for the index, with the same call
+    again = FeatureCache(place)
+    assert again.clear() > 0
+    assert again.holdings() == []
 
 
 def test_verify_counts_and_repairs(place: Path) -> None:

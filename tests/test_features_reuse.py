@@ -284,6 +284,22 @@ def test_a_store_that_was_filled_before_leaves_nothing_to_compute(tmp_path: Path
     assert frostline.fill_cache(tiny_backbone(), data, strategy, **given).computed == 0
 
 
+def test_a_disk_that_fills_up_is_no_filled_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), near_copies=False)
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr("frostline.system.directories.write_atomically", refuse)
+        with (
+            pytest.warns(frostline.errors.CacheWarning),
+            pytest.raises(UsageError, match=r"No space left on device\)\. Free space there"),
+        ):
+            frostline.fill_cache(tiny_backbone(), data, "top_k(1)", **FAST)
+    assert frostline.fill_cache(tiny_backbone(), data, "top_k(1)", **FAST).computed > 0
+
+
 def test_the_config_of_a_run_fills_what_that_run_reads(tmp_path: Path) -> None:
     """Also hyperparameters of its strategy, and fields that mean nothing to features."""
     data = frostline.load_data(write_folder(tmp_path / "images", per_class=8), near_copies=False)

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,10 +95,13 @@ class Verb:
         self._warnings.__enter__()
         for kind in PLAIN_WARNINGS:
             warnings.simplefilter("always" if self._launch.leads else "ignore", kind)
-        plain = warnings.showwarning
+        plain, shown = warnings.showwarning, set[str]()
 
         def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+            if str(message) in shown:  # two parts of the work met the same trouble
+                return
             if issubclass(category, PLAIN_WARNINGS):
+                shown.add(str(message))
                 print(f"Warning: {message}", file=sys.stderr)
             else:
                 plain(message, category, *rest)
@@ -182,13 +185,17 @@ class Verb:
         self.progress.close()
         if not self._launch.leads:
             return
-        if self._json:
-            from frostline.studies.study_folder import plain
+        try:
+            if self._json:
+                from frostline.studies.study_folder import plain
 
-            output = {"schema": SCHEMA, **result, "seconds": self._watch.seconds}
-            print(json.dumps(plain(output), allow_nan=False))
-        else:
-            show()
+                output = {"schema": SCHEMA, **result, "seconds": self._watch.seconds}
+                print(json.dumps(plain(output), allow_nan=False))
+            else:
+                show()
+            sys.stdout.flush()
+        except OSError as error:
+            raise _OutputLost(error.errno, error.strerror) from None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._around.close()
@@ -201,6 +208,15 @@ class Verb:
                 self._end("Interrupted. What is finished is saved; the same command resumes.", 130)
             case FrostlineError():
                 self._end(str(error), error.exit_code)
+            case _OutputLost():
+                _write_no_more()
+                if error.errno != errno.EPIPE:  # who reads a pipe, such as head, has enough
+                    self._end(
+                        f"The output cannot be written ({error.strerror}). Free space, or direct it to "
+                        "another place, and repeat the command.",
+                        1,
+                    )
+                raise SystemExit(1)
             case deadline.Rang():
                 self._end(str(error), NoTime.exit_code)
             case OSError():  # a disk that is full, a folder that can't be written
@@ -216,10 +232,23 @@ class Verb:
             time.sleep(GRACE_S)
             message = f"Process {self._launch.rank} of {self._launch.size}: {message}"
         print(message, file=sys.stderr, flush=True)
-        if self._json and self._launch.leads:
-            print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}))
-        sys.stdout.flush()
+        try:
+            if self._json and self._launch.leads:
+                print(json.dumps({"schema": SCHEMA, "error": message, "exit_code": code}))
+            sys.stdout.flush()
+        except OSError:
+            _write_no_more()
         raise SystemExit(code)
+
+
+class _OutputLost(OSError):
+    """Standard output takes no more."""
+
+
+def _write_no_more() -> None:
+    """Send the rest of the output nowhere: the interpreter would fail to write it once more as it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave_quietly(number: int, frame: Any) -> None:

@@ -22,6 +22,7 @@ from frostline.feature_cache.shard_file import SUFFIX, Bytes, Form
 
 INDEX = "index.sqlite"
 OPEN_SHARDS = 64  # open files, far below any system's limit
+NOT_CACHED = "new features are not cached."
 SAME = "features are computed instead; the result is the same."
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Folder:
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self.path = path
         self.limit_bytes = limit_bytes
-        self.trouble = ""  # the first error, as it was reported
+        self.trouble = ""  # the first error, without what it means for who computes features
         self.readable = self.writable = True
         self.closed = False
         self.generation = 0  # raised when the index is another one: its numbers mean something else then
@@ -61,9 +62,7 @@ class Folder:
         self.writable = False
         try:
             self._index = Index(self.path / INDEX, read_only=True)
-            self.warn_once(
-                f"The feature cache {self.path} cannot be written ({error}): new features are not cached."
-            )
+            self.warn_once(f"The feature cache {self.path} cannot be written ({error})", NOT_CACHED)
         except (sqlite3.Error, OtherFormat):
             self._give_up(f"The feature cache {self.path} cannot be opened ({error})")
 
@@ -73,7 +72,7 @@ class Folder:
             self._give_up(f"The feature cache {self.path} was written by a newer frostline ({other})")
             return
         self.warn_once(
-            f"The feature cache {self.path} has an older format ({other}): its features are computed again."
+            f"The feature cache {self.path} has an older format ({other})", "its features are computed again."
         )
         try:
             for path in [self.path / INDEX, *self.path.glob(f"*{SUFFIX}")]:
@@ -84,7 +83,7 @@ class Folder:
 
     def _rebuild(self, error: Exception) -> None:
         """A damaged index is built again from the shards."""
-        self.warn_once(f"The index of the feature cache {self.path} is damaged ({error}): it is rebuilt.")
+        self.warn_once(f"The index of the feature cache {self.path} is damaged ({error})", "it is rebuilt.")
         self._forget()
         temporary = self.path / f".{INDEX}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         try:
@@ -131,15 +130,15 @@ class Folder:
 
     # --- trouble ---------------------------------------------------------------------------------------
 
-    def warn_once(self, message: str) -> None:
+    def warn_once(self, trouble: str, consequence: str) -> None:
         """Warn, once in the life of this cache."""
         if not self.trouble:
-            self.trouble = message
-            warnings.warn(CacheWarning(message), stacklevel=2)
+            self.trouble = trouble
+            warnings.warn(CacheWarning(f"{trouble}: {consequence}"), stacklevel=2)
 
     def _give_up(self, reason: str) -> None:
         self.readable = self.writable = False
-        self.warn_once(f"{reason}: {SAME}")
+        self.warn_once(reason, SAME)
 
     def attempt(self, work: Callable[[Index], T], otherwise: T) -> T:
         """Do `work` with the index. Errors are reported once, and `otherwise` is returned."""
@@ -147,11 +146,9 @@ class Folder:
             return otherwise
         try:
             return work(self._index)
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             self.writable = False
-            self.warn_once(
-                f"The feature cache {self.path} cannot be written ({error}): new features are not cached."
-            )
+            self.warn_once(f"The feature cache {self.path} cannot be written ({error})", NOT_CACHED)
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             self._rebuild(error)
         return otherwise
@@ -193,7 +190,7 @@ class Folder:
         except OSError as error:
             self.writable = False
             self.warn_once(
-                f"The feature cache {self.path} takes no more features ({error.strerror or error}): {SAME}"
+                f"The feature cache {self.path} takes no more features ({error.strerror or error})", SAME
             )
             return False
 
@@ -217,8 +214,9 @@ class Folder:
         for number, name, size_bytes in index.shards():
             if total - deleted <= limit_bytes:
                 break
-            index.drop_shard(number)
             self.close_shard(number)
+            # Before the index, which needs room to write; a row without its file is a miss.
             (self.path / name).unlink(missing_ok=True)
+            index.drop_shard(number)
             deleted += size_bytes
         return deleted

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from frostline.errors import UsageError
 from frostline.feature_cache.cache_folder import Folder
 from frostline.feature_cache.index import Index, PrefixSummary, RowLocation
 from frostline.feature_cache.prefix_features import CachedPrefix, key_of
@@ -64,7 +65,8 @@ class FeatureCache:
     closes them at the end of the outermost block; the next block opens them again. A pickled copy holds the
     folder's path and opens files of its own.
 
-    Raises nothing for the state of the disk: `trouble` is the first error, raised as a `CacheWarning`.
+    Raises nothing for the state of the disk where features are read and kept: `trouble` is the first error,
+    with a `CacheWarning`. What maintains the folder raises.
 
     Parameters
     ----------
@@ -97,13 +99,18 @@ class FeatureCache:
 
     @property
     def trouble(self) -> str:
-        """The first thing that went wrong, in words; empty if nothing did."""
+        """The first thing that went wrong, a sentence without its full stop; empty if nothing did."""
         return self._folder.trouble
 
     @property
     def writable(self) -> bool:
         """Return whether new rows are kept."""
         return self._folder.writable
+
+    def demand_writable(self) -> None:
+        """Raise `UsageError` where rows can't be kept or deleted, for who came for nothing else."""
+        if not self._folder.writable:
+            raise UsageError(f"{self.trouble}. Free space there, or give another folder by --cache-dir.")
 
     def close(self) -> None:
         """Close every file; until the next `with`, all rows are misses."""
@@ -182,11 +189,16 @@ class FeatureCache:
         return self._folder.attempt(lambda index: index.total_bytes(), 0)
 
     def prune(self, limit_bytes: int) -> int:
-        """Delete the least recently used rows until at most `limit_bytes` are left; return what went."""
-        return self._folder.evict(limit_bytes)
+        """Delete the least recently used rows until at most `limit_bytes` are left; return what went.
+
+        Raises `UsageError` where the folder can't be written.
+        """
+        freed_bytes = self._folder.evict(limit_bytes)
+        self.demand_writable()
+        return freed_bytes
 
     def clear(self) -> int:
-        """Delete every row; return how many bytes that were."""
+        """Delete every row; return how many bytes that were. Raises `UsageError` as `prune` does."""
         return self.prune(0)
 
     def holdings(self) -> list[PrefixUsage]:
@@ -195,8 +207,14 @@ class FeatureCache:
         return [PrefixUsage(_about(summary[0]), *summary[1:]) for summary in summaries]
 
     def verify(self) -> Checked:
-        """Read every row and drop those that are wrong; take in shards that the index does not know."""
-        return self._folder.attempt(self._verify, Checked(0, 0, 0, 0))
+        """Read every row and drop those that are wrong; take in shards that the index does not know.
+
+        Raises `UsageError` where that needed writing, and the folder can't be written.
+        """
+        checked = self._folder.attempt(self._verify, None)
+        if checked is None:
+            self.demand_writable()
+        return checked or Checked(0, 0, 0, 0)
 
     def _verify(self, index: Index) -> Checked:
         adopted = self._folder.adopt(index, {name for _, name, _ in index.shards()})

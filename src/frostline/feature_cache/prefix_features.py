@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from frostline.feature_cache.cache_folder import Folder
+from frostline.feature_cache.cache_folder import NOT_CACHED, Folder
 from frostline.feature_cache.index import LEASE_S, Index, RowLocation
 from frostline.feature_cache.shard_file import KEY_BYTES, Bytes, Form
 
@@ -127,8 +127,8 @@ class CachedPrefix:
             self._folder.attempt(lambda index: index.drop_rows(self._number(index), dropped), None)
         if damaged:
             self._folder.warn_once(
-                f"{damaged} feature(s) in the cache {self._folder.path} are damaged (their checksums differ) "
-                "and are computed again. `frostline cache verify` checks the others."
+                f"The cache {self._folder.path} held damaged features ({damaged}: their checksums differ)",
+                "computed again. `frostline cache verify` checks the others.",
             )
 
     # --- filling ---------------------------------------------------------------------------------------
@@ -175,7 +175,8 @@ class CachedPrefix:
             return
         if (self.form or form) != form:
             self._folder.warn_once(
-                f"Features in the cache {self._folder.path} changed from {self.form} to {form}; not cached."
+                f"Features in the cache {self._folder.path} changed from {self.form} to {form}",
+                NOT_CACHED,
             )
             return
         self._form = form

@@ -353,18 +353,25 @@ def _disk_seconds(cache: FeatureCache) -> dict[str, Any]:
     start = time.perf_counter()
     small, large = (cache.seconds_per_row(row_bytes) for row_bytes in ROW_BYTES)
     probe_s = (time.perf_counter() - start) / len(ROW_BYTES)
-    with tempfile.TemporaryDirectory(dir=directories.folder("rates")) as folder:
-        path = Path(folder) / "file"
-        write_seconds = [
-            numerics.seconds(functools.partial(directories.write_atomically, path, bytes(size)))
-            for size in FILE_BYTES
-        ]
+    try:
+        write_seconds = _write_seconds(directories.folder("rates"))
+    except OSError:  # it can't be written, as the feature cache has warned
+        write_seconds = _write_seconds(Path(tempfile.gettempdir()))
     return {
         "look_s": probe_s,
         "read": _line(ROW_BYTES, (small[0], large[0])),
         "keep": _line(ROW_BYTES, (small[1], large[1])),
         "write": _line(FILE_BYTES, (write_seconds[0], write_seconds[1])),
     }
+
+
+def _write_seconds(place: Path) -> list[float]:
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        path = Path(folder) / "file"
+        return [
+            numerics.seconds(functools.partial(directories.write_atomically, path, bytes(size)))
+            for size in FILE_BYTES
+        ]
 
 
 def _lookup_seconds(backbone: Backbone, config: ForwardConfig, cache: FeatureCache) -> Line:

@@ -118,7 +118,7 @@ def fill_cache(
     plan = numeric_plan.new_plan(request)
     counts, policy, cache = Counts(), Policy("none"), FeatureCache()
     with numerics.threads(plan.numbers.threads), cache:
-        _demand_writable(cache)
+        cache.demand_writable()
         if cut is None or (views or 1) > 1:
             one = request.backbone
             head = Frozen(one, one.model, one.cuts[-1], plan.forward_config, cache, counts)
@@ -126,6 +126,7 @@ def fill_cache(
         _decide(request, plan, cut, policy, cache)
         if ray is None:
             _fill(request, plan, policy, cache, counts)
+            cache.demand_writable()  # what was kept before the disk was full stays
     used = 1
     if ray is not None:
         used = _spread(request, plan, policy, cache, counts, ray)
@@ -136,14 +137,6 @@ def fill_cache(
         workers=used,
         cache_dir=str(cache.path),
     )
-
-
-def _demand_writable(cache: FeatureCache) -> None:
-    if not cache.writable:
-        raise UsageError(
-            f"The feature cache {cache.path} cannot be written ({cache.trouble}). "
-            "Give another by --cache-dir."
-        )
 
 
 def _decide(request: TrainRequest, plan: Plan, cut: int | None, policy: Policy, cache: FeatureCache) -> None:
@@ -208,7 +201,7 @@ def _fill_there(
     """Fill in a worker; returns its counts."""
     own_plan, counts = Plan.from_dict(plan), Counts()
     with numerics.threads(own_plan.numbers.threads), cache:
-        _demand_writable(cache)
+        cache.demand_writable()
         _fill(request, own_plan, policy, cache, counts)
     return asdict(counts)
 
