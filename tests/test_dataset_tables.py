@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from frostline.data import load_data, prediction_inputs, read_paths
+from frostline.data.sources.table_cells import read_cells
 from frostline.data.sources.tables import read_table
 from frostline.errors import DataError, RunWarning, UsageError
 from test_dataset_sources import by_class
@@ -247,3 +248,25 @@ def test_labels_of_any_text_come_back_equal_or_are_refused(  # type: ignore[no-u
         return
     expected = [unicodedata.normalize("NFC", name.strip()) for name in names]
     assert [(image.path, image.label) for image in source.images] == list(zip(PATHS, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('a.jpg,cat\nb.jpg,"dog\nc.jpg,cat\n', "opened in line 3 or later and not closed"),
+        ('a.jpg,"cat\nb.jpg,"dog"\nc.jpg,cat\n', r"opened in line 3 or before .* 'cat\\nb.jpg,dog\"'"),
+        ('a.jpg,cat\n"b.jpg,dog\n"c.jpg",cat\n', "opened in line 4 or before"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows(rows: str, message: str, tmp_path: Path) -> None:
+    """The rest of the table became one label, without a word."""
+    (tmp_path / "labels.csv").write_text(f"path,label\n{rows}")
+    with pytest.raises(DataError, match=f"has a quote that is {message}.*Close it"):
+        load_data(tmp_path / "labels.csv")
+
+
+def test_quoted_cells_of_several_lines_are_text(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text('path,label,remark\n"a ""b"".jpg" ,cat,"two\nlines, with ""quotes"""\n"c\nd.jpg",dog,\n')
+    cells = read_cells(table)
+    assert cells.rows([0, 1]) == [(3, ['a "b".jpg', "cat"]), (5, ["c\nd.jpg", "dog"])]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+import unicodedata
+from pathlib import Path
 
+import pytest
+from rich.table import Table
+
+import frostline
 from frostline.cli.output import comparison_text, formatting, run_text
 
 NAMES = ("strategy", "accuracy", "95 %", "")
@@ -60,3 +66,22 @@ def test_a_run_with_a_rule_says_that_its_table_does_not_follow_it(capsys: pytest
     assert capsys.readouterr().out == "The rule.\n"
     run_text._decided(formatting.console_out(), {**result, "operating_point": None})
     assert capsys.readouterr().out == ""
+
+
+def test_names_give_a_terminal_no_orders(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder's name may hold an escape sequence, which `check` and `train` printed as it was."""
+    orders = "cat\x1b[31m\x1b]0;title\x07\x9b2J"
+    out = formatting.console_out()
+    row = Table("class")
+    row.add_row(orders)
+    out.print(row)
+    out.print(f"first line of {orders}\nsecond line")
+    text = capsys.readouterr().out
+    assert not {letter for letter in text if unicodedata.category(letter) == "Cc"} - {"\n"}
+    assert text.count("cat\\u001b[31m\\u001b]0;title\\u0007\\u009b2J") == 2
+    assert text.endswith("\nsecond line\n")
+    assert not [
+        path.name
+        for path in Path(frostline.__file__).with_name("cli").rglob("*.py")
+        if re.search(r"\bConsole\((?!Console)", path.read_text()) and path.name != "formatting.py"
+    ]  # one place makes consoles

@@ -177,8 +177,10 @@ class Verb:
 
     def warn(self, lines: Iterable[str]) -> None:
         """Print to standard error, in quiet mode too."""
+        from frostline.reports.display_names import visible_lines
+
         for line in lines if self._launch.leads else ():
-            click.echo(line, err=True)
+            click.echo(visible_lines(line), err=True)
 
     def done(self, result: dict[str, Any], show: Callable[[], None]) -> None:
         """Print the result, as JSON or for a person."""
@@ -228,6 +230,9 @@ class Verb:
                 )
 
     def _end(self, message: str, code: int) -> None:
+        from frostline.reports.display_names import visible_lines
+
+        message = visible_lines(message)
         if not self._launch.leads:
             time.sleep(GRACE_S)
             message = f"Process {self._launch.rank} of {self._launch.size}: {message}"

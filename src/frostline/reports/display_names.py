@@ -18,6 +18,11 @@ def visible(name: str) -> str:
     return "".join(_visible(letter) for letter in name)
 
 
+def visible_lines(text: str) -> str:
+    """Return a text as `visible` does, with its line breaks."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _visible(letter: str) -> str:
     hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
     if not hidden or letter in JOINERS:

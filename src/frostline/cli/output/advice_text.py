@@ -202,24 +202,24 @@ def advice(planned: Planned, train: str) -> None:
     out.print(_options(advised.options, advised.recommended))
     if any(shortly(option) == NOT_SIGNIFICANT for option in advised.options):
         out.print(f"{NOT_SIGNIFICANT}: {NOT_DIFFERENT} from the recommended one.")
-    out.print(f"Recommended: {advised.recommended}", style="bold", highlight=False)
-    out.print(hyperparameters_line(advised.hyperparameters), highlight=False)
+    out.print(f"Recommended: {advised.recommended}", style="bold")
+    out.print(hyperparameters_line(advised.hyperparameters))
     if bottleneck := advised.option(advised.recommended).cost.decides:
-        out.print(DECIDES[bottleneck], highlight=False)
+        out.print(DECIDES[bottleneck])
     for line in advised.why:
-        out.print(line, highlight=False)
+        out.print(line)
     for line in advised.would_change:
-        out.print(f"  · {line}", highlight=False)
+        out.print(f"  · {line}")
     basis = [] if advised.basis == "none" else [f"Basis: {advised.basis}.", *advised.notes]
     for note in (*filter(None, [" ".join(basis)]), *planned.signals.notes):
-        out.print(f"Note: {note}", highlight=False)
+        out.print(f"Note: {note}")
     cache = advised.option(advised.recommended).cache
     more = "" if cache == "auto" else f" --cache {cache}"
     if advised.hyperparameters["batch_lowered"]:  # for the memory, which `train` isn't told
         more += f" --batch-size {advised.hyperparameters['batch']}"
         if not names_rate(parse(advised.recommended)):
             more += f" --lr {advised.hyperparameters['lr']:.4g}"
-    out.print(f'\n  {train} --strategy "{advised.recommended}"{more}', highlight=False, soft_wrap=True)
+    out.print(f'\n  {train} --strategy "{advised.recommended}"{more}', soft_wrap=True)
 
 
 def _why_batch(settings: dict[str, Any]) -> str:

@@ -26,19 +26,19 @@ def comparison(outcome: Comparison) -> None:
         out.print(again_line(outcome.finished))
     out.print(standings(outcome.result))
     first, *rest = outcome.verdict
-    out.print(first, style="bold", highlight=False)
+    out.print(first, style="bold")
     for line in rest:
-        out.print(line, highlight=False)
-    out.print(sentences.accuracy(outcome.headline), style="bold", highlight=False)
+        out.print(line)
+    out.print(sentences.accuracy(outcome.headline), style="bold")
     for line in decided_lines(outcome.result):
-        out.print(line, highlight=False)
+        out.print(line)
     spent = minutes(outcome.seconds)
     budget = "" if outcome.budget_seconds is None else f" of {limit_text(outcome.budget_seconds)}"
     out.print(f"{spent}{budget}; {counted(outcome.runs, 'run')} in {outcome.study.path}")
     for line in _other_run_lines(outcome.result["predicting"]):
-        out.print(line, highlight=False)
+        out.print(line)
     command = f"frostline predict {shlex.quote(str(outcome.study.path))} IMAGES"
-    out.print(f"\n  {command}", highlight=False, soft_wrap=True)
+    out.print(f"\n  {command}", soft_wrap=True)
 
 
 def _other_run_lines(predicting: Mapping[str, Any]) -> list[str]:
@@ -142,22 +142,22 @@ def fitted(outcome: Fitted) -> None:
     if outcome.comparison:
         out.print(standings(outcome.comparison.result))
     for line in outcome.verdict[:3]:
-        out.print(line, highlight=False)
-    out.print(sentences.accuracy(outcome.result["headline"]), style="bold", highlight=False)
+        out.print(line)
+    out.print(sentences.accuracy(outcome.result["headline"]), style="bold")
     for line in decided_lines(outcome.result):
-        out.print(line, highlight=False)
+        out.print(line)
     if outcome.result.get("forecast"):
-        out.print(sentences.forecast(outcome.result["forecast"]), highlight=False)
+        out.print(sentences.forecast(outcome.result["forecast"]))
     if outcome.recommended not in (None, outcome.strategy):
-        out.print(f"The advice had recommended {outcome.recommended}.", highlight=False)
+        out.print(f"The advice had recommended {outcome.recommended}.")
     spent, budget = minutes(outcome.seconds), limit_text(outcome.budget_seconds)
     on_every_image = outcome.comparison is None or outcome.comparison.every_image
     suffix = "; the model was trained on all train and val images" if on_every_image else ""
     out.print(f"{spent} of {budget}{suffix}.")
     for line in _other_run_lines(outcome.result["predicting"]):
-        out.print(line, highlight=False)
+        out.print(line)
     command = f"frostline predict {shlex.quote(str(outcome.study))} IMAGES"
-    out.print(f"\n  {command}", highlight=False, soft_wrap=True)
+    out.print(f"\n  {command}", soft_wrap=True)
 
 
 def limit_text(seconds: float) -> str:

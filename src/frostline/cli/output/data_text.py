@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from frostline.cli.output.formatting import console_out
 from frostline.data import SUBSETS, Finding, Manifest, SortedImages
 from frostline.reports.display_names import visible
 
@@ -19,7 +20,7 @@ MOST_CLASSES = 20  # most rows of the table
 
 def checked(data: Manifest, page: str | None) -> None:
     """Print what was read and would be done, then each problem with what to do."""
-    out = Console(markup=False, highlight=False)
+    out = console_out()
     for finding in data.findings:
         if not finding.trouble:
             out.print(finding.note)
@@ -49,7 +50,7 @@ def _table(data: Manifest) -> Table:
     for subset in SUBSETS:
         table.add_column(f"{subset} ({given[subset]})" if data.subset(subset) else subset, justify="right")
     for name in data.classes[:MOST_CLASSES]:
-        table.add_row(name, *(f"{data.counts[name][subset]:,}" for subset in SUBSETS))
+        table.add_row(visible(name), *(f"{data.counts[name][subset]:,}" for subset in SUBSETS))
     return table
 
 
@@ -58,7 +59,7 @@ TABLE_ROWS = 40  # most predictions shown in a terminal
 
 def predictions(labelled: Predictions, written: str | None, copied: SortedImages | None = None) -> None:
     """Print the predictions, or where they were written, or where the images were copied to."""
-    out = Console(markup=False)  # names of files and classes are not markup
+    out = console_out()
     if written:
         out.print(f"{len(labelled.rows):,} predictions of run {labelled.run} written to {written}")
     if copied:
@@ -77,7 +78,7 @@ def predictions(labelled: Predictions, written: str | None, copied: SortedImages
         if len(labelled.rows) > TABLE_ROWS:
             out.print(f"… and {len(labelled.rows) - TABLE_ROWS:,} more: --output FILE.csv writes them all.")
     for line in labelled.decided_by:
-        out.print(line, highlight=False)
+        out.print(line)
     if labelled.marks_unsure:
         count = sum(row.unsure is not None for row in labelled.rows)
         out.print(f"{count:,} of {len(labelled.rows):,} are too uncertain to use.", *_why_unsure(labelled))

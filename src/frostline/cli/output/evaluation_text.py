@@ -45,18 +45,18 @@ def evaluation(result: Evaluation, mistakes: Sequence[Mistake], written: Sequenc
             _difference(out, difference, result, other)
     _apart(out, result)
     for note in result.notes:
-        out.print(note, highlight=False)
+        out.print(note)
     if result.figures is not None:
         _classes(out, result)
         _confusion(out, result)
         _by_value(out, result)
         _mistakes(out, result, mistakes)
     for _, reason in result.unreadable[:SHOWN_UNREADABLE]:
-        out.print(f"not used: {visible(reason)}", highlight=False)
+        out.print(f"not used: {visible(reason)}")
     if len(result.unreadable) > SHOWN_UNREADABLE:
         out.print(f"… and {len(result.unreadable) - SHOWN_UNREADABLE:,} more that could not be used.")
     for path in written:
-        out.print(f"Written: {path}", highlight=False)
+        out.print(f"Written: {path}")
 
 
 def _named(name: str) -> str:
@@ -129,8 +129,7 @@ def _difference(out: Console, difference: PairedDifference, first: Evaluation, o
     p = "" if difference.mcnemar_p is None else f" (McNemar's exact p = {_p(difference.mcnemar_p)})"
     out.print(
         f"Only {first_name} is right on {counted(difference.only_first, 'image')}, only {other_name} on "
-        f"{difference.only_other:,}{p}. {_verdict(difference, first.metric)}",
-        highlight=False,
+        f"{difference.only_other:,}{p}. {_verdict(difference, first.metric)}"
     )
 
 
@@ -174,21 +173,17 @@ def _apart(out: Console, result: Evaluation) -> None:
         out.print(
             f"Apart: {counted(learned.images, 'image')} that "
             f"{'a model' if result.others else 'the model'} learned from, accuracy "
-            f"{percent(accuracy.value or 0.0)} ({ends}), which says nothing about new images.",
-            highlight=False,
+            f"{percent(accuracy.value or 0.0)} ({ends}), which says nothing about new images."
         )
     if result.unknown:
         total = sum(one.images for one in result.unknown)
         models = sum(bool(one.run) for one in (result, *result.others))
         listed = "; ".join(_unknown(one, models) for one in result.unknown[:SHOWN_ROWS])
-        out.print(
-            f"Apart: {counted(total, 'image')} of classes that are not known: {listed}.", highlight=False
-        )
+        out.print(f"Apart: {counted(total, 'image')} of classes that are not known: {listed}.")
     if result.absent:
         out.print(
             f"No image of {named([visible(name) for name in result.absent])}: means over classes leave "
-            "them out.",
-            highlight=False,
+            "them out."
         )
 
 

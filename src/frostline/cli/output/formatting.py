@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from frostline.reports.display_names import visible_lines
 from frostline.sentences import percent, skipped_lines
 
 if TYPE_CHECKING:
@@ -24,8 +26,16 @@ Row = tuple[Sequence[str], str | None]  # of a table: cells, and a style
 WIDE = 100  # columns of a terminal from which a table's columns stand two spaces apart: a choice
 
 
-def console_out() -> Console:
-    return Console(markup=False)  # names of files and classes are not markup
+class _PlainConsole(Console):
+    """A console whose text holds no control characters: names of files and classes may hold any."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible_lines(text), **options)
+
+
+def console_out(*, soft_wrap: bool = False) -> Console:
+    """Return a console on standard output; with `soft_wrap` long lines, such as paths, stay whole."""
+    return _PlainConsole(markup=False, highlight=False, soft_wrap=soft_wrap)
 
 
 def table(title: str, names: Sequence[str], rows: Sequence[Row], texts: Mapping[str, int]) -> Table:
@@ -74,7 +84,7 @@ def data_lines(data: Manifest) -> str:
     """Return lines about the data: notes and skipped files."""
     lines = list(data.notes)
     lines += skipped_lines([(item.path, item.reason) for item in data.skipped])
-    return "\n".join(lines)
+    return visible_lines("\n".join(lines))
 
 
 def cache_table(cache: FeatureCache) -> None:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -40,7 +40,7 @@ nn.Module."""
 
 def models(listing: dict[str, Any]) -> None:
     """Print the list, cheapest first."""
-    out = Console(markup=False)
+    out = console_out()
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("--model")
     for name in ("licence", "download", "here"):
@@ -52,9 +52,9 @@ def models(listing: dict[str, Any]) -> None:
             _add(table, row)
     out.print(table)
     if listing["others_on_disk"]:
-        out.print(f"Also on this disk: {', '.join(listing['others_on_disk'])}.", highlight=False)
+        out.print(f"Also on this disk: {', '.join(listing['others_on_disk'])}.")
     for line in (GETTING, OTHERS):
-        out.print(line, highlight=False)
+        out.print(line)
 
 
 def _add(table: Table, row: dict[str, Any]) -> None:
@@ -91,23 +91,22 @@ def stages(backbone: Backbone, marks: dict[str, int], picture: str | None) -> No
 
 def export(exported: Export) -> None:
     """Print which run was exported, how it was checked, and how to load it."""
-    out = Console(markup=False, soft_wrap=True)
+    out = console_out(soft_wrap=True)
     check = exported.check
     before = ", before it was quantised" if exported.int8 else ""
     out.print(
         f"Run {exported.run} ({exported.strategy} on {visible(exported.model)}): {exported.why}.\n"
         f"{check['images']} {check['of']}{before}: the same predictions as by predict, probabilities at most "
-        f"{check['largest_difference']:.1g} apart.",
-        highlight=False,
+        f"{check['largest_difference']:.1g} apart."
     )
     if exported.best.passed_over:
-        out.print(visible(passed_over_line(exported.best.passed_over)), highlight=False)
+        out.print(visible(passed_over_line(exported.best.passed_over)))
     for note in exported.notes:
-        out.print(visible(note), highlight=False)
+        out.print(visible(note))
     sizes = Counter({row["name"].partition("/")[0]: 0 for row in exported.files})
     for row in exported.files:  # a folder is one entry
         sizes[row["name"].partition("/")[0]] += row["bytes"]
     files = ", ".join(f"{name} {size(size_bytes)}" for name, size_bytes in sizes.items())
-    out.print(f"\n{exported.path} ({files})\n", highlight=False)
+    out.print(f"\n{exported.path} ({files})\n")
     for line in exported.usage.splitlines():
-        out.print(f"  {line.replace('path/to/this/folder', str(exported.path))}", highlight=False)
+        out.print(f"  {line.replace('path/to/this/folder', str(exported.path))}")

@@ -63,7 +63,7 @@ def run(run_: Run, explain: bool = False) -> None:
     out.print(table)
     _metric(out, result)
     for line in caveats(result):
-        out.print(line, style="bold", highlight=False)
+        out.print(line, style="bold")
     out.print(_classes(result["per_class"]))
     _decided(out, result)
     out.print(
@@ -87,19 +87,18 @@ def _metric(out: Console, result: dict[str, Any]) -> None:
         values = {"test": result.get(name), "val": result[f"val_{name}"]}
         known = [f"{value:.4f} on {subset}" for subset, value in values.items() if value is not None]
         if name not in ("accuracy", "goodness") and known:
-            out.print(f"{name}, by which choices are made: {', '.join(known)}.", highlight=False)
+            out.print(f"{name}, by which choices are made: {', '.join(known)}.")
 
 
 def _decided(out: Console, result: dict[str, Any]) -> None:
     """Print what the operating point promises, where there is one, and what follows it."""
     lines = (result.get("operating_point") or {}).get("sentences", ())
     for line in lines:
-        out.print(line, highlight=False)
+        out.print(line)
     if lines and result["accuracy"] is not None:
         out.print(
             "The accuracy above is of the likeliest class; predict, evaluate and exports of this run follow "
-            "this rule from now on.",
-            highlight=False,
+            "this rule from now on."
         )
 
 
@@ -287,9 +286,9 @@ def _noise(holding: dict[str, float], other: dict[str, float]) -> float:
 
 def report(written: Report) -> None:
     """Print the conclusions, what could not be read, and where the page is."""
-    out = Console(markup=False, soft_wrap=True)  # names are no markup; paths stay whole
+    out = console_out(soft_wrap=True)
     for number, line in enumerate(written.lines):
-        out.print(visible(line), style="bold" if number == 0 else None, highlight=False)
+        out.print(visible(line), style="bold" if number == 0 else None)
     for note in written.notes:
-        out.print(f"Note: {visible(note)}", highlight=False)
-    out.print(f"\n{written.path} ({written.bytes / 1e6:.1f} MB)", highlight=False)
+        out.print(f"Note: {visible(note)}")
+    out.print(f"\n{written.path} ({written.bytes / 1e6:.1f} MB)")

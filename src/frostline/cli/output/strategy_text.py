@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from frostline.cli.output.formatting import console_out
 from frostline.strategies.describing import Description, Setting
 
 HINT = """\
@@ -17,7 +17,7 @@ A hyperparameter is set in the brackets, "top_k(2, lr=0.0005)", or beside the st
 
 def one_by_one(descriptions: Sequence[Description]) -> None:
     """Print each strategy with its own hyperparameters."""
-    out = Console(markup=False, highlight=False)
+    out = console_out()
     for description in descriptions:
         out.print(_title(description))
         table = _table()
@@ -28,7 +28,7 @@ def one_by_one(descriptions: Sequence[Description]) -> None:
 
 def together(descriptions: Sequence[Description]) -> None:
     """Print all strategies, then each hyperparameter once, with the strategies whose default is another."""
-    out = Console(markup=False, highlight=False)
+    out = console_out()
     for description in descriptions:
         out.print(_title(description))
         out.print(f"  {', '.join(setting.name for setting in description.settings)}")

@@ -26,6 +26,8 @@ MAX_ROWS = 50_000_000
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t|"
 NO_DELIMITER = "\x1f"  # of a table with one column: no text that people write holds it
+END = "\x1eend"  # a last row of its own: a quote that is not closed takes it in
+CLOSE_IT = 'Close it; within quotes, "" stands for one quote.'
 WESTERN = "cp1252"  # what Excel on Windows writes in Western Europe and America, unless asked for UTF-8
 SEP_LINE = re.compile(r'"?sep=(.)"?')  # Excel's own first line, which names the separator
 
@@ -61,18 +63,23 @@ def _csv(path: Path) -> Cells:
     first = _first_filled(lines, first + 1) if sep_line else first
     header = lines[first] if first < len(lines) else ""
     delimiter = sep_line[1] if sep_line else delimiter_of(header)
-    reader = csv.reader(io.StringIO("\n".join(lines[first:]), newline=""), delimiter=delimiter)
+    content = io.StringIO("\n".join([*lines[first:], END]), newline="")
+    reader = csv.reader(content, delimiter=delimiter)
     try:
         columns = _names(next(reader, []))
         parsed_rows = [(first + reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise DataError(f"{path} is not a readable CSV: {error} (line {first + reader.line_num}).") from error
+    if not parsed_rows or parsed_rows.pop()[1] != [END]:
+        begun = parsed_rows[-1][0] + 1 if parsed_rows else first + 1
+        raise DataError(
+            f"{path} has a quote that is opened in line {begun} or later and not closed. {CLOSE_IT}"
+        )
 
     def rows(places: Sequence[int]) -> Rows:
         """A short row does not grow to the width of its table."""
         return [
-            (line, [cells[at].strip() if at < len(cells) else "" for at in places])
-            for line, cells in parsed_rows
+            (line, [_cell(path, line, cells, at, delimiter) for at in places]) for line, cells in parsed_rows
         ]
 
     table = Cells(columns, rows, western=western, mistakes=_too_long(columns, parsed_rows))
@@ -87,6 +94,18 @@ def _csv(path: Path) -> Cells:
             "If that is wrong, save it as UTF-8."
         )
     return table
+
+
+def _cell(path: Path, line: int, cells: Sequence[str], place: int, delimiter: str) -> str:
+    """Return one cell; raise `DataError` where it holds the next rows, up to the next quote."""
+    cell = cells[place].strip() if place < len(cells) else ""
+    if "\n" in cell and (delimiter in cell or '"' in cell):
+        raise DataError(
+            f"{path} has a quote that is opened in line {line} or before and not closed: one cell would be "
+            f"{cell[:60]!r}. "
+            f"{CLOSE_IT}"
+        )
+    return cell
 
 
 def _first_filled(lines: Sequence[str], start: int) -> int:
