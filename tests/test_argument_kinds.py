@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import frostline
-from frostline.errors import DataError, StudyError, UsageError
+from frostline.errors import DataError, FrostlineError, ModelError, StudyError, UsageError
 from frostline.system import directories
 from tiny import tiny_backbone, tiny_model, write_folder
 
@@ -60,6 +61,8 @@ def test_networks_and_images_are_named(
         ({"strategy": ["linear_probe"]}, r"strategy must be a strategy or its name, .*, found a list"),
         ({"study": 7}, "study must be a study or its folder, found 7"),
         ({"minutes": "1"}, "minutes must be a number, found '1'"),
+        ({"minutes": True}, "minutes must be a number, found True"),
+        ({"seed": False}, "seed must be a whole number, found False"),
         ({"seed": "1"}, "seed must be a whole number, found '1'"),
         ({"config": {"lr": 1}}, "config must be a Config, or options by name, found a dict"),
     ],
@@ -71,6 +74,16 @@ def test_options_of_train_are_named(
     given = {"strategy": "linear_probe", **options}
     with pytest.raises(UsageError, match=message):
         frostline.train(tiny_backbone(), frostline.load_data(photos), given.pop("strategy"), **given)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(frostline.Config)])
+def test_no_option_takes_a_value_of_another_kind(field: str, photos: Path, tmp_path: Path) -> None:
+    """`threads="2"` ended in a TypeError of Python's, `views=True` was taken for 1."""
+    data, network = frostline.load_data(photos), tiny_backbone()
+    for wrong in (object(), [1], *([] if isinstance(getattr(frostline.Config, field), bool) else [True])):
+        with pytest.raises(FrostlineError, match=field.split("_")[0]):
+            frostline.train(network, data, "top_k(1, epochs=1)", study=tmp_path / "s", **{field: wrong})
+    assert not (tmp_path / "s" / "runs").exists()
 
 
 def test_numbers_of_numpy_are_numbers(photos: Path, tmp_path: Path) -> None:
@@ -92,6 +105,15 @@ def test_options_of_loading_are_named(photos: Path) -> None:
             frostline.load_data(photos, **{name: value})
     with pytest.raises(UsageError, match=r"size must be a whole number of pixels a side, found \(64, 64\)"):
         frostline.load_backbone("lite0", size=(64, 64))
+
+
+def test_a_model_is_a_name_a_path_or_a_module(tmp_path: Path) -> None:
+    for wrong, named in ((None, "None"), (3, "3"), (True, "True"), (type(tiny_model()), "a type")):
+        expected = f"model must be a model's name, a path or an instance of nn.Module, found {named}"
+        with pytest.raises(UsageError, match=expected):
+            frostline.load_backbone(wrong)
+    with pytest.raises(ModelError, match=r"nothing\.safetensors"):
+        frostline.load_backbone(tmp_path / "nothing.safetensors")
 
 
 def test_a_run_stands_for_its_folder(photos: Path, tmp_path: Path) -> None:

@@ -97,6 +97,34 @@ def test_real_classes_stay_classes(tmp_path: Path) -> None:
     assert load_data(tmp_path / "set").classes == ("bus", "car", "train station")
 
 
+def test_a_hidden_folder_of_pictures_is_said_to_be_left_out(tmp_path: Path) -> None:
+    root = subsets_below(tmp_path / "photos", {"train": 6})
+    for name in (".kind 3", ".ipynb_checkpoints", ".empty"):
+        (root / "train" / name).mkdir()
+    for name in (".kind 3", ".ipynb_checkpoints"):
+        sorted((root / "train" / "kind 0").iterdir())[0].rename(root / "train" / name / "picture.png")
+    (said,) = [f.message for f in load_data(root).findings if f.kind == "left_out"]
+    assert (
+        said == "train/.kind 3/ is skipped: it is hidden, since its name begins with a dot. Rename a class."
+    )
+
+
+def test_test_rows_without_labels_are_no_reason_to_say_that_there_are_none(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", per_class=20)
+    rows = [
+        (path.relative_to(tmp_path).as_posix(), path.parent.name)
+        for path in sorted((tmp_path / "photos").glob("*/*"))
+    ]
+    lines = [
+        f"{path},{'' if n % 5 == 0 else label},{'test' if n % 5 == 0 else 'train'}"
+        for n, (path, label) in enumerate(rows)
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *lines]))
+    data = load_data(tmp_path / "labels.csv")
+    (said,) = [f.message for f in data.findings if f.kind == "no_test"]
+    assert said == "The source has no labelled test set; one was drawn from train."
+
+
 def test_what_split_names_says_must_be_there_and_be_subsets(tmp_path: Path) -> None:
     root = subsets_below(tmp_path / "set", {"fold0": 5, "fold1": 5})
     with pytest.raises(DataError, match=r"no folder 'fold2'.*Did you mean"):

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from frostline.errors import UsageError, demand_kind, did_you_mean
+from frostline.errors import UsageError, demand_kind, did_you_mean, option
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,6 +41,14 @@ OF_OPERATING_POINT = ("positive", "min_recall", "min_precision", "costs")
 SEARCHED = ("lr", "layer_decay", "weight_decay", "augment")  # what a comparison can draw variants of
 # Hyperparameters of a strategy that have a field of their own; `hyperparameters` holds any others.
 OF_STRATEGIES = ("epochs", "lr", "weight_decay", "label_smoothing")
+# Types as the fields of `Config` are annotated with: what a value may be, and in words.
+KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "str": (str, "a word"),
+    "bool": (bool, "True or False"),
+    "None": (type(None), ""),
+}
 FILE = "config.yaml"  # in a run's folder: what repeats it
 
 # Options of the commands beside the fields of `Config`, which may stand in the same file.
@@ -270,7 +278,8 @@ class Config:
         Raises
         ------
         UsageError
-            A name in `options` is not a field, or a field in `without` does not have its default.
+            A name in `options` is not a field, a value is of another kind than its field, or a field in
+            `without` does not have its default.
         """
         unknown = [name for name in options if name not in NAMES]
         if unknown:
@@ -280,13 +289,7 @@ class Config:
                 f"{', '.join(expected)}."
             )
         demand_kind("config", config, (cls, type(None)), "a Config, or options by name")
-        made = replace(config or cls(), **options)
-        demand_kind("seed", made.seed, Integral, "a whole number")
-        demand_kind("minutes", made.minutes, (Real, type(None)), "a number")
-        if made.minutes is not None and type(made.minutes) not in (int, float):  # JSON knows none of numpy's
-            made = replace(made, minutes=float(made.minutes))
-        if type(made.seed) is not int:
-            made = replace(made, seed=int(made.seed))
+        made = _with_plain_numbers(replace(config or cls(), **options))
         useless = [name for name in without if getattr(made, name) != getattr(cls, name)]
         if useless:
             raise UsageError(f"{', '.join(useless)}: not an option here. Leave it out.")
@@ -421,3 +424,20 @@ def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:
             f"An option of {', '.join(values)} holds a Python object, which no file can repeat."
         ) from None
     directories.write_atomically(Path(path), text.encode())
+
+
+def _with_plain_numbers(config: Config) -> Config:
+    """Raise `UsageError` where a value is of another kind than its field; return numbers as Python's.
+
+    JSON, which keeps them, knows none of numpy's.
+    """
+    plain: dict[str, Any] = {}
+    for field in fields(config):
+        value, kinds = getattr(config, field.name), [KINDS.get(name) for name in str(field.type).split(" | ")]
+        if None in kinds:  # a mapping or a callable may be meant: checked where it is used
+            continue
+        expected = " or ".join(words for _, words in filter(None, kinds) if words)
+        demand_kind(option(field.name), value, tuple(kind for kind, _ in filter(None, kinds)), expected)
+        if field.type != "bool" and isinstance(value, Real):
+            plain[field.name] = int(value) if isinstance(value, Integral) else float(value)
+    return replace(config, **plain)

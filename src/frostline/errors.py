@@ -129,8 +129,12 @@ def spoken(at_the_prompt: str, in_python: str) -> str:
 
 
 def demand_kind(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
-    """Raise `UsageError` where an argument is no instance of `kind`; `expected` says what it should be."""
-    if not isinstance(value, kind):
+    """Raise `UsageError` where an argument is no instance of `kind`; `expected` says what it should be.
+
+    True and False are no numbers.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         named = repr(value) if isinstance(value, str | int | float | tuple | None) else _article(value)
         raise UsageError(f"{name} must be {expected}, found {named}.")
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.data.sources.table_cells import delimiter_of
-from frostline.errors import UsageError, did_you_mean, option
+from frostline.errors import UsageError, demand_kind, did_you_mean, option
 from frostline.sentences import named
 
 
@@ -36,6 +36,11 @@ def cost_matrix(
         The file cannot be read, or does not hold a number for each pair of classes.
     """
     if not isinstance(costs, str | os.PathLike):
+        demand_kind(option("costs"), costs, Mapping, "a CSV file or a mapping, costs[label][predicted]")
+        for label, row in costs.items():
+            demand_kind(
+                f"{option('costs')}[{label!r}]", row, Mapping, "a mapping from predicted class to cost"
+            )
         return checked_matrix(costs, tuple(classes))
     try:
         with open(costs, newline="", encoding="utf-8-sig") as file:

@@ -8,6 +8,7 @@ from pathlib import Path
 from frostline.data.findings import Finding
 from frostline.data.sources.common import ImageEntry, Source, listing, outside
 from frostline.data.sources.file_listing import (
+    HIDDEN_NAMES,
     find_images,
     is_hidden,
     is_picture,
@@ -21,6 +22,8 @@ from frostline.errors import DataError
 
 # Below the root lie at most: a folder of the same name, a subset, one of its name, and classes.
 DEPTH = 5
+# Hidden folders that hold copies of pictures and are never a class: of Jupyter, of file managers.
+OF_TOOLS = {".ipynb_checkpoints", ".thumbnails", *HIDDEN_NAMES}
 
 
 def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool = False) -> Source:
@@ -50,6 +53,7 @@ def read_folder(root: Path, split_names: SplitNames = None, groups_inside: bool 
         _skip_folder(root.joinpath(*path), source)
     inside = _folders(root)
     source.findings += [_left_out(root, folder, kind) for folder, kind in _own_inside(root, layout)]
+    source.findings += [_left_out_hidden(root, folder) for folder in _hidden_inside(root, layout)]
     if not source.images:
         raise DataError(_nothing_found(root, inside))
     if len(inside) == 1 and len(_folders(inside[0])) > 1 and layout.classes_in == {(): ""}:
@@ -115,9 +119,36 @@ def _folders(folder: Path) -> list[Path]:
 
 def _own_inside(root: Path, layout: FolderLayout) -> list[tuple[Path, str]]:
     """Return the folders of frostline's own that stand where classes or subsets do, and what they are."""
-    places = dict.fromkeys([root, *(root.joinpath(*path) for path in layout.classes_in)])
-    inside = (child for place in places for child in sorted(place.iterdir()) if child.is_dir())
+    inside = _beside_classes(root, layout)
     return [(child, kind) for child in inside if not is_hidden(child.name) and (kind := own(child))]
+
+
+def _hidden_inside(root: Path, layout: FolderLayout) -> list[Path]:
+    """Return hidden folders that stand where classes do and hold a picture; no tool's own."""
+
+    def holds_picture(folder: Path) -> bool:
+        try:
+            return any(map(is_picture, folder.iterdir()))
+        except OSError:  # nobody's class: it can't be opened
+            return False
+
+    hidden = [child for child in _beside_classes(root, layout) if is_hidden(child.name)]
+    return [child for child in hidden if child.name.lower() not in OF_TOOLS and holds_picture(child)]
+
+
+def _beside_classes(root: Path, layout: FolderLayout) -> list[Path]:
+    """Return all folders that stand where classes or subsets do."""
+    places = dict.fromkeys([root, *(root.joinpath(*path) for path in layout.classes_in)])
+    return [child for place in places for child in sorted(place.iterdir()) if child.is_dir()]
+
+
+def _left_out_hidden(root: Path, folder: Path) -> Finding:
+    relative = folder.relative_to(root).as_posix()
+    return Finding(
+        "left_out",
+        1,
+        f"{relative}/ is skipped: it is hidden, since its name begins with a dot. Rename a class.",
+    )
 
 
 def _left_out(root: Path, folder: Path, kind: str) -> Finding:

@@ -34,7 +34,7 @@ SKIPPED = {
     "left_out": "image(s) belong to no class",
     "leak": "image(s) are skipped, since a subset with precedence holds them",
 }
-TAKEN = "The source has no test set; one was drawn from train."
+TAKEN = "The source has no labelled test set; one was drawn from train."
 NO_TEST = "There is no test set: accuracy on new images cannot be measured."
 
 

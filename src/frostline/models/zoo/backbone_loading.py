@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from frostline.system import timing
 
 
 def load_backbone(
-    source: str | nn.Module,
+    source: str | PathLike[str] | nn.Module,
     *,
     size: int | None = None,
     resize: str | None = None,
@@ -50,7 +51,7 @@ def load_backbone(
 
     Parameters
     ----------
-    source : str or nn.Module
+    source : str, path or nn.Module
         "lite0" … "lite2", "timm/NAME", "torchvision/NAME" or "hf/OWNER/NAME"; a .safetensors file, or a
         .pth, .pt or .bin that holds tensors alone (nothing is unpickled); a study's folder (its best run),
         "STUDY/runs/RUN", a safetensors export or a delta, to be adapted once more: the head stays as the
@@ -85,6 +86,10 @@ def load_backbone(
         `size` or `resize` is invalid, or `random` weights are wanted of a module or of what was adapted.
     """
     timing.prepare_process(trains=False)
+    demand_kind(
+        "model", source, (str, PathLike, nn.Module), "a model's name, a path or an instance of nn.Module"
+    )
+    source = fspath(source) if isinstance(source, PathLike) else source
     if size is not None:
         demand_kind("size", size, Integral, "a whole number of pixels a side")
         if size < 1:

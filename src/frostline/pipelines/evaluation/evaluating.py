@@ -496,8 +496,12 @@ def _common(
     notes = list(images.notes)
     units = len(np.unique(shown.units))
     if 0 < units < FEW:
-        what = "images" if units == len(paths) else "independent groups of images"
-        notes.append(f"These are {units} {what}: the intervals are wide.")
+        counts = (
+            counted(units, "image")
+            if units == len(paths)
+            else f"{counted(len(paths), 'image')} in {counted(units, 'independent group')}"
+        )
+        notes.append(f"Only {counts}: the intervals are wide.")
     by_value: list[ValueFigures] = []
     if value_of is not None and len(paths):
         values = np.array([value_of[path] for path in paths], dtype=object)
