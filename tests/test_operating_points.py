@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import frostline
 from frostline import metrics
 from frostline.cli.main import cli
 from frostline.config import Config
-from frostline.errors import StudyError, UsageError
+from frostline.errors import RunWarning, StudyError, UsageError
 from frostline.exports import infer
 from frostline.studies import operating_point
 from frostline.studies.cost_matrix import cost_matrix
@@ -251,7 +252,15 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
     evaluation = frostline.evaluate(place / "study", data, module=tiny_model())
     assert (evaluation.predicted == [evaluation.classes.index(p) for p in _labels(evaluation, again)]).all()
     assert "It predicts kind 1 from a probability" in " ".join(frostline.report(place / "study").lines)
-    trained(place, data)  # the last call decides
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(place, data, positive="kind 1", min_recall=0.9)  # the same rule
+    with pytest.warns(
+        RunWarning, match="had a rule before: it predicts kind 1 .* decide by this call's rule"
+    ):
+        trained(place, data, positive="kind 2", min_recall=0.9)
+    with pytest.warns(RunWarning, match=r"predicts kind 2 from .* by the likeliest class, since .* no rule"):
+        trained(place, data)  # the last call decides
     assert operating_point.read(run.folder.path) is None
 
 
@@ -303,7 +312,7 @@ def test_fewer_folds_promise_less(
 ) -> None:
     run = shutil.copytree(trained(place, data).folder.path, tmp_path / "run")
     monkeypatch.setattr(frostline.Manifest, "folds", lambda *_, **__: [None, None])
-    point = settle(run, data, OperatingTarget("kind 1", min_recall=0.9))
+    _, point = settle(run, data, OperatingTarget("kind 1", min_recall=0.9))
     assert point is not None
     assert point.as_dict()["needed"] == 104  # 1 + 2 · 0.5 / 0.5 times the variance
 
@@ -325,23 +334,20 @@ def test_a_run_that_holds_nothing_out_refuses(place: Path, data: frostline.Manif
 def test_a_comparison_chooses_its_winners_threshold_out_of_fold(
     place: Path, data: frostline.Manifest
 ) -> None:
-    comparison = frostline.compare(
-        tiny_backbone(),
-        data,
-        "linear_probe",
-        least=1,
-        repeats=1,
-        study=place / "compared",
-        deterministic=True,
-        positive="kind 2",
-        min_precision=0.5,
-    )
+    given = {"least": 1, "repeats": 1, "study": place / "compared", "deterministic": True}
+    rule = {"positive": "kind 2", "min_precision": 0.5}
+    comparison = frostline.compare(tiny_backbone(), data, "linear_probe", **given, **rule)
     point = comparison.operating_point
     assert point is not None
     assert point["basis"] == "out of fold"
     assert point["figures"]["accuracy"]["images"] == len(data.samples) - len(data.subset("test"))
     assert point["test"]["accuracy"]["images"] == len(data.subset("test"))
     assert frostline.predict(place / "compared", place / "photos", module=tiny_model()).decided_by
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frostline.compare(tiny_backbone(), data, "linear_probe", **given, **rule)
+    with pytest.warns(RunWarning, match="had a rule before: it predicts kind 2 .* gives no rule"):
+        frostline.compare(tiny_backbone(), data, "linear_probe", **given)
 
 
 def test_the_prompt_takes_no_share_without_a_class() -> None:

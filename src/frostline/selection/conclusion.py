@@ -107,6 +107,9 @@ def conclude(
         held_out["temperature"] if on_every_image else None,
         spread,
     )
+    threshold_choice.tell_of_change(
+        run.folder.name, run.replaced_rule, None if point is None else point.as_dict()
+    )
     reused = earlier_result is not None and run.reused
     result = {
         "winner": str(winner.strategy),

@@ -72,7 +72,7 @@ def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Feat
     if evaluations is not None:
         with contextlib.suppress(OSError):  # a finished run can be read from a study that can't be written
             opened_study.write(TEST_EVALUATIONS, {"configurations": evaluations})
-    point = threshold_choice.settle(folder.path, request.data, OperatingTarget.of(request.config))
+    replaced, point = threshold_choice.settle(folder.path, request.data, OperatingTarget.of(request.config))
     if reused and point is not None:
         with contextlib.suppress(OSError):
             _write_config(request, folder)
@@ -80,6 +80,7 @@ def lead(request: TrainRequest, study: str | Path, loggers: Loggers, cache: Feat
         **result,
         "test_evaluations": evaluations,
         **({} if point is None else {"operating_point": point.as_dict()}),
+        **({} if replaced is None else {"replaced_rule": replaced}),
     }
     process_group.decided(lambda: {"result": plain(figures), "run": folder.name, "reused": reused})
     return Run(figures, folder, opened_study, reused, request.backbone)

@@ -116,6 +116,7 @@ class Run(AccuracyFigures, ProbabilityFigures):
     operating_point = Figure[dict[str, Any] | None](
         "How it decides, where one was asked for: what it promises."
     )
+    replaced_rule = Figure[str | None]("How it decided before this call, where that was otherwise.")
 
     @devices.computes(float32=True)
     def predict(

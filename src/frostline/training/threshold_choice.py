@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from frostline.config import FOLDS
 from frostline.data import Manifest, spread_of_folds
-from frostline.errors import UsageError
+from frostline.errors import RunWarning, StudyError, UsageError
 from frostline.inference import selective_prediction
 from frostline.reports.study_reader import load_predictions
 from frostline.studies import operating_point
@@ -18,11 +21,49 @@ from frostline.studies.operating_point import HeldOut, OperatingPoint, Operating
 VAL, TEST = "predictions-val.csv", "predictions-test.csv"
 
 
-def settle(folder: Path, data: Manifest, target: OperatingTarget | None) -> OperatingPoint | None:
+def settle(
+    folder: Path, data: Manifest, target: OperatingTarget | None
+) -> tuple[str | None, OperatingPoint | None]:
     """Choose a run's operating point by its own held-out images and keep it; without a target remove it.
 
     The last call decides: weights are not touched by it. Raises `UsageError` where the run held no image out.
+
+    Returns
+    -------
+    replaced : str or None
+        How the run decided before, where it had another operating point.
+    point : OperatingPoint or None
     """
+    before = None
+    with contextlib.suppress(StudyError):  # a damaged one is replaced
+        before = operating_point.decision_of(folder, data.classes)
+    point = _settled(folder, data, target)
+    changed = before is not None and (point is None or point.decision != before)
+    return before.sentence if before is not None and changed else None, point
+
+
+def tell_of_change(run: str, replaced: str | None, point: Mapping[str, Any] | None) -> None:
+    """Warn that a run decides by another rule than before, where it had one.
+
+    Parameters
+    ----------
+    run : str
+        Its name.
+    replaced : str or None
+        How it decided before, in a sentence.
+    point : mapping or None
+        The operating point that it has now, as plain data.
+    """
+    now = "by the likeliest class, since this call gives no rule" if point is None else "by this call's rule"
+    if replaced is not None and (point is None or not point["sentences"][0].startswith(replaced[:-1])):
+        message = f"Run {run} had a rule before: {replaced[:1].lower()}{replaced[1:-1]}."
+        warnings.warn(
+            RunWarning(f"{message} From now on predict, evaluate and exports of it decide {now}."),
+            stacklevel=2,
+        )
+
+
+def _settled(folder: Path, data: Manifest, target: OperatingTarget | None) -> OperatingPoint | None:
     if target is None:
         if (folder / operating_point.NAME).is_file():
             with contextlib.suppress(OSError):  # a study that can't be written is read nevertheless

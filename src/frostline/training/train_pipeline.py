@@ -35,7 +35,7 @@ from frostline.studies.study_folder import (
 )
 from frostline.system import deadline, devices, timing
 from frostline.system.timing import Stopwatch
-from frostline.training import batch_choice, continuation, ray_training
+from frostline.training import batch_choice, continuation, ray_training, threshold_choice
 from frostline.training.continuation import Parent
 from frostline.training.execution import lead, study_of_request, take_part
 from frostline.training.run_result import Run
@@ -191,7 +191,10 @@ def train(
             demand_alone("train --ray")
             return _in_ray(request, study, make_loggers(logger, study), cache, ray)
         loggers = make_loggers(logger if process_group.leads() else None, study)
-        return take_part(request, study, loggers, cache)
+        run = take_part(request, study, loggers, cache)
+        if feature_cache is None:
+            threshold_choice.tell_of_change(run.folder.name, run.replaced_rule, run.operating_point)
+        return run
 
 
 def _before(continue_from: Run | str | Path | None, extra_epochs: int | None) -> RunFolder | None:
