@@ -236,5 +236,5 @@ def test_why_there_is_no_run_is_written_where_it_is_shown() -> None:
     sentences = {kind: Ending(kind, 1, 40.4, 21.6).sentence(["head", "full"]) for kind in EndingKind}
     assert len(set(sentences.values())) == len(EndingKind)
     assert sentences[EndingKind.NO_TIME] == (
-        "Nothing else fits the time: full would take about 40 s more, and 22 s were left."
+        "Nothing else fits the time: even full would take about 40 s more to evaluate, and 22 s were left."
     )

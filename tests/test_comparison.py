@@ -272,7 +272,7 @@ def test_a_budget_stops_the_race_with_a_model_that_answers(tmp_path: Path) -> No
     assert comparison.seconds < 60.0 + 3.0
     assert not comparison.finished
     assert comparison.ended_because.startswith(
-        "Nothing else fits the time: full(epochs=9999) would take about"
+        "Nothing else fits the time: even full(epochs=9999) would take about"
     )
     first, *_, last = comparison.standings
     assert (first["repeats"], first["low"] is None) == (1, False)

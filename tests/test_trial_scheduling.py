@@ -170,7 +170,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_others_get_the_time(
     assert begun == {0: 5, 1: 1, 2: 5}
     assert trial_runner.leader() == 2
     assert lines == ["  full was stopped: it takes too long."]
-    assert trial_runner.ended_because.startswith("Nothing else fits the time: full would take about")
+    assert trial_runner.ended_because.startswith("Nothing else fits the time: even full would take about")
 
 
 def test_what_a_winner_doubts_by_is_shortened_where_time_is_short() -> None:

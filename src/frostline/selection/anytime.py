@@ -60,8 +60,8 @@ class Ending:
             case EndingKind.NO_TIME:
                 assert self.index is not None
                 return (
-                    f"Nothing else fits the time: {candidates[self.index]} would take about "
-                    f"{self.need_s:.0f} s more, and {self.left_s:.0f} s were left."
+                    f"Nothing else fits the time: even {candidates[self.index]} would take about "
+                    f"{self.need_s:.0f} s more to evaluate, and {self.left_s:.0f} s were left."
                 )
             case EndingKind.NO_TIME_TO_REPEAT:
                 return "Nothing else fits the time: the best candidates can't be repeated."
