@@ -153,11 +153,11 @@ class Config:
         Images a step, over all processes. auto: 32; on an NVIDIA GPU up to 256 where training keeps 150
         steps or more, with a learning rate that follows unless it is given (docs/strategies.md).
     device
-        What computes: auto (a GPU where torch finds one), cpu, cuda, cuda:1 (a GPU's number) or mps. It is no
-        part of what a run is; a run that goes on stays on the device it began on.
+        Device to compute on: auto (a GPU where torch finds one), cpu, cuda, cuda:1 (a GPU's number) or mps.
+        It is no part of what a run is; a run that goes on stays on the device it began on.
     device_memory
-        Bytes of a GPU's memory that a run may use; None: all that it has. Where a step needs more, its batch
-        is learned from in pieces. It is no part of what a run is.
+        Bytes of a GPU's memory that a run may use; None: all that it has. A batch that needs more is split,
+        and gradients are accumulated. It is no part of what a run is.
     deterministic
         Float32 and no timed choice, on a GPU also deterministic kernels: repeats agree bit for bit.
     precision

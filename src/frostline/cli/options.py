@@ -75,14 +75,14 @@ device_option = click.option(
     metavar="auto|cpu|cuda|cuda:1|mps",
     default="auto",
     show_default=True,
-    help="What computes. auto: a GPU where torch finds one, else the processor.",
+    help="Device to compute on. auto: a GPU where torch finds one, else the processor.",
 )
 
 device_memory_option = click.option(
     "--device-memory",
     type=SizeType(),
-    help="Memory of the GPU that a run may use, e.g. 8GB [all that it has]. Where that is too little for a "
-    "step, its batch is learned from in pieces.",
+    help="Memory of the GPU that a run may use, e.g. 8GB [all that it has]. A batch that needs more is "
+    "split, and gradients are accumulated.",
 )
 plain_timm = click.option(
     "--plain-timm",

@@ -22,6 +22,9 @@ from frostline.reports.chart_parts import (
     tooltip_fields,
 )
 
+# No label for a tick between two whole numbers: charts of several layers lose `tickMinStep`.
+WHOLE = "datum.value % 1 ? '' : datum.label"
+
 
 def bars(values: Sequence[Spec], order: Sequence[str], subsets: Sequence[str]) -> Spec:
     """Return horizontal bars of `count` for each `name`, stacked by `subset`."""
@@ -161,7 +164,7 @@ def curves(
         "field": "epoch",
         "type": "quantitative",
         "scale": {"zero": False, "nice": False},
-        "axis": axis("epoch", tickMinStep=1, format="d", grid=False),
+        "axis": axis("epoch", labelExpr=WHOLE, format="d", grid=False),
     }
     y = quantity("value", title, share=share)
     legend = {"symbolType": "stroke", "symbolOpacity": 1, "symbolFillColor": "transparent"}

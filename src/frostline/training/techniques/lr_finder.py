@@ -131,7 +131,7 @@ def lr_find(
     batch_size
         Images a step.
     device
-        What computes, as in `train`.
+        Device to compute on, as in `train`.
 
     Returns
     -------
