@@ -198,7 +198,7 @@ def test_auto_decodes_with_as_many_threads_as_compute_and_runs_nobodys_code_else
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
         assert images.workers("auto") == 1
     for wrong in (-1, "many", 1.5):
-        with pytest.raises(UsageError, match='workers must be "auto", or 0 or more'):
+        with pytest.raises(UsageError, match=r'workers must be .*"auto"'):
             frostline.train(tiny_backbone(), data, "head", workers=wrong)  # type: ignore[arg-type]
 
 

@@ -436,7 +436,8 @@ def _with_plain_numbers(config: Config) -> Config:
         value, kinds = getattr(config, field.name), [KINDS.get(name) for name in str(field.type).split(" | ")]
         if None in kinds:  # a mapping or a callable may be meant: checked where it is used
             continue
-        expected = " or ".join(words for _, words in filter(None, kinds) if words)
+        words = [word for _, word in filter(None, kinds) if word]
+        expected = words[0] if len(words) == 1 else f'{words[0]} or "auto"'  # the word that all of them take
         demand_kind(option(field.name), value, tuple(kind for kind, _ in filter(None, kinds)), expected)
         if field.type != "bool" and isinstance(value, Real):
             plain[field.name] = int(value) if isinstance(value, Integral) else float(value)
