@@ -76,7 +76,7 @@ since its advice is about pretrained features.
   for a probe also `l2`, `cv_score`; with `--min-recall`, `--min-precision` or `--costs` (also in `compare`,
   `fit`) `operating_point: {{threshold: {{label, probability}} or costs, aim, minimum, promised, needed,
   basis, figures: {{NAME: {{value, low, high, images}}}}, test, sentences}}` (`needed`: images that a promise
-  would take).
+  would take), and `replaced_rule` (a sentence: how the run decided before this call, where that changes).
 - `predict`: `run`, `strategy`, `why` (this run was chosen), `passed_over: [{{run, strategy, figure,
   kind, reason}}]` (newer or apparently better runs that were not; `kind` is a stable name of the reason),
   `predictions: [{{path, label, probability}}]` (and `top` with `--top`, `unsure` with `--target-accuracy` or

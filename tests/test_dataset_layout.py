@@ -105,7 +105,8 @@ def test_a_hidden_folder_of_pictures_is_said_to_be_left_out(tmp_path: Path) -> N
         sorted((root / "train" / "kind 0").iterdir())[0].rename(root / "train" / name / "picture.png")
     (said,) = [f.message for f in load_data(root).findings if f.kind == "left_out"]
     assert (
-        said == "train/.kind 3/ is skipped: it is hidden, since its name begins with a dot. Rename a class."
+        said == "train/.kind 3/ is skipped: it is hidden, since its name begins with a dot. "
+        "Rename it if it is a class."
     )
 
 

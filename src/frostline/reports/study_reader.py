@@ -241,10 +241,10 @@ def _load_run(study: Path, run_folder: Path) -> RunContents | None:
 
 
 def _choose_comparison(contents: StudyContents) -> None:
-    """Choose the comparison to report, and leave out what `fit` found in another one.
+    """Choose the comparison to report; leave out the record of a `fit` whose run is not shown.
 
-    It is the one whose winner predicts, else that of the last `fit`; of several, and where there is none, the
-    latest, and an unfinished one only where none is finished.
+    The comparison is the one whose winner predicts, else that of the last `fit`. Of several, and where there
+    is no such one, it is the latest, and an unfinished one only where none is finished.
     """
     comparisons = []
     for folder in sorted((contents.path / "comparisons").glob("*")):
@@ -268,7 +268,7 @@ def _choose_comparison(contents: StudyContents) -> None:
         return
     chosen = max(finished, key=lambda c: (_modified_at(c.folder / "comparison.json"), c.folder.name))
     contents.comparison, winner = chosen, (chosen.result or {}).get("run")
-    if winner != fit.get("run"):
+    if fit.get("run") not in (winner, best.path if best else winner):
         contents.fit = None
     if contents.why:  # else a file that this reads is damaged, as `problems` says
         contents.not_compared = tuple(apart_from(Study(contents.path), chosen.result or {}))

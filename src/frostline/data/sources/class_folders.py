@@ -144,11 +144,8 @@ def _beside_classes(root: Path, layout: FolderLayout) -> list[Path]:
 
 def _left_out_hidden(root: Path, folder: Path) -> Finding:
     relative = folder.relative_to(root).as_posix()
-    return Finding(
-        "left_out",
-        1,
-        f"{relative}/ is skipped: it is hidden, since its name begins with a dot. Rename a class.",
-    )
+    why = "it is hidden, since its name begins with a dot. Rename it if it is a class."
+    return Finding("left_out", 1, f"{relative}/ is skipped: {why}")
 
 
 def _left_out(root: Path, folder: Path, kind: str) -> Finding:

@@ -102,8 +102,7 @@ def _cell(path: Path, line: int, cells: Sequence[str], place: int, delimiter: st
     if "\n" in cell and (delimiter in cell or '"' in cell):
         raise DataError(
             f"{path} has a quote that is opened in line {line} or before and not closed: one cell would be "
-            f"{cell[:60]!r}. "
-            f"{CLOSE_IT}"
+            f"{cell[:60]!r}. {CLOSE_IT}"
         )
     return cell
 
