@@ -434,7 +434,7 @@ def _advice(context: ReportContext) -> list[str]:
         best_run = context.contents.best_run
         if best_run is not None and best_run.strategy == name:
             return [f"The advice was {name}, which is the strategy used."]
-        return [f"The advice was {name}; it was not run to the end here."]
+        return [f"The advice was {name}; it was not evaluated here."]
     if advised.winner:
         return [f"The advice was {name}, and it won."]
     best = next((row for row in context.rows if row.winner), None)
