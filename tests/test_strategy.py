@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -225,3 +226,25 @@ def test_what_builds_on_pretrained_weights(text: str, builds: bool) -> None:
 def test_a_strategy_imports_no_torch() -> None:
     code = "import sys, frostline.strategies; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("epochs", [4, 6, 9, 10, 12, 24, 40])
+@pytest.mark.parametrize(
+    "name", ["gradual_unfreeze", "gradual_unfreeze(2)", "gradual_unfreeze(3)", "lp_ft", "full"]
+)
+def test_all_phases_together_have_the_epochs_that_they_share(name: str, epochs: int) -> None:
+    """Each phase was rounded alone, half to even: of 24 epochs 28 were trained, of 40 only 36."""
+    strategy = replace(fs.parse(name), epochs=float(epochs))
+    phases = fs.schedule(strategy, stages=9, images=320, batch=32)
+    part = any(phase.steps_per_epoch < 10 for phase in phases)  # the others are whole epochs all the same
+    assert abs(sum(phase.steps for phase in phases) - 10 * epochs) <= (5 if part else 0)
+
+
+def test_a_part_of_an_epoch_is_rounded_up_from_a_half() -> None:
+    def epochs(text: str) -> list[tuple[int, int]]:
+        phases = fs.schedule(fs.parse(text), stages=9, images=320, batch=32)
+        return [(phase.epochs, phase.steps_per_epoch) for phase in phases]
+
+    assert [epochs(f"full(epochs={n})")[0][0] for n in (1, 1.4, 1.5, 2.5, 3.5)] == [1, 1, 2, 3, 4]
+    assert epochs("phases(0@1.5, 2@2.5, all@0.5)") == [(2, 10), (2, 10), (1, 5)]
+    assert epochs("full(epochs=0.01)") == [(1, 1)]

@@ -269,7 +269,7 @@ hyperparameter_options = stack(
     click.option(
         "--epochs",
         type=float,
-        help="Passes over the training images [4 to 40, by their number].",
+        help="Passes over the training images, in whole epochs [4 to 40, by their number; top_k 6 to 60].",
     ),
     click.option(
         "--lr", type=float, help="Peak learning rate of the head [0.0005 to 0.003, by the strategy]."

@@ -1,7 +1,7 @@
 """The metrics that models are compared by: their names, and one number each.
 
-The figures are scikit-learn's. Probabilities have shape (images, classes) and rows that sum to 1;
-targets are class indices of shape (images,).
+The figures are scikit-learn's, macro F1 over the classes that have images. Probabilities have shape (images,
+classes) and rows that sum to 1; targets are class indices of shape (images,).
 """
 
 from __future__ import annotations

@@ -201,9 +201,7 @@ def _cells(row: Row, best: bool) -> dict[str, Any]:
     if row.folds_done:
         remarks.append(f"evaluated on {row.folds_done}")
     if row.epoch_share < 1:
-        remarks.append(
-            f"short runs, {row.epoch_share:g} of its epochs" if row.count else "no time for it"
-        )
+        remarks.append(f"short runs, {row.epoch_share:g} of its epochs" if row.count else "no time for it")
     if row.stopped:
         remarks.append("stopped by its time limit")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from frostline.errors import UsageError
 from frostline.strategies.strategy import ALL, KINDS, Phase, Strategy, hyperparameters
 
+ROUNDING = 1e-9  # errors of sums of floats, far below a step
 _MANY = 100  # more stages than networks have
 
 
@@ -60,21 +62,35 @@ def schedule(
     `stages` counts the head; `images` is the size of the training set; `batch` the images per step.
     `lr_factor` is what each rate is multiplied by (`BatchSize.lr_factor`).
     A phase that unfreezes more stages than there are unfreezes them all; one of less than an epoch has as
-    many steps as its share of the epoch.
+    many steps as its share of the epoch. From one epoch on they are whole, and all phases together have as
+    many as they share.
     """
     known = hyperparameters(strategy)
     total = strategy.epochs or epochs_for(images) * KINDS[strategy.name].passes
     phases = KINDS[strategy.name].phases(strategy, stages - 1, total)
     batches = _batches(strategy, images, batch)
-    resolved_phases = []
-    for phase in phases:
-        epochs = phase.epochs if phase.epochs is not None else total / len(phases)
-        steps = batches if epochs >= 1 else max(1, round(epochs * batches))
-        cut = _cut(phase, stages)
-        resolved_phases.append(
-            ResolvedPhase(cut, max(1, round(epochs)), steps, lr_factor * (phase.lr or known.lr), batches)
-        )
-    return tuple(resolved_phases)
+    parts = [phase.epochs if phase.epochs is not None else total / len(phases) for phase in phases]
+    return tuple(
+        ResolvedPhase(_cut(phase, stages), epochs, steps, lr_factor * (phase.lr or known.lr), batches)
+        for phase, (epochs, steps) in zip(phases, _in_whole(parts, batches), strict=True)
+    )
+
+
+def _in_whole(parts: Sequence[float], batches: int) -> list[tuple[int, int]]:
+    """Return whole epochs, and steps an epoch, for phases of so many epochs; less than one is its steps.
+
+    The sums of epochs, and of steps, are rounded, half of one up: rounded alone, 24 epochs in nine phases
+    became 28.
+    """
+    epochs = iter(_rounded([part for part in parts if part >= 1]))
+    steps = iter(_rounded([part * batches for part in parts if part < 1]))
+    return [(next(epochs), batches) if part >= 1 else (1, max(1, next(steps))) for part in parts]
+
+
+def _rounded(parts: Sequence[float]) -> list[int]:
+    """Return whole numbers whose sums up to each place are nearest to those of `parts`."""
+    ends = [math.floor(end + 0.5 + ROUNDING) for end in itertools.accumulate(parts)]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
 
 
 def continued(

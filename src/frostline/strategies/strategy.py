@@ -122,8 +122,8 @@ class Strategy:
     layer_decay: float | None = None
     epochs: float | None = _setting(
         None,
-        "Passes over the training images, shared by the phases; by default 20 for 80 images, 12 for 400, "
-        "between 4 and 40",
+        "Passes over the training images, shared by the phases in whole epochs; by default 20 for 80 images, "
+        "12 for 400, between 4 and 40 (top_k: 1.5 times as many)",
         "docs/LOG.md 2026-11-23",
     )
     warmup: float | None = None

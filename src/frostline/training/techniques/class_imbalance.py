@@ -1,8 +1,8 @@
 """What to do where some classes have many images and others few.
 
-`none`; `weights`: a class's loss counts in inverse proportion to its images; `sampler`: each class is
-drawn equally often; `logit_adjustment`: the loss is taken on logits plus the log prior, so that the
-plain logits are balanced (Menon et al., arXiv 2007.07314).
+`none`; `weights`: a class's loss counts in inverse proportion to its images, within each batch as torch's
+weighted mean; `sampler`: each class is drawn equally often; `logit_adjustment`: the loss is taken on logits
+plus the log prior, so that the plain logits are balanced (Menon et al., arXiv 2007.07314).
 """
 
 from __future__ import annotations
