@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -21,10 +23,11 @@ from PIL import Image
 from rich.console import Console
 
 import frostline as package
+from frostline.cli.command_context import Verb
 from frostline.cli.commands import plan
 from frostline.cli.main import cli
 from frostline.cli.output import run_text
-from frostline.errors import UsageError
+from frostline.errors import CacheWarning, UsageError
 from frostline.feature_cache import FeatureCache, Form, key_of
 from tiny import write_folder, write_table
 
@@ -424,6 +427,13 @@ def test_trouble_with_the_store_is_one_line_of_plain_words(tmp_path: Path) -> No
     assert done.stderr.startswith("Warning: The feature cache")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_warning_of_two_parts_of_the_work_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with click.Context(cli, info_name="measure"), Verb({"as_json": False, "quiet": True, "cache_dir": None}):
+        for message in ("the cache is full", "the cache is full", "something else"):
+            warnings.warn(CacheWarning(message), stacklevel=1)
+    assert capsys.readouterr().err.splitlines() == ["Warning: the cache is full", "Warning: something else"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")

@@ -259,7 +259,13 @@ def test_a_run_keeps_it_and_predict_evaluate_export_decide_by_it(
         RunWarning, match="had a rule before: it predicts kind 1 .* decide by this call's rule"
     ):
         trained(place, data, positive="kind 2", min_recall=0.9)
-    with pytest.warns(RunWarning, match=r"predicts kind 2 from .* by the likeliest class, since .* no rule"):
+    costs = {name: {other: float(name != other) for other in data.classes} for name in data.classes}
+    with pytest.warns(RunWarning, match="predicts kind 2 from .* by this call's rule"):
+        trained(place, data, costs=costs)
+    costs["kind 1"]["kind 2"] = 5.0
+    with pytest.warns(RunWarning, match=r"least expected cost\. From now on .* by this call's rule"):
+        trained(place, data, costs=costs)
+    with pytest.warns(RunWarning, match=r"least expected cost\. .* by the likeliest class, since .* no rule"):
         trained(place, data)  # the last call decides
     assert operating_point.read(run.folder.path) is None
 

@@ -107,9 +107,8 @@ def conclude(
         held_out["temperature"] if on_every_image else None,
         spread,
     )
-    threshold_choice.tell_of_change(
-        run.folder.name, run.replaced_rule, None if point is None else point.as_dict()
-    )
+    if point is None or point.decision.sentence != run.replaced_rule:  # else the winner keeps its rule
+        threshold_choice.tell_of_change(run.folder.name, run.replaced_rule, by_rule=point is not None)
     reused = earlier_result is not None and run.reused
     result = {
         "winner": str(winner.strategy),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,8 +40,8 @@ def settle(
     return before.sentence if before is not None and changed else None, point
 
 
-def tell_of_change(run: str, replaced: str | None, point: Mapping[str, Any] | None) -> None:
-    """Warn that a run decides by another rule than before, where it had one.
+def tell_of_change(run: str, replaced: str | None, *, by_rule: bool) -> None:
+    """Warn that a run decides otherwise than before, where `replaced` says how that was.
 
     Parameters
     ----------
@@ -51,16 +49,19 @@ def tell_of_change(run: str, replaced: str | None, point: Mapping[str, Any] | No
         Its name.
     replaced : str or None
         How it decided before, in a sentence.
-    point : mapping or None
-        The operating point that it has now, as plain data.
+    by_rule : bool
+        Whether this call gives it another rule, or none.
     """
-    now = "by the likeliest class, since this call gives no rule" if point is None else "by this call's rule"
-    if replaced is not None and (point is None or not point["sentences"][0].startswith(replaced[:-1])):
-        message = f"Run {run} had a rule before: {replaced[:1].lower()}{replaced[1:-1]}."
-        warnings.warn(
-            RunWarning(f"{message} From now on predict, evaluate and exports of it decide {now}."),
-            stacklevel=2,
-        )
+    if replaced is None:
+        return
+    now = "by this call's rule" if by_rule else "by the likeliest class, since this call gives no rule"
+    warnings.warn(
+        RunWarning(
+            f"Run {run} had a rule before: {replaced[:1].lower()}{replaced[1:]} From now on predict, "
+            f"evaluate and exports of it decide {now}."
+        ),
+        stacklevel=2,
+    )
 
 
 def _settled(folder: Path, data: Manifest, target: OperatingTarget | None) -> OperatingPoint | None:

@@ -193,7 +193,8 @@ def train(
         loggers = make_loggers(logger if process_group.leads() else None, study)
         run = take_part(request, study, loggers, cache)
         if feature_cache is None:
-            threshold_choice.tell_of_change(run.folder.name, run.replaced_rule, run.operating_point)
+            by_rule = run.operating_point is not None
+            threshold_choice.tell_of_change(run.folder.name, run.replaced_rule, by_rule=by_rule)
         return run
 
 
